@@ -1,0 +1,1 @@
+"""Scaling science on top of videowm: plan, run, fit, report."""

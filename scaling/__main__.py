@@ -1,0 +1,124 @@
+"""`python -m scaling plan|run|status|fit|report SWEEP.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from videowm.types import UserError
+
+DESCRIPTION = """Plan, run and read scaling sweeps.
+
+examples:
+  python -m scaling plan configs/sweep/quickstart.yaml            what will be run, and how much it costs
+  python -m scaling run configs/sweep/quickstart.yaml             run what is missing; again: does nothing
+  python -m scaling status configs/sweep/quickstart.yaml
+  python -m scaling fit configs/sweep/quickstart.yaml             fit a law to the finished points
+  python -m scaling fit table.csv --n params --c flops --loss loss --out law.json
+  python -m scaling report configs/sweep/quickstart.yaml"""
+
+
+def parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser("python -m scaling", description=DESCRIPTION, formatter_class=raw)
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    helps = {
+        "plan": "resolve every point and count its FLOPs",
+        "run": "run the points that have no record yet",
+        "status": "say which points are done",
+        "report": "write report.html and log the curve to wandb",
+    }
+    for name, text in helps.items():
+        p = verbs.add_parser(name, help=text, description=text)
+        p.add_argument("sweep", type=Path, help="sweep YAML")
+        p.add_argument("overrides", nargs="*", metavar="key=value")
+        if name == "report":
+            p.add_argument("--y", default="heldout/loss", help="any metric of the records (default: %(default)s)")
+            p.add_argument("--no-wandb", action="store_true", help="do not log a summary run")
+    p = verbs.add_parser(
+        "fit", help="fit a law to a sweep or to a table", description="fit a law to a sweep or a table"
+    )
+    p.add_argument("source", type=Path, help="sweep YAML or CSV")
+    p.add_argument("--form", default="surface", choices=("surface", "frontier", "second-order", "power"))
+    p.add_argument("--out", type=Path, help="law.json to write")
+    p.add_argument("--figure", type=Path, help="figure to write (.png, .svg)")
+    p.add_argument("--y", default="heldout/loss", help="metric of a sweep's records (default: %(default)s)")
+    p.add_argument("--bootstrap", type=int, default=1000, help="draws; 0: no intervals (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0)
+    for name in ("n", "d", "c", "loss"):
+        p.add_argument(f"--{name}", help=f"column of a table that holds {name.upper()}")
+    p.add_argument("--drop-highest", type=int, default=0, help="leave out this many of the highest losses")
+    return top
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.verb == "fit":
+        return run_fit(args)
+    from scaling import dispatch
+    from scaling.plan import load_sweep, plan, table
+
+    sweep = load_sweep(args.sweep, args.overrides)
+    if args.verb == "report":
+        return run_report(args, sweep)
+    points = plan(sweep)
+    if args.verb == "plan":
+        print(table(points))
+    if args.verb == "status":
+        for point in points:
+            print(f"{point.name:16s} {dispatch.state(point)}")
+    if args.verb != "run":
+        return 0
+    left = dispatch.run(points, sweep)
+    if left:
+        print(
+            f"{left} of {len(points)} points are not done: mend what they report, run the same again", file=sys.stderr
+        )
+    else:
+        print(f"all {len(points)} points of {args.sweep} are done")
+    return 1 if left else 0
+
+
+def run_report(args: argparse.Namespace, sweep) -> int:
+    from scaling.publish import publish
+    from scaling.report import report
+
+    path = report(sweep, y=args.y)
+    print(path)
+    if not args.no_wandb:
+        publish(sweep, y=args.y)
+    return 0
+
+
+def run_fit(args: argparse.Namespace) -> int:
+    from scaling import fit
+
+    if args.source.suffix == ".csv":
+        mapping = {k: v for k in ("n", "d", "c", "loss") if (v := getattr(args, k)) is not None}
+        law = fit.fit_table(args.source, form=args.form, out=args.out, figure=args.figure, bootstrap=args.bootstrap,
+                            seed=args.seed, drop_highest=args.drop_highest, **mapping)  # fmt: skip
+    else:
+        from scaling.plan import load_sweep, plan
+        from scaling.records import finished, runs_of
+
+        runs = runs_of(finished(plan(load_sweep(args.source))), args.y)
+        law = fit.fit_runs(
+            runs, form=args.form, out=args.out, figure=args.figure, bootstrap=args.bootstrap, seed=args.seed
+        )
+    print(fit.summary(law))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> None:
+    try:
+        sys.exit(run(parser().parse_args(argv)))
+    except UserError as error:
+        print(f"scaling: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("scaling: stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

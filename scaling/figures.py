@@ -1,0 +1,134 @@
+"""Figures of a fitted law: what was run, what the law says there, and how sure it is beyond."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from scaling.fit import Bootstrap, fit, selection
+from scaling.law import Law, Runs, optimum
+
+CURVES = 7  # iso-N curves drawn at most; more of them hide the runs
+AHEAD = 32.0  # the law is drawn this factor of compute beyond the largest run
+
+
+def save_figure(
+    result: Bootstrap | Law,
+    runs: Runs,
+    path: str | Path,
+    *,
+    targets: Runs | None = None,
+    cost: Callable[[float, float], float] | None = None,
+) -> None:
+    """Loss against compute with the law; PNG, PDF or SVG by the name of `path`.
+
+    A surface shows iso-N curves and its frontier, the other forms the frontier runs they were fitted to. The band is
+    the 90 % interval of one new run, drawn where `result` is a Bootstrap. `targets` are held-out runs. `cost(N, D)`
+    places the curves of a surface; without it the runs' own C / 6ND is interpolated over N.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    law = result.law if isinstance(result, Bootstrap) else result
+    end = max(runs.c.max() * AHEAD, 0.0 if targets is None else targets.c.max())
+    budgets = np.geomspace(runs.c.min(), end, 60)
+    if law.form == "surface":
+        _draw_surface(figure, axes, law, runs)
+        cost = cost or measured_cost(runs)
+        n, d = np.array([optimum(law, c, cost) for c in budgets]).T
+        loss, band = law.predict(n, d), isinstance(result, Bootstrap) and result.interval(n, d)
+    else:
+        _draw_frontier(axes, law, runs, budgets)
+        loss, band = law.predict_c(budgets), isinstance(result, Bootstrap) and result.interval_c(budgets)
+    inside = budgets <= runs.c.max()
+    axes.plot(budgets[inside], loss[inside], color="black", lw=1.4, zorder=4, label=_name(law))
+    axes.plot(budgets[~inside], loss[~inside], color="black", lw=1.4, ls=(0, (4, 2)), zorder=4, label="beyond the runs")
+    if band is not False:
+        axes.fill_between(budgets, *band, color="black", alpha=0.13, lw=0, zorder=3, label="90 % of new runs")
+    if targets is not None:
+        style = {"marker": "*", "s": 90, "color": "white", "edgecolor": "#c1121f", "linewidth": 1.2, "zorder": 6}
+        axes.scatter(targets.c, targets.loss, **style, label="held out")
+    _finish(axes, runs, loss)
+    axes.set_xlim(budgets[0] / 1.6, end * 1.6)
+    figure.savefig(path, dpi=200)
+
+
+def measured_cost(runs: Runs) -> Callable[[float, float], float]:
+    """cost(N, D) = 6ND times the runs' own median C / 6ND at that size, interpolated in ln N, constant outside."""
+    sizes = np.unique(runs.n)
+    ratio = runs.c / (6 * runs.n * runs.d)
+    factors = np.array([np.median(ratio[runs.n == size]) for size in sizes])
+    return lambda n, d: 6 * n * d * np.exp(np.interp(np.log(n), np.log(sizes), np.log(factors)))
+
+
+def _name(law: Law) -> str:
+    return {
+        "surface": "compute optimum of $E + A\\,N^{-\\alpha} + B\\,D^{-\\beta}$",
+        "frontier": "$c + (C/a)^b$",
+        "second-order": "$E + A\\,C^{\\alpha - \\gamma \\ln C}$",
+        "power": "$A\\,C^b$",
+    }[law.form]
+
+
+def _draw_surface(figure, axes, law: Law, runs: Runs) -> None:
+    """Runs coloured by size, and the law along D at a few of the sizes."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    colours = ScalarMappable(LogNorm(runs.n.min(), runs.n.max()), "viridis")
+    sizes = np.unique(runs.n)
+    chosen = sizes[np.unique(np.linspace(0, len(sizes) - 1, min(CURVES, len(sizes))).round().astype(int))]
+    cost = measured_cost(runs)
+    for size in chosen:
+        near = np.abs(np.log(runs.n / size)) < 0.05
+        data = np.geomspace(runs.d[near].min() / 3, runs.d[near].max() * 3, 60)
+        flops = np.array([cost(size, d) for d in data])
+        axes.plot(flops, law.predict(size, data), color=colours.to_rgba(size), lw=0.9, alpha=0.8, zorder=2)
+    axes.scatter(runs.c, runs.loss, c=colours.to_rgba(runs.n), s=13, lw=0, zorder=5)
+    decades = np.log10(runs.n.max() / runs.n.min())
+    bar = figure.colorbar(colours, ax=axes, pad=0.02, aspect=28)
+    bar.set_label("parameters N")
+    bar.outline.set_visible(False)
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def _draw_frontier(axes, law: Law, runs: Runs, budgets: np.ndarray) -> None:
+    """All runs, those that the law was fitted to, and the power law without E that it should beat."""
+    used = selection(runs, law.form)[0] > 0
+    axes.scatter(runs.c[~used], runs.loss[~used], color="#b8bec6", s=10, lw=0, zorder=2, label="other runs")
+    axes.scatter(runs.c[used], runs.loss[used], color="#1d4e89", s=18, lw=0, zorder=5, label="lowest loss of a budget")
+    if law.form != "power":
+        power = fit(runs, "power").predict_c(budgets)
+        axes.plot(budgets, power, color="#c1121f", lw=0.9, ls=":", zorder=3, label="power law without E")
+
+
+def _finish(axes, runs: Runs, loss: np.ndarray) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+    axes.set(xscale="log", yscale="log", xlabel="training compute C (FLOPs)", ylabel="validation loss L")
+    low, high = min(loss.min(), runs.loss.min()), runs.loss.max()
+    margin = (high / low) ** 0.06
+    axes.set_ylim(low / margin, high * margin)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="upper right", handlelength=1.6)
+
+
+def short(value: float) -> str:
+    """12_000_000 -> 12M."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= 0.999 * unit:
+            return f"{value / unit:.3g}{letter}"
+    return f"{value:.3g}"

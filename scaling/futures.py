@@ -1,0 +1,110 @@
+"""The pictures of a report: every budget's rollout from the same starts, and two futures of one start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scaling.plan import SweepConfig
+from videowm import config as configuration
+from videowm.commands import device, named_actions
+from videowm.data.clips import even_clips
+from videowm.data.dataset import Dataset
+from videowm.data.latents import read_index
+from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from
+from videowm.pipeline import WorldModelPipeline
+from videowm.show import draw_actions, encode_mp4, encode_png, grid, side_by_side, stack
+from videowm.types import UserError
+from videowm.vae.codec import to_uint8
+
+STILLS = 8  # frames of a rollout that are shown as stills
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A still and a moving version of one figure."""
+
+    png: bytes
+    mp4: bytes
+
+
+def spread_starts(dataset: Dataset, context: int, frames: int, count: int) -> list[tuple[int, int]]:
+    """`count` held-out stretches (episode, frame) of different episodes, from calm to lively; no model has a say.
+
+    Of all candidates, the third whose last context frame shows most (variance over the picture: not bare grass) is
+    ordered by how much the true frames change afterwards, and those at evenly spaced ranks are taken.
+    """
+    where = even_clips(dataset, frames=context + frames, split="test", count=8 * count)
+    clips = [dataset.clip(episode, start, context + frames).frames.astype(np.float32) for episode, start in where]
+    shows = np.array([clip[context - 1].var(axis=(0, 1)).mean() for clip in clips])
+    change = np.array([np.abs(np.diff(clip[context - 1 :], axis=0)).mean() for clip in clips])
+    order = [i for i in np.argsort(change) if shows[i] >= np.quantile(shows, 2 / 3)]
+    picked: dict[int, int] = {}
+    for rank in np.linspace(0, len(order) - 1, count + 2)[1:-1]:
+        nearest = sorted(range(len(order)), key=lambda i: abs(i - rank))
+        fresh = [where[order[i]] for i in nearest if where[order[i]][0] not in picked]
+        picked |= dict(fresh[:1])
+    return list(picked.items())
+
+
+def strip(start: Start, rollouts: dict[str, np.ndarray], names: list[str], fps: float) -> Picture:
+    """Truth and the rollout of every budget: same start, same noise, same actions."""
+    truth, known = to_uint8(start.frames), start.context_frames
+    shown = np.linspace(known - 1, truth.shape[1] - 1, STILLS + 1, dtype=int)
+    rows, labels, moving = [], [], []
+    for i in range(len(truth)):
+        videos = {"truth": truth[i], **{name: video[i] for name, video in rollouts.items()}}
+        rows += [video[shown] for video in videos.values()]
+        labels += list(videos)
+        drawn = side_by_side(list(videos.values()), list(videos), cell=128)
+        moving.append(draw_actions(drawn, start.actions[i].numpy(), names))
+    png = encode_png(grid(rows, labels, columns=headers(shown, known), cell=128, block=1 + len(rollouts)))
+    return Picture(png, encode_mp4(stack(moving), fps))
+
+
+def headers(shown: np.ndarray, known: int) -> list[str]:
+    """What stands above the stills: the start, then how many frames were predicted."""
+    return ["start"] + [f"+{i - known + 1}" for i in shown[1:]]
+
+
+def two_futures(pipeline: WorldModelPipeline, start: Start, settings: RolloutConfig, pair=("left", "right")) -> Picture:
+    """The first start continued under each of two named actions, with the same noise."""
+    named, known = named_actions(pipeline.trained_on.world), start.context_frames
+    count = start.actions.shape[1] - known + 1
+    videos = []
+    for name in pair:
+        future = torch.tensor(named[name]).expand(1, count, -1)
+        actions = torch.cat([start.actions[:1, : known - 1], future], dim=1)
+        one = replace(start, frames=start.frames[:1], noise=start.noise[:1], episode=start.episode[:1])
+        videos.append(to_uint8(roll(pipeline, one, settings, actions))[0])
+    shown = np.linspace(known - 1, known - 1 + min(count, 16), STILLS + 1, dtype=int)
+    png = encode_png(grid([video[shown] for video in videos], list(pair), columns=headers(shown, known), cell=128))
+    return Picture(png, encode_mp4(side_by_side(videos, list(pair), cell=256), pipeline.trained_on.fps))
+
+
+def pictures(sweep: SweepConfig, records: list[dict[str, Any]]) -> dict[str, Picture]:
+    """Strip and futures of a sweep's finished points, by rising compute."""
+    rollouts: dict[str, np.ndarray] = {}
+    start = pipeline = None
+    for record in records:
+        run = Path(sweep.out) / record["name"]
+        pipeline = WorldModelPipeline.open(run).to(device())
+        resolved = configuration.read(run / "config.yaml")
+        if start is None:
+            horizon = sweep.strip_frames // pipeline.time_stride * pipeline.time_stride
+            settings = configuration.build(RolloutConfig, resolved["rollout"] | {"horizon": horizon})
+            dataset = Dataset(read_index(Path(resolved["latents"]))["data"])
+            where = spread_starts(dataset, settings.context_frames, horizon, sweep.strip_clips)
+            start = start_from(pipeline, dataset, where, settings)
+        rollouts[record["name"]] = to_uint8(roll(pipeline, start, settings))
+    if pipeline is None:
+        raise UserError(f"{sweep.out} has no finished point yet: run the sweep first")
+    trained_on = pipeline.trained_on
+    return {
+        "strip": strip(start, rollouts, trained_on.action_names, trained_on.fps),
+        "futures": two_futures(pipeline, start, settings),
+    }

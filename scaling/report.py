@@ -1,0 +1,173 @@
+"""One self-contained page: quality against compute, the strip, two futures, and every point in a table."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from scaling import futures
+from scaling.fit import fit
+from scaling.law import Law, identifiable
+from scaling.plan import SweepConfig, plan, write_whole
+from scaling.records import finished, runs_of
+from videowm.types import UserError
+
+TEMPLATE = Path(__file__).with_name("report.html")
+
+
+def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> Path:
+    """Write report.html and, beside it in report/, its figures, videos and the table as CSV; return the page."""
+    import jinja2
+
+    records = finished(plan(sweep))
+    if not records:
+        raise UserError(f"{sweep.out} has no finished point yet: python -m scaling run SWEEP.yaml")
+    law, why_not = law_of(records, y)
+    shown = futures.pictures(sweep, records)
+    curves = {"loss": loss_figure(records, y, law), "horizon": horizon_figure(records)}
+    rows = table_rows(records)
+    folder = Path(sweep.out) / "report"
+    files = {f"{name}.png": png for name, png in curves.items()}
+    files |= {f"{name}.{kind}": getattr(p, kind) for name, p in shown.items() for kind in ("png", "mp4")}
+    files["points.csv"] = as_csv(rows).encode()
+    write_files(folder, files)
+    embedded = {name.replace(".", "_"): base64.b64encode(data).decode() for name, data in files.items()}
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(TEMPLATE.read_text()).render(
+        title=sweep.title, summary=summary(records, y), rows=rows, why_not=why_not, law=law, files=embedded, y=y,
+        first=records[0], best=records[-1], strip_frames=sweep.strip_frames,
+    )  # fmt: skip
+    path = Path(sweep.out) / "report.html"
+    write_whole(path, page)
+    return path
+
+
+def law_of(records: list[dict[str, Any]], y: str) -> tuple[Law | None, str | None]:
+    """The fitted frontier, or the plain sentence why there is none."""
+    runs = runs_of(records, y)
+    reason = identifiable(runs, "frontier")
+    return (None, reason) if reason else (fit(runs, "frontier"), None)
+
+
+def summary(records: list[dict[str, Any]], y: str) -> list[str]:
+    """What the page says first, in sentences made of measured numbers."""
+    first, best = records[0], records[-1]
+    ratio = best["flops"]["train"] / first["flops"]["train"]
+    a, b = first["metrics"], best["metrics"]
+    gap = b["heldout/action_gap"] / b["heldout/action_gap_se"]
+    leads = [f"{m['rollout/lead']:.2f} ± {m['rollout/lead_se']:.2f} dB" for m in (a, b)]
+    return [
+        f"{ratio:.0f} times the training compute takes {y} from {a[y]:.4f} to {b[y]:.4f} on held-out episodes.",
+        f"Over {len(b['rollout/psnr'])} rolled-out frames {best['name']} leads the repeated last frame by {leads[1]} "
+        f"in PSNR; {first['name']} by {leads[0]}.",
+        f"With another episode's actions the held-out loss of {best['name']} is {b['heldout/action_gap']:.4f} higher, "
+        f"{gap:.0f} standard errors.",
+    ]
+
+
+def table_rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a point, all that the table and the CSV show."""
+    rows = []
+    for r in records:
+        psnr = r["metrics"]["rollout/psnr"]
+        at = {f"PSNR +{h}": f"{psnr[h - 1]:.2f}" for h in (1, 4, 8, 16, 32, 64) if h <= len(psnr)}
+        rows.append(
+            {
+                "point": r["name"],
+                "depth": r["depth"],
+                "N (body)": f"{r['params']['body']:,}",
+                "D (tokens)": f"{r['tokens']['target']:,}",
+                "FLOPs": f"{r['flops']['train']:.3g}",
+                "steps": f"{r['steps']:,}",
+                "seconds": f"{r['wall_seconds']:.0f}",
+                "MFU": f"{r['mfu']:.1%}" if r["mfu"] else "n/a",
+                "loss": f"{r['metrics']['heldout/loss']:.4f} ± {r['metrics']['heldout/loss_se']:.4f}",
+                "action gap": f"{r['metrics']['heldout/action_gap']:.4f} ± {r['metrics']['heldout/action_gap_se']:.4f}",
+                **at,
+                "frames seen / unique": f"{r['frames']['seen']:,} / {r['frames']['unique']:,}",
+            }
+        )
+    return rows
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        aside = folder / f".{name}.{os.getpid()}"
+        aside.write_bytes(data)
+        os.replace(aside, folder / name)
+
+
+def new_axes(width: float = 6.4, height: float = 4.0):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(width, height), dpi=150)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, which="major", color="#e6e6ea", linewidth=0.8)
+    return figure, axes
+
+
+def as_png(figure) -> bytes:
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight")
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def loss_figure(records: list[dict[str, Any]], y: str, law: Law | None) -> bytes:
+    """The held-out loss of every point against its training compute, with the law where there is one."""
+    import numpy as np
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    figure, axes = new_axes()
+    c = np.array([r["flops"]["train"] for r in records])
+    loss = np.array([r["metrics"][y] for r in records])
+    error = [r["metrics"].get(f"{y}_se", 0.0) for r in records]
+    axes.errorbar(c, loss, yerr=error, fmt="o", color="#1f4e9c", capsize=3, zorder=3)
+    if law is None:
+        axes.plot(c, loss, color="#1f4e9c", linewidth=1, alpha=0.5)
+    else:
+        grid = np.geomspace(c.min(), c.max() * 2, 100)
+        axes.plot(grid, law.predict_c(grid), color="#1f4e9c", linewidth=1.2)
+    for record, x, value in zip(records, c, loss, strict=True):
+        axes.annotate(record["name"], (x, value), xytext=(7, 6), textcoords="offset points", fontsize=9)
+    axes.set(xscale="log", yscale="log", xlabel="training compute (FLOPs)", ylabel=y)
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ScalarFormatter() if loss.max() / loss.min() < 4 else NullFormatter())
+    axes.set_xlim(c.min() / 1.6, c.max() * 2.2)
+    return as_png(figure)
+
+
+def horizon_figure(records: list[dict[str, Any]]) -> bytes:
+    """PSNR over the rollout of every point, between the VAE's ceiling and the repeated frame's floor."""
+    import numpy as np
+    from matplotlib import colormaps
+
+    figure, axes = new_axes()
+    last = records[-1]["metrics"]
+    frames = np.arange(1, len(last["rollout/psnr"]) + 1)
+    axes.plot(frames, last["rollout/psnr_vae"], color="#3a3a3c", linestyle="--", label="VAE reconstruction (ceiling)")
+    for i, record in enumerate(reversed(records)):
+        shade = colormaps["Blues"](0.95 - 0.6 * i / max(1, len(records) - 1))
+        axes.plot(frames, record["metrics"]["rollout/psnr"], color=shade, label=record["name"])
+    axes.plot(frames, last["rollout/psnr_repeat"], color="#d64541", linestyle=":", label="last frame repeated (floor)")
+    axes.set(xlabel="predicted frame", ylabel="PSNR against the truth (dB)")
+    axes.legend(frameon=False, fontsize=8)
+    return as_png(figure)

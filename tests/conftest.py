@@ -1,0 +1,144 @@
+"""What several rooms are tested on: a real recording, a tiny real autoencoder, its latents and a world model on them.
+
+Everything is made once per session by the program's own commands, with real parts only.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests share the cores with other processes
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+ROOT = Path(__file__).parents[1]
+VAE = {"encoder_block_out_channels": "[32,32,32]", "decode_block_out_channels": "[32,32,32]", "latent_channels": "4"}
+TINY_VAE = [f"vae.args.{key}={value}" for key, value in VAE.items()] + [
+    "train.steps=3", "train.batch=2", "train.trackers=[]", "evaluate.clips=2", "evaluate.frames=9",
+]  # fmt: skip
+TINY_WORLD = [
+    "hidden=32", "depth=1", "budget=null", "window=5", "train.steps=4", "train.batch=4", "train.trackers=[]",
+    "train.precision=fp32", "train.log_every=1", "heldout.clips=4", "heldout.window=4", "heldout.context=2",
+    "rollout.clips=2", "rollout.context_frames=5", "rollout.horizon=4", "rollout.sampling_steps=2", "rollout.batch=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """One thread, as in the subprocesses: sums in another order are other bits."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Path:
+    """Six recorded CarRacing episodes of 69 frames, two of them held out."""
+    from videowm.data.record import record
+
+    out = tmp_path_factory.mktemp("recorded") / "carracing"
+    return record("carracing", out, episodes=6, frames=69, seed=3, test_share=1 / 3)
+
+
+@pytest.fixture(scope="session")
+def vae_run(dataset, tmp_path_factory) -> Path:
+    """A run of `task: vae`: the quickstart's autoencoder, narrower, after three steps."""
+    from videowm.train.loop import launch
+
+    out = tmp_path_factory.mktemp("runs") / "vae"
+    launch(ROOT / "configs/vae/quickstart.yaml", [f"out={out}", f"data={dataset}", *TINY_VAE])
+    return out
+
+
+@pytest.fixture(scope="session")
+def codec(vae_run):
+    """The codec of `vae_run`."""
+    from videowm.vae.codec import DiffusersCodec, load_vae
+
+    return DiffusersCodec(load_vae(vae_run).eval())
+
+
+@pytest.fixture(scope="session")
+def encode(dataset):
+    """Encode the recording into `out` with a codec that was loaded from `vae`."""
+    from videowm.data.dataset import Dataset
+    from videowm.data.latents import encode_dataset
+    from videowm.vae.codec import to_float
+
+    def run(out: Path, codec, vae: Path, **settings) -> Path:
+        settings = {"frames": 33, "dtype": "fp16", "batch": 4} | settings
+        encode_dataset(Dataset(dataset), codec, out, vae=str(vae), to_frames=to_float, **settings)
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def latents(encode, codec, vae_run, tmp_path_factory) -> Path:
+    """The recording encoded by `vae_run`: 8 training and 4 held-out clips of 9 latent steps."""
+    return encode(tmp_path_factory.mktemp("latents") / "carracing", codec, vae_run)
+
+
+@pytest.fixture(scope="session")
+def world_arguments(latents) -> list[str]:
+    """What the command line takes to train a tiny world model, but for `out`."""
+    return [f"latents={latents}", *TINY_WORLD]
+
+
+@pytest.fixture(scope="session")
+def train_world(world_arguments):
+    """Train a tiny world model in `out` by the program's own command, within this process; returns its record."""
+    from videowm.train.loop import launch
+
+    def train(out: Path, *overrides: str) -> dict:
+        return launch(ROOT / "configs/world/quickstart.yaml", [f"out={out}", *world_arguments, *overrides])
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def world_run(train_world, tmp_path_factory) -> Path:
+    """A finished run of `task: world`, all four of its checkpoints kept, weights averaged."""
+    out = tmp_path_factory.mktemp("runs") / "world"
+    train_world(out, "train.save_every=1", "train.keep=9", "train.ema=0.5")
+    return out
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """The environment of a subprocess that imports the working tree."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_SILENT": "true"}
+
+
+@pytest.fixture(scope="session")
+def python(environment):
+    """Run this interpreter with some arguments to the end; its output comes back as text."""
+
+    def run(*arguments, timeout: float = 120, **more) -> subprocess.CompletedProcess:
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(
+            command, env=environment | more, cwd=ROOT, capture_output=True, text=True, timeout=timeout
+        )
+
+    return run
+
+
+@pytest.fixture
+def videowm(capsys):
+    """Call the command line within this process: exit code, what it printed, and its error lines."""
+    from videowm.cli import main
+
+    def call(*arguments) -> SimpleNamespace:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=exit.value.code, out=out, errors=[e for e in err.splitlines() if e.strip()])
+
+    return call

@@ -1,0 +1,169 @@
+"""Latents on disk: what is in them, what they are refused for, and that an interrupted call goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from videowm.data.dataset import Dataset
+from videowm.data.latents import Latents, read_index
+from videowm.types import UserError
+from videowm.vae.codec import DiffusersCodec, load_vae, to_float
+
+
+@pytest.fixture
+def folder(latents, tmp_path):
+    """A copy of the encoded recording that a test may damage."""
+    return shutil.copytree(latents, tmp_path / "latents")
+
+
+@pytest.fixture
+def other_codec(vae_run, tmp_path) -> DiffusersCodec:
+    """Another autoencoder: one weight is moved."""
+    vae = load_vae(vae_run).eval()
+    with torch.no_grad():
+        next(vae.parameters()).view(-1)[0] += 0.01
+    return DiffusersCodec(vae)
+
+
+def test_shards_hold_the_recording(latents, dataset, codec):
+    """Guards latents beside the wrong actions: each clip is encoded here again from where the shard says it is."""
+    recording = Dataset(dataset)
+    for split, count in (("train", 8), ("test", 4)):
+        shard = load_file(latents / f"{split}-00000.safetensors")
+        where = [(int(e), int(s)) for e, s in zip(shard["episode"], shard["start"], strict=True)]
+        assert where == [(e, s) for e in recording.split(split) for s in (0, 32)] and len(where) == count
+        for row, (episode, start) in enumerate(where):
+            np.testing.assert_array_equal(shard["actions"][row], recording.actions(episode)[start : start + 32])
+        clip = recording.clip(*where[-1], 33)
+        with torch.no_grad():
+            encoded = codec.encode(to_float(clip.frames)[None])[0]
+        torch.testing.assert_close(shard["latents"][-1].float(), encoded, rtol=2e-3, atol=2e-3)
+
+
+def test_half_precision_costs_little(encode, codec, vae_run, latents, tmp_path):
+    """Guards a storage type that spoils the latents: the error is below 0.1 % of their spread, and it is not zero.
+
+    bf16 has three bits less and must be worse, so it is really the stored type that is measured.
+    """
+    exact = load_file(encode(tmp_path / "32", codec, vae_run, dtype="fp32") / "train-00000.safetensors")["latents"]
+    errors = {}
+    for dtype, folder in (("fp16", latents), ("bf16", encode(tmp_path / "bf", codec, vae_run, dtype="bf16"))):
+        stored = load_file(folder / "train-00000.safetensors")["latents"]
+        errors[dtype] = ((stored.float() - exact).square().mean().sqrt() / exact.std()).item()
+    assert 0 < errors["fp16"] < 1e-3 < errors["bf16"] < 1e-2
+
+
+def test_opened_latents_are_normalised(latents):
+    """Guards statistics of the wrong axes or split: training latents have mean 0 and deviation 1 in each channel.
+
+    Held-out latents are normalised by the same numbers, so theirs are near, and not exact.
+    """
+    train, test = Latents.open(latents, "train"), Latents.open(latents, "test")
+    assert train.latents.dtype == torch.float32 and train.latents.shape == (8, 9, 4, 8, 8) and train.stride == 4
+    channels = train.latents.double().transpose(0, 2).flatten(1)
+    assert channels.mean(1).abs().max() < 1e-4 and (channels.std(1) - 1).abs().max() < 1e-3
+    actions = train.actions.double().flatten(0, 1)
+    assert actions.mean(0).abs().max() < 1e-4 and (actions.std(0) - 1).abs().max() < 1e-3
+    raw = load_file(latents / "test-00000.safetensors")["latents"].float()
+    mean, std = (torch.tensor(train.index[key])[:, None, None] for key in ("mean", "std"))
+    torch.testing.assert_close(test.latents * std + mean, raw, rtol=1e-4, atol=1e-4)
+
+
+def test_the_same_call_again_does_nothing(encode, codec, vae_run, folder):
+    """Guards encoding twice: no file is touched, and the index comes back."""
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    encode(folder, codec, vae_run)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("interrupted", ["before the index", "one shard missing", "one shard cut off"])
+def test_an_interrupted_call_goes_on(encode, codec, vae_run, latents, folder, interrupted):
+    """Guards a folder that depends on how often it was started: all files have the bytes of the uninterrupted call's.
+
+    A shard that is whole is kept as it is, one that was cut off when the machine stopped is made anew.
+    """
+    (folder / "latents.json").unlink()
+    kept, lost = folder / "train-00000.safetensors", folder / "test-00000.safetensors"
+    if interrupted == "one shard missing":
+        lost.unlink()
+    elif interrupted == "one shard cut off":
+        os.truncate(lost, 100)
+    before = kept.stat().st_mtime_ns
+    encode(folder, codec, vae_run)
+    assert kept.stat().st_mtime_ns == before
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {p.name: p.read_bytes() for p in latents.iterdir()}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_latents_of_another_autoencoder_are_refused(encode, other_codec, vae_run, folder, finished):
+    """Guards shards of two autoencoders in one folder, whether the first call had finished or not."""
+    if not finished:
+        (folder / "latents.json").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match="was encoded with vae_hash .* choose another --out"):
+        encode(folder, other_codec, vae_run)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(("key", "settings"), [("frames", {"frames": 17}), ("dtype", {"dtype": "fp32"})])
+def test_latents_of_other_settings_are_refused(encode, codec, vae_run, folder, key, settings):
+    """Guards a folder whose name promises something else than it holds."""
+    with pytest.raises(UserError, match=f"was encoded with {key}"):
+        encode(folder, codec, vae_run, **settings)
+
+
+@pytest.mark.parametrize("how", ["flipped bit", "cut off", "gone"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_damaged_shard_is_refused(folder, split, how):
+    """Guards training on broken numbers, which safetensors reads without a word."""
+    path = folder / f"{split}-00000.safetensors"
+    if how == "gone":
+        path.unlink()
+    elif how == "cut off":
+        os.truncate(path, path.stat().st_size - 1)
+    else:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path.name} is missing or not the file that was encoded"):
+        Latents.open(folder, split)
+
+
+def test_an_index_that_is_not_there_or_damaged(folder, tmp_path):
+    """Guards tracebacks for a folder that was never encoded and for a file that was cut off."""
+    with pytest.raises(UserError, match="no finished latents"):
+        read_index(tmp_path)
+    os.truncate(folder / "latents.json", 30)
+    with pytest.raises(UserError, match="latents.json is damaged"):
+        read_index(folder)
+
+
+def test_clips_that_are_too_long(encode, codec, vae_run, tmp_path):
+    """Guards an empty folder: no recorded episode has 73 frames, and 70 fit no time stride."""
+    with pytest.raises(UserError, match="no train and test episodes of 73 frames"):
+        encode(tmp_path / "long", codec, vae_run, frames=73)
+    with pytest.raises(UserError, match="70 frames does not fit the time stride 4.*69 and 73"):
+        encode(tmp_path / "long", codec, vae_run, frames=70)
+
+
+def test_a_channel_that_says_nothing(folder, codec, encode, vae_run):
+    """Guards a division by zero: a channel that is constant over the recording is normalised to a finite number."""
+    (folder / "latents.json").unlink()
+    for split in ("train", "test"):
+        path = folder / f"{split}-00000.safetensors"
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(path)
+        tensors["latents"][:, :, 1] = 0.5
+        save_file(tensors, path, metadata=metadata)
+    encode(folder, codec, vae_run)
+    assert json.loads((folder / "latents.json").read_text())["std"][1] > 0
+    assert torch.isfinite(Latents.open(folder, "test").latents).all()

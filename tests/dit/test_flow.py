@@ -1,0 +1,95 @@
+"""The straight path between data and noise, its levels and its sampler, against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from videowm.dit import flow
+from videowm.dit.sample import euler, schedule
+
+
+def test_ends_and_slope_of_the_path():
+    """Guards a sign or an end mixed up: level 0 is data, 1 is noise, the slope is the velocity, and it points back."""
+    data, noise = torch.randn(2, 2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    level = torch.tensor([[0.0, 1.0, 0.25], [0.5, 0.0, 1.0]], dtype=torch.float64)
+    x = flow.noised(data, noise, level)
+    assert torch.equal(x[0, 0], data[0, 0]) and torch.equal(x[0, 1], noise[0, 1])
+    torch.testing.assert_close(x[0, 2], 0.75 * data[0, 2] + 0.25 * noise[0, 2])
+    slope = (flow.noised(data, noise, level + 1e-6) - x) / 1e-6
+    torch.testing.assert_close(slope, flow.velocity(data, noise), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(flow.data_of(x, flow.velocity(data, noise), level), data)
+
+
+def test_one_euler_step_along_the_true_velocity_arrives():
+    """Guards the sampler's sign: the true velocity is constant, so any number of steps ends exactly on the data."""
+    data, noise = torch.randn(2, 1, 1, 2, 2, 2, generator=torch.Generator().manual_seed(0))
+    for steps in (1, 7):
+        out = euler(lambda x, level: flow.velocity(data, noise), noise, schedule(steps))
+        torch.testing.assert_close(out, data, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_euler_is_first_order(shift):
+    """Guards a sampler that skips or repeats a level: for dx/dlevel = x cos(level) the error must halve with the step.
+
+    The solution is x(0) = x(1) exp(-sin 1). A second-order method gives a ratio of 4, a wrong one about 1.
+    """
+    start = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
+    exact = math.exp(-math.sin(1.0))
+    errors = []
+    for steps in (64, 128, 256, 512):
+        levels = schedule(steps, shift).double()
+        out = euler(lambda x, level: x * level[..., None, None, None].cos(), start, levels)
+        errors.append(abs(out.item() - exact))
+    ratios = [a / b for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    assert all(1.9 < ratio < 2.1 for ratio in ratios), ratios
+
+
+def test_euler_gives_every_sample_and_step_its_level():
+    """Guards levels of the wrong shape: the network wants one "b t", and each level but the last exactly once."""
+    seen = []
+    euler(lambda x, level: seen.append(level) or torch.zeros_like(x), torch.zeros(2, 3, 1, 1, 1), schedule(4))
+    assert torch.equal(torch.stack(seen), schedule(4)[:-1, None, None].expand(4, 2, 3))
+
+
+@pytest.mark.parametrize("shift", [1.0, 2.0, 0.5])
+def test_schedule(shift):
+    """Guards the ends and SD3's shift: exactly 1 and 0, falling, and the middle of two steps is shift / (1 + shift)."""
+    levels = schedule(2, shift)
+    assert levels[0] == 1 and levels[2] == 0 and levels.dtype == torch.float32
+    assert levels[1].item() == pytest.approx(shift / (1 + shift), rel=1e-6)
+    assert (schedule(50, shift).diff() < 0).all() and len(schedule(50, shift)) == 51
+
+
+def test_the_shift_is_that_of_the_diffusers_scheduler():
+    """Guards a pipeline folder whose scheduler says something else than what is sampled with."""
+    import numpy as np
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    theirs = FlowMatchEulerDiscreteScheduler(shift=2.5)
+    theirs.set_timesteps(sigmas=np.linspace(1, 0, 9)[:-1])
+    torch.testing.assert_close(theirs.sigmas, schedule(8, 2.5), rtol=1e-6, atol=1e-6)
+
+
+def test_training_levels_by_hand():
+    """Guards the logit-normal: the median draw is sigmoid(location), a draw one deviation up adds `scale` within it.
+
+    Draws at the very ends of (0, 1) stay finite, rise, and are neither 0 nor 1, which would be data or noise itself.
+    """
+    uniform = torch.tensor([[0.5, 0.8413447], [0.1586553, 0.5]])  # the median and one standard deviation either way
+    level = flow.training_levels(uniform, location=-0.4, scale=1.5)
+    low, median, high = (1 / (1 + math.exp(0.4 - shift)) for shift in (-1.5, 0, 1.5))
+    torch.testing.assert_close(level, torch.tensor([[median, high], [low, median]]), rtol=1e-5, atol=1e-6)
+    ends = flow.training_levels(torch.tensor([[0.0, 0.5, 1 - 2**-24]]), location=0.0, scale=2.5)[0]
+    assert 0 < ends[0] < ends[1] < ends[2] < 1
+
+
+def test_the_loss_of_a_step_is_a_mean():
+    """Guards a sum, and steps that mix: step 1 is off by 3 everywhere, so its loss is 9 and the other's is 0."""
+    predicted = torch.zeros(2, 2, 3, 4, 4, dtype=torch.bfloat16)
+    predicted[:, 1] = 3
+    loss = flow.step_loss(predicted, torch.zeros(2, 2, 3, 4, 4))
+    assert loss.dtype == torch.float32 and loss.tolist() == [[0, 9], [0, 9]]

@@ -1,0 +1,158 @@
+"""A sweep end to end: planned, launched by accelerate, killed, resumed, fitted, reported. Real processes only."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from wandb_offline import load
+
+from scaling import dispatch, records, report
+from scaling.plan import load_sweep, plan
+from videowm.types import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def sweep_file(world_arguments, tmp_path_factory) -> Path:
+    """Two points of a tiny world model, 60 and 90 steps, a checkpoint every 10."""
+    folder = tmp_path_factory.mktemp("sweep")
+    common = dict(argument.split("=", 1) for argument in world_arguments)
+    common = {key: yaml.safe_load(value) for key, value in common.items()} | {"train.save_every": 10}
+    path = folder / "sweep.yaml"
+    sweep = {
+        "base": str(ROOT / "configs/world/quickstart.yaml"),
+        "out": str(folder / "out"),
+        "set": common,
+        "points": [{"name": "1x", "train.steps": 60}, {"train.steps": 90, "depth": 2, "hidden": 32}],
+        "strip_clips": 1,
+        "strip_frames": 8,
+    }
+    path.write_text(yaml.safe_dump(sweep))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished_sweep(sweep_file, environment) -> Path:
+    """The sweep, run while launcher and workers are killed at four moments, then left to end."""
+    command = [sys.executable, "-m", "scaling", "run", str(sweep_file)]
+    out = Path(load_sweep(sweep_file).out)
+    for wanted in ("1x/checkpoints", "1x/checkpoints/step-00000020", "1x/record.json"):
+        process = subprocess.Popen(
+            command, env=environment, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL
+        )
+        until = time.time() + 90
+        while not (out / wanted).exists() and time.time() < until and process.poll() is None:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    only_launcher = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    time.sleep(5)  # its worker may live on: the next call has to wait for it, not to start a second one
+    only_launcher.kill()
+    only_launcher.wait()
+    ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stderr
+    return out
+
+
+def test_every_point_ends_once(finished_sweep, sweep_file):
+    """A point that is trained twice, or lost, after kills: each has one record and each logged step exactly once."""
+    points = plan(load_sweep(sweep_file))
+    assert [dispatch.state(point) for point in points] == ["done", "done"]
+    assert [point.name for point in points] == ["1x", "depth2_hidden32_steps90"]
+    for point, steps in zip(points, (60, 90), strict=True):
+        assert records.read_record(point.run)["steps"] == steps
+        lines = [json.loads(line) for line in (point.run / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
+
+
+def test_a_finished_sweep_costs_nothing(finished_sweep, sweep_file, python):
+    """A second call that trains again would touch the records."""
+    before = {path: path.stat().st_mtime_ns for path in finished_sweep.glob("*/record.json")}
+    ended = python("-m", "scaling", "run", sweep_file)
+    assert ended.returncode == 0 and "all 2 points" in ended.stdout and "steps\n" not in ended.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in finished_sweep.glob("*/record.json")}
+
+
+def test_planned_flops_are_the_recorded_ones(finished_sweep, sweep_file):
+    """A plan that counts otherwise than the run does would put the law on another axis than was paid for."""
+    for point in plan(load_sweep(sweep_file)):
+        record = records.read_record(point.run)
+        assert point.flops == record["flops"]["train"]
+        assert point.params == record["params"] and point.tokens == record["tokens"]["processed"]
+
+
+def test_the_page_and_the_wandb_summary(finished_sweep, sweep_file, python):
+    """A page with a missing part, an outside reference or another number than the records'; a summary without curve."""
+    ended = python("-m", "scaling", "report", sweep_file, timeout=240, WANDB_MODE="offline")
+    assert ended.returncode == 0, ended.stderr
+    page = (finished_sweep / "report.html").read_text()
+    assert page.count("data:video/mp4;base64,") == 2 and page.count("data:image/png;base64,") == 4
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert "budgets cannot" in page  # why no law is fitted to two points
+    found = records.finished(plan(load_sweep(sweep_file)))
+    for row in report.table_rows(found):
+        assert f"<td>{row['loss']}</td>" in page
+    (run,) = finished_sweep.glob("wandb/offline-run-*/run-*.wandb")
+    history = load(run)["history"][-1]
+    assert {"quality_vs_compute", "strip_video", "figure"} <= {key.split("/")[0] for key in history}
+
+
+def test_a_law_is_refused_with_its_reason(finished_sweep, sweep_file, python):
+    """Two points fitted by five parameters would print a law that says nothing."""
+    ended = python("-m", "scaling", "fit", sweep_file)
+    assert ended.returncode == 2 and ended.stderr.startswith("scaling: 2 runs cannot fix the 5 parameters")
+
+
+def test_mixed_banks_are_refused(finished_sweep, sweep_file, tmp_path):
+    """Losses over different banks do not compare, and a curve through them would look fine."""
+    points = plan(load_sweep(sweep_file))
+    path = points[0].run / "record.json"
+    kept = path.read_text()
+    changed = json.loads(kept)
+    changed["hashes"]["bank"] = "0" * 16
+    path.write_text(json.dumps(changed))
+    try:
+        with pytest.raises(UserError, match="different bank hashes"):
+            records.finished(points)
+    finally:
+        path.write_text(kept)
+
+
+def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, python):
+    """A failing point must not stop the others, nor vanish: it is retried once, then the exit code is 1."""
+    sweep = yaml.safe_load(sweep_file.read_text()) | {"out": str(tmp_path / "out")}
+    sweep["points"] = [{"name": "bad", "train.batch": 3, "train.accumulate": 2}]
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(sweep))
+    ended = python("-m", "scaling", "run", path)
+    assert ended.returncode == 1 and "1 of 1 points are not done" in ended.stderr
+    assert ended.stderr.count("train.batch 3 cannot be split") == 2
+    assert "failed" in python("-m", "scaling", "status", path).stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"points": [{"depht": 2}]}, "unknown key 'depht', did you mean 'depth'"),
+        ({"points": []}, "at least one entry"),
+        ({"points": [{"name": "a"}, {"name": "a"}]}, "two points are named 'a'"),
+        ({"bse": "x"}, "unknown key 'bse', did you mean 'base'"),
+        ({"base": str(ROOT / "configs/vae/quickstart.yaml")}, "must be a `task: world`"),
+    ],
+)
+def test_a_wrong_sweep_is_one_sentence(change, sentence, sweep_file, tmp_path):
+    """A typo in a sweep must name itself before anything is trained."""
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(sweep_file.read_text()) | change))
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        plan(load_sweep(path))

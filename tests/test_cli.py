@@ -1,0 +1,236 @@
+"""The command line: quick help, one sentence for what a user gets wrong, and the verbs that need a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+VERBS = ["quickstart", "record", "import", "train", "encode", "generate", "evaluate", "info"]
+
+
+def test_help_is_quick_and_imports_nothing_heavy(python):
+    """Guards seconds of waiting for `--help`: under one second (median of three), and PyTorch is not even imported."""
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        ended = python("-m", "videowm", "--help")
+        seconds.append(time.perf_counter() - began)
+        assert ended.returncode == 0 and all(verb in ended.stdout for verb in VERBS)
+    assert statistics.median(seconds) < 1
+    code = "import sys\nfrom videowm.cli import main\ntry: main(['train', '--help'])\nfinally: print(*sys.modules)"
+    modules = python("-c", code).stdout.split()
+    assert "videowm.cli" in modules
+    assert not {"torch", "diffusers", "scipy", "wandb", "accelerate", "decord", "gymnasium"} & set(modules)
+
+
+def one_sentence(ended, *words: str) -> None:
+    """Exit code 2 and a single line of error, which holds the words."""
+    assert ended.code == 2, ended
+    said = [line for line in ended.errors if line.startswith("videowm: ")]
+    assert len(said) == 1 and ended.errors[-1] == said[0], ended.errors
+    assert not any("Traceback" in line for line in ended.errors)
+    assert all(word in said[0] for word in words), said[0]
+
+
+def test_a_mistake_in_a_real_process(python):
+    """Guards a traceback that only the installed command shows: the whole of stderr is the one sentence."""
+    ended = python("-m", "videowm", "train", "configs/vae/quickstart.yaml", "train.stesp=3")
+    assert ended.returncode == 2 and ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("videowm: ") and "unknown key 'stesp', did you mean 'steps'?" in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["trian.steps=3"], ["unknown key 'trian', did you mean 'train'?"]),
+        (["train.steps=many"], ["steps: expected int, got 'many'"]),
+        (["train.precision=fp8"], ["'fp8' is not a choice"]),
+        (["task=wolrd"], ["task is 'wolrd', expected one of vae, world"]),
+        (["vae.model=AutoencoderKLCosmo"], ["did you mean 'AutoencoderKLCosmos'"]),
+        (["frames=10"], ["10 frames does not fit the time stride 4", "9 and 13"]),
+        (["evaluate.frames=12"], ["12 frames does not fit the time stride 4", "9 and 13"]),
+        (["frames=73"], ["no train episode of 73 frames"]),
+        (["data=nowhere"], ["nowhere holds no finished dataset"]),
+        (["frames"], ["'frames' is not of the form key.sub=value"]),
+    ],
+)
+def test_configurations_that_are_wrong(videowm, dataset, tmp_path, overrides, words):
+    """Guards tracebacks and misleading advice: each mistake of a user is one sentence with its own words."""
+    given = [f"data={dataset}", f"out={tmp_path / 'run'}", "train.trackers=[]", *overrides]
+    one_sentence(videowm("train", ROOT / "configs/vae/quickstart.yaml", *given), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_yaml_file_with_a_mistake(videowm, tmp_path):
+    """Guards files like overrides: a wrong key and a wrong type in the YAML itself, a folder, and no file at all."""
+    path = tmp_path / "config.yaml"
+    path.write_text("task: world\nout: x\nlatents: y\ndepht: 3\n")
+    one_sentence(videowm("train", path), "unknown key 'depht', did you mean 'depth'?")
+    path.write_text("task: world\nout: x\nlatents: y\ndepth: deep\n")
+    one_sentence(videowm("train", path), "depth: expected int, got 'deep'")
+    path.write_text("task: [world]\nout: x\n")
+    one_sentence(videowm("train", path), "task is ['world']")
+    one_sentence(videowm("train", tmp_path), "no configuration at")
+    one_sentence(videowm("train", tmp_path / "missing.yaml"), "no configuration at")
+
+
+def test_the_directory_of_another_run(videowm, world_run, world_arguments):
+    """Guards a finished run overwritten by another: named with the key that differs."""
+    given = [*world_arguments, f"out={world_run}", "train.ema=0.5", "train.lr=1"]
+    ended = videowm("train", ROOT / "configs/world/quickstart.yaml", *given)
+    one_sentence(ended, "holds another run: train.lr is 0.004 there and 1.0 here")
+
+
+def test_latents_of_another_autoencoder(videowm, dataset, vae_run, latents, tmp_path):
+    """Guards `encode` into the folder of another VAE, from the command line."""
+    import torch
+
+    from videowm.vae.codec import load_vae
+
+    vae = load_vae(vae_run)
+    with torch.no_grad():
+        next(vae.parameters()).add_(0.01)
+    vae.save_pretrained(tmp_path / "vae")
+    ended = videowm("encode", dataset, "--vae", tmp_path / "vae", "--out", latents, "--frames", 33)
+    one_sentence(ended, "was encoded with vae_hash", "choose another --out")
+    ended = videowm("encode", dataset, "--vae", vae_run, "--out", tmp_path / "x", "--frames", 34)
+    one_sentence(ended, "34 frames does not fit the time stride 4", "33 and 37")
+    one_sentence(videowm("encode", dataset, "--vae", tmp_path / "none", "--out", tmp_path / "y"), "no autoencoder at")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--actions", "lefft*3"], ["unknown action 'lefft', did you mean 'left'?"]),
+        (["--actions", "left*0"], ["number of actions above 0"]),
+        (["--actions", "nan.csv"], ["action 1 is [nan, 0.0, 0.0], expected finite numbers"]),
+        (["--actions", "two.csv"], ["(2, 2), expected (frames - 1, 3)"]),
+        (["--actions", "missing.csv"], ["missing.csv is no action table"]),
+        (["--episode", "17"], ["no episode 17"]),
+        (["--start", "66"], ["episode 4 has 2 actions from frame 66 on: too few for 9 frames"]),
+        (["--start", "60"], ["leave nothing to predict"]),
+        (["--start", "-3"], ["--start -3 cannot be used"]),
+        (["--context", "0"], ["0 frames"]),
+        (["--frames", "0"], ["leave nothing to predict"]),
+        (["--sampling-steps", "0"], ["sampling_steps 0"]),
+        (["--out", "clip.avi"], ["clip.avi", ".mp4"]),
+    ],
+)
+def test_futures_that_cannot_be(videowm, world_run, dataset, tmp_path, monkeypatch, arguments, words):
+    """Guards `generate`: unknown actions, tables with NaN or too few columns, places that are not in the recording."""
+    monkeypatch.chdir(tmp_path)
+    Path("nan.csv").write_text("steer,gas,brake\n0,0,0\nnan,0,0\n")
+    Path("two.csv").write_text("0,0\n0,1\n")
+    one_sentence(videowm("generate", world_run, "--from", dataset, "--context", 9, *arguments), *words)
+    assert not list(tmp_path.glob("clip*"))
+
+
+def test_a_run_without_a_finished_checkpoint(videowm, world_run, dataset, tmp_path):
+    """Guards tracebacks of diffusers for a run that was stopped early, for every verb that takes a run."""
+    run = shutil.copytree(world_run, tmp_path / "run")
+    (run / "record.json").unlink()
+    one_sentence(videowm("generate", run, "--from", dataset), "no finished world model", "finish it")
+    one_sentence(videowm("evaluate", run), "no finished run", "finish it")
+    one_sentence(videowm("generate", tmp_path / "nothing", "--from", dataset), "no finished world model")
+    one_sentence(videowm("info", tmp_path / "nothing"), "name one of these")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "no video", "gone"])
+def test_a_dataset_with_a_broken_video(videowm, dataset, vae_run, tmp_path, damage):
+    """Guards frames decoded wrong in silence from a video that was cut off, is something else, or is gone."""
+    broken = shutil.copytree(dataset, tmp_path / "data")
+    video = next(broken.rglob("*.mp4"))
+    size = video.stat().st_size
+    if damage == "cut off":
+        os.truncate(video, size // 2)
+    elif damage == "gone":
+        video.unlink()
+    else:
+        video.write_bytes(b"no video".ljust(size))
+    ended = videowm("encode", broken, "--vae", vae_run, "--out", tmp_path / "latents", "--frames", 33)
+    one_sentence(ended, str(video), "record, import or download it again")
+    assert not (tmp_path / "latents/latents.json").exists()
+
+
+def test_a_file_that_is_no_dataset(videowm, tmp_path):
+    """Guards `info` and `import` of anything else: a text file, and a folder without videos."""
+    (tmp_path / "notes.mp4").write_text("no video")
+    one_sentence(videowm("info", tmp_path / "notes.mp4"), "name one of these")
+    ended = videowm("import", tmp_path, "--out", tmp_path / "data")
+    assert ended.code == 2 and sum(line.startswith("videowm: ") for line in ended.errors) == 1, ended
+
+
+def test_a_full_disk_anywhere(videowm, monkeypatch):
+    """Guards a traceback when any file, not just a checkpoint, finds no room; other errors stay what they are."""
+    import errno
+
+    from videowm import cli
+
+    def full(args):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x/metrics.jsonl")
+
+    monkeypatch.setattr(cli, "run", full)
+    one_sentence(videowm("info", "x"), "no space left on the disk for runs/x/metrics.jsonl")
+
+    def denied(args):
+        raise PermissionError(errno.EACCES, "denied", "x")
+
+    monkeypatch.setattr(cli, "run", denied)
+    with pytest.raises(PermissionError):
+        cli.main(["info", "x"])
+
+
+@pytest.mark.parametrize("actions", [None, "left*6 gas*7", "table.csv"])
+def test_generate(videowm, world_run, dataset, tmp_path, monkeypatch, actions):
+    """Guards the verb as a user calls it: a video of context and future, one frame for every action.
+
+    The written file is read back and counted; with the episode's own actions truth and difference stand beside it.
+    """
+    import av
+
+    monkeypatch.chdir(tmp_path)
+    Path("table.csv").write_text("steer,gas,brake\n" + "0.1,0.2,0\n" * 13)
+    given = ["--frames", 13] if actions is None else ["--actions", actions]
+    ended = videowm("generate", world_run, "--from", dataset, "--context", 6, "--sampling-steps", 1, *given)
+    assert ended.code == 0 and "5 context frames, 13 predicted" in ended.out
+    with av.open("clip.mp4") as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) == 5 + 13
+    assert frames[0].shape[1] > 2 * frames[0].shape[0] if actions is None else frames[0].shape[1] < 300
+
+
+def test_evaluate_measures_the_record_again(videowm, world_run, vae_run, tmp_path):
+    """Guards a second measurement that differs from the first: both tasks, every value of record.json."""
+    for source in (world_run, vae_run):
+        run = shutil.copytree(source, tmp_path / source.name)
+        assert videowm("evaluate", run).code == 0
+        measured = json.loads((run / "evaluation.json").read_text())
+        assert measured == json.loads((run / "record.json").read_text())["metrics"] and len(measured) >= 4
+
+
+def test_info(videowm, world_run, vae_run, dataset, latents):
+    """Guards a description of something else: what each kind of directory holds is named."""
+    assert "4 train, 2 test" in videowm("info", dataset).out
+    assert "every file is as recorded" in videowm("info", dataset, "--verify").out
+    assert "8 train, 4 test, 33 frames each" in videowm("info", latents, "--verify").out
+    assert "task: world" in videowm("info", world_run).out and "heldout/loss" in videowm("info", world_run).out
+    assert "task: vae" in videowm("info", vae_run).out
+
+
+def test_record_and_encode(videowm, tmp_path, vae_run):
+    """Guards the first two commands of the guide, as they are typed."""
+    data, out = tmp_path / "data", tmp_path / "latents"
+    given = ["--episodes", 2, "--frames", 13, "--test-share", 0.5, "--seed", 1]
+    assert videowm("record", "carracing", "--out", data, *given).code == 0
+    assert videowm("encode", data, "--vae", vae_run, "--out", out, "--frames", 13, "--dtype", "fp32").code == 0
+    index = json.loads((out / "latents.json").read_text())
+    assert index["clips"] == {"train": 1, "test": 1} and index["dtype"] == "fp32" and index["steps"] == 4
+    one_sentence(videowm("record", "carracin", "--out", tmp_path / "x", "--episodes", 1), "did you mean 'carracing'")

@@ -1,0 +1,105 @@
+"""Which room may know which: read from the source, so that an import within a function counts too."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = [
+    {"types"},
+    {"config"},
+    {"data", "vae", "dit", "actions"},
+    {"pipeline"},
+    {"evaluate"},
+    {"train"},
+    {"show", "info", "commands", "quickstart", "cli", "__main__", "dream", "play"},
+]
+RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports anywhere, as dotted names."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are written in full"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(module: str) -> str | None:
+    """The room of videowm that a dotted name belongs to."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "videowm" and len(parts) > 1 else None
+
+
+FILES = sorted((ROOT / "videowm").rglob("*.py"))
+ROOMS = {path: path.relative_to(ROOT / "videowm").parts[0].removesuffix(".py") for path in FILES}
+
+
+def test_every_file_is_in_a_room():
+    """Guards a new module that no rule speaks of; and that the files were found at all."""
+    assert set(ROOMS.values()) <= {*RANK, "__init__"} and len(FILES) > 25
+    assert {room(m) for path in FILES for m in imports(path)} - {None} <= {*RANK, "__version__"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_go_one_way(path):
+    """Guards a lower room that knows a higher one, and siblings that know one another; nobody knows `scaling`."""
+    own = ROOMS[path]
+    for module in imports(path):
+        assert module.split(".")[0] != "scaling", f"{path} imports {module}"
+        other = room(module)
+        if other in RANK and own in RANK and other != own:
+            rank, theirs = RANK[own], RANK[other]
+            top = rank == theirs == len(LAYERS) - 1  # what users call may call one another
+            assert theirs < rank or top, f"{path.relative_to(ROOT)} imports {module}"
+
+
+def test_only_one_module_imports_decord():
+    """Guards readers opened beside `data/dataset.py`, the one place that knows decord's traps."""
+    users = [path.relative_to(ROOT).as_posix() for path in FILES if any(m.startswith("decord") for m in imports(path))]
+    assert users == ["videowm/data/dataset.py"]
+
+
+@pytest.mark.parametrize("path", ["videowm/types.py", "videowm/config.py", "videowm/cli.py", "scaling/law.py"])
+def test_light_modules(path):
+    """Guards seconds of start-up: these import nothing heavy at their top, and the law's needs are numpy and scipy."""
+    tree = ast.parse((ROOT / path).read_text())
+    top = {name.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for name in node.names}
+    top |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert "__future__" in top
+    assert not top & {"torch", "diffusers", "accelerate", "wandb", "decord", "torchmetrics", "einops", "transformers"}
+
+
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_configuration_loads(path):
+    """Guards files that promise a run and hold a typo, and a first comment without the command that it answers to."""
+    from scaling.plan import SweepConfig
+    from videowm import config as configuration
+    from videowm.train.tasks import TASKS
+
+    kind = path.parent.name
+    if kind == "sweep":
+        sweep = configuration.load(SweepConfig, path)
+        assert sweep.points and (ROOT / sweep.base).exists()
+        command = "scaling"
+    else:
+        config = configuration.load(TASKS[kind], path)
+        assert config.task == kind and config.out
+        command = "videowm train"
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("#") and command in first and path.relative_to(ROOT).as_posix() in first
+
+
+def test_configurations_were_found():
+    """Guards a test of every file that finds none."""
+    assert {path.parent.name for path in CONFIGS} >= {"vae", "world"}

@@ -1,0 +1,241 @@
+"""The world model as one folder: save and load, any length of context and future, the cached rollout's exactness."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from videowm.data.dataset import Dataset
+from videowm.dit import DiT
+from videowm.dit.attention import block_causal_mask
+from videowm.dit.sample import schedule
+from videowm.pipeline import WorldModelPipeline, rollout
+from videowm.types import UserError
+from videowm.vae.codec import to_float
+
+
+@pytest.fixture(scope="module")
+def pipeline(world_run) -> WorldModelPipeline:
+    """The trained world model, shaken so that four steps of training are not all it knows."""
+    pipeline = WorldModelPipeline.open(world_run)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in pipeline.transformer.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def episode(dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames "1 f 3 64 64" and actions "1 f-1 a" of a held-out episode."""
+    recording = Dataset(dataset)
+    return to_float(recording.frames(4, range(69)))[None], torch.tensor(recording.actions(4))[None]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def naive(model: DiT, context, actions, noise, *, sampling_steps: int, shift: float, window: int | None):
+    """The rollout as it is defined: the whole sequence computed anew, without a cache, in every sampler step."""
+    levels, known = schedule(sampling_steps, shift), context.shape[1]
+    first = 0 if window is None else max(0, known - window + 1)
+    steps, actions = list(context[:, first:].split(1, dim=1)), actions[:, first:]
+    for i in range(noise.shape[1]):
+        x = noise[:, i, None]
+        for level, following in zip(levels[:-1], levels[1:], strict=True):
+            whole = torch.cat([*steps, x], dim=1)
+            at = torch.zeros(whole.shape[:2])
+            at[:, -1] = level
+            x = x + (following - level) * model(whole, at, actions[:, : whole.shape[1]])[:, -1:]
+        steps.append(x)
+    return torch.cat(steps[known - first :], dim=1)
+
+
+@pytest.fixture(scope="module")
+def rolled() -> dict:
+    """A transformer with random weights, three context steps and four to predict."""
+    torch.manual_seed(3)
+    model = DiT(depth=2, channels=3, height=4, width=4, actions=5, hidden=32, heads=2).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    draw = seeded(1)
+    shapes = {"context": (2, 3, 3, 4, 4), "actions": (2, 7, 5), "noise": (2, 4, 3, 4, 4)}
+    return {"transformer": model} | {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("sampling_steps", "shift"), [(1, 1.0), (4, 1.0), (3, 2.5)])
+def test_the_cached_rollout_is_the_naive_one(rolled, sampling_steps, shift):
+    """Guards the cache, the sampler's levels and the positions together: within 1e-5 of a rollout without any cache."""
+    settings = {"sampling_steps": sampling_steps, "shift": shift}
+    fast = rollout(**rolled, **settings)
+    slow = naive(rolled["transformer"], rolled["context"], rolled["actions"], rolled["noise"], **settings, window=None)
+    assert ((fast - slow).norm() / slow.norm()).item() < 1e-5
+    assert (fast - rolled["noise"]).norm() / slow.norm() > 0.1, "the model must have changed the noise"
+
+
+@torch.no_grad()
+def test_the_windowed_rollout_is_the_naive_one_under_a_band(rolled, monkeypatch):
+    """Guards a window off by one: the cache with a window of 3 equals the whole sequence under a mask of 3 steps.
+
+    Only the mask is exchanged in the reference; a window of 2 or 4 gives other numbers.
+    """
+
+    def band(query_steps, key_steps, tokens):
+        near = (query_steps[:, None] - key_steps[None, :] < 3).repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+        return block_causal_mask(query_steps, key_steps, tokens) & near
+
+    fast = {window: rollout(**rolled, sampling_steps=2, window=window) for window in (2, 3, 4)}
+    monkeypatch.setattr("videowm.dit.model.block_causal_mask", band)
+    slow = naive(rolled["transformer"], rolled["context"], rolled["actions"], rolled["noise"], sampling_steps=2,
+                 shift=1.0, window=3)  # fmt: skip
+    errors = {window: ((out - slow).norm() / slow.norm()).item() for window, out in fast.items()}
+    assert errors[3] < 1e-5 < 1e-3 < min(errors[2], errors[4]), errors
+
+
+@torch.no_grad()
+def test_later_actions_change_no_earlier_step(rolled):
+    """Guards actions given to the wrong step: from the changed action on all steps differ, before it none."""
+    other = rolled | {"actions": rolled["actions"].clone()}
+    other["actions"][:, 5] += 1
+    one, two = (rollout(**given, sampling_steps=2) for given in (rolled, other))
+    assert torch.equal(one[:, :2], two[:, :2]) and (one[:, 2:] != two[:, 2:]).flatten(2).any(2).all()
+
+
+def test_save_and_load(pipeline, episode, tmp_path):
+    """Guards anything a folder does not hold: the loaded pipeline rolls out the same bits."""
+    pipeline.save_pretrained(tmp_path)
+    loaded = WorldModelPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=False)
+    frames, actions = episode[0][:, :9], episode[1][:, :16]
+    one, two = (p(frames, actions, generator=seeded(), sampling_steps=3) for p in (pipeline, loaded))
+    assert torch.equal(one.frames, two.frames) and torch.equal(one.latents, two.latents)
+    assert loaded.trained_on == pipeline.trained_on and loaded.trained_on.action_names == ["steer", "gas", "brake"]
+
+
+@pytest.mark.parametrize(("context", "kept"), [(1, 1), (5, 5), (6, 5), (9, 9), (21, 21), (33, 33)])
+def test_contexts_of_any_length(pipeline, episode, context, kept):
+    """Guards lengths that the VAE does not take: of 6 frames the oldest is left out, with its action.
+
+    What is predicted from 6 frames equals what is predicted from the last 5 of them. 21 frames and more are longer
+    than the window that the model was trained on.
+    """
+    frames, actions = episode
+    out = pipeline(frames[:, :context], actions[:, : context + 7], generator=seeded(), sampling_steps=2)
+    assert out.context_frames == kept and out.frames.shape == (1, kept + 8, 3, 64, 64)
+    left_out = context - kept
+    same = pipeline(
+        frames[:, left_out:context], actions[:, left_out : context + 7], generator=seeded(), sampling_steps=2
+    )
+    assert torch.equal(out.frames, same.frames)
+    decoded = pipeline.codec.decode(pipeline.codec.encode(frames[:, left_out:context]))
+    torch.testing.assert_close(out.frames[:, :kept], decoded, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("future", [1, 3, 4, 5])
+def test_futures_of_any_length(pipeline, episode, future):
+    """Guards actions cut off at the time stride: one frame for every action, and they begin the longer rollout.
+
+    Within the last latent step a missing action counts as the last one repeated, so whole steps are compared.
+    """
+    frames, actions = episode[0][:, :5], episode[1]
+    out = pipeline(frames, actions[:, : 4 + future], generator=seeded(), sampling_steps=2).frames
+    longer = pipeline(frames, actions[:, : 4 + 8], generator=seeded(), sampling_steps=2)
+    assert out.shape[1] == 5 + future
+    whole = 5 + future // 4 * 4
+    noise = torch.randn(longer.latents[:, 2:].shape, generator=seeded())[:, : -(-future // 4)]
+    short = pipeline(frames, actions[:, : 4 + future], noise=noise, sampling_steps=2).frames
+    torch.testing.assert_close(short[:, :whole], longer.frames[:, :whole], rtol=1e-4, atol=1e-5)
+
+
+def test_seeds(pipeline, episode):
+    """Guards a rollout that ignores its generator: the same seed gives the same bits, another one other frames."""
+    frames, actions = episode[0][:, :5], episode[1][:, :12]
+    one, same, other = (pipeline(frames, actions, generator=seeded(s), sampling_steps=2).frames for s in (0, 0, 1))
+    assert torch.equal(one, same) and not torch.equal(one[:, 5:], other[:, 5:])
+    assert torch.equal(one[:, :5], other[:, :5]), "the context does not depend on the noise"
+
+
+def test_actions_steer(pipeline, episode):
+    """Guards a pipeline that normalises or groups its actions away."""
+    frames, actions = episode[0][:, :5], episode[1][:, :12].clone()
+    before = pipeline(frames, actions, generator=seeded(), sampling_steps=2).frames
+    actions[:, 8:, 0] += 2
+    after = pipeline(frames, actions, generator=seeded(), sampling_steps=2).frames
+    assert torch.equal(after[:, :9], before[:, :9]) and not torch.equal(after[:, 9:], before[:, 9:])
+
+
+def test_latents_are_normalised_as_in_training(pipeline, latents, dataset):
+    """Guards other statistics than those of training: encoded here, they are the ones read from the latents folder."""
+    from videowm.data.latents import Latents
+
+    stored = Latents.open(latents, "test")
+    clip = Dataset(dataset).clip(int(stored.episode[0]), int(stored.start[0]), 33)
+    with torch.no_grad():
+        here = pipeline.normalise(pipeline.codec.encode(to_float(clip.frames)[None]))
+    torch.testing.assert_close(here[0], stored.latents[0], rtol=0, atol=1e-2)  # stored in half precision
+    torch.testing.assert_close(pipeline.denormalise(pipeline.normalise(here)), here)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda f, a: (f, a[:, :4]), "4 actions for 5 context frames leave nothing to predict"),
+        (lambda f, a: (f, a[:, :, :2]), r"expected \(frames - 1, 3\)"),
+        (lambda f, a: (f, torch.where(torch.arange(12)[:, None] == 7, torch.nan, a)), r"action 7 is \[nan, nan, nan\]"),
+        (lambda f, a: (f[0], a), "expected .b, f, 3, H, W. and .b, n, a. with the same b"),
+        (lambda f, a: (f, a.repeat(2, 1, 1)), "with the same b"),
+        (lambda f, a: (f[..., :32], a), r"frames of \(3, 64, 32\).*expected \(3, 64, 64\)"),
+        (lambda f, a: (f[:, :, :1], a), r"frames of \(1, 64, 64\)"),
+        (lambda f, a: (f * torch.nan, a), "finite numbers from -1 to 1"),
+        (lambda f, a: (f[:, :0], a), "a clip of 0 frames"),
+    ],
+)
+def test_what_does_not_belong_together(pipeline, episode, change, expected):
+    """Guards frames and actions that go through in silence, or end in a traceback of a matrix product."""
+    frames, actions = change(episode[0][:, :5], episode[1][:, :12])
+    with pytest.raises(UserError, match=expected):
+        pipeline(frames, actions, generator=seeded())
+
+
+def test_no_sampling_steps_at_all(pipeline, episode):
+    """Guards noise shown as a prediction, which is what zero steps would leave."""
+    with pytest.raises(UserError, match="sampling_steps 0 cannot be used"):
+        pipeline(episode[0][:, :5], episode[1][:, :12], sampling_steps=0)
+
+
+def test_noise_of_a_wrong_shape(pipeline, episode):
+    """Guards noise that is broadcast: three steps were given where two are to be predicted."""
+    with pytest.raises(UserError, match=r"expected \(1, 2, 4, 8, 8\)"):
+        pipeline(episode[0][:, :5], episode[1][:, :12], noise=torch.zeros(1, 3, 4, 8, 8))
+
+
+@pytest.mark.parametrize("damage", ["no record", "a VAE run", "another VAE", "none"])
+def test_what_cannot_be_opened(world_run, vae_run, tmp_path, damage):
+    """Guards an unfinished run, a run of another task, and a folder whose VAE was exchanged; an intact copy opens."""
+    run = shutil.copytree(world_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    if damage == "none":
+        assert WorldModelPipeline.open(run).trained_on.window == 5
+        return
+    if damage == "no record":
+        (run / "record.json").unlink()
+        expected = "no finished world model"
+    elif damage == "a VAE run":
+        run, expected = vae_run, "no finished world model"
+    else:
+        pipeline = WorldModelPipeline.open(run)
+        next(pipeline.vae.parameters()).data += 0.01
+        pipeline.vae.save_pretrained(run / "vae")
+        expected = "run/vae is not the autoencoder that this model was trained with"
+    with pytest.raises(UserError, match=expected):
+        WorldModelPipeline.open(run)
+
+
+def test_the_folder_says_what_it_was_trained_on(world_run, latents):
+    """Guards weights without the numbers that they need: the statistics of the latents are in the model's own file."""
+    kept = json.loads((world_run / "transformer/config.json").read_text())["trained_on"]
+    index = json.loads((latents / "latents.json").read_text())
+    assert kept["latents_mean"] == index["mean"] and kept["action_std"] == index["action_std"]
+    assert kept["vae_hash"] == index["vae_hash"] and kept["window"] == 5 and kept["fps"] == 12.5

@@ -1,0 +1,84 @@
+"""The compute axis of every law, against PyTorch's own counter and a published table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from videowm.dit import DiT
+from videowm.dit.attention import KVCache
+from videowm.train.flops import causal_pairs, image_dit_forward_flops, model_flops, parameters, peak_flops
+
+SIZES = [
+    {"depth": 1, "channels": 4, "height": 8, "width": 8, "actions": 13, "patch": 2},
+    {"depth": 3, "channels": 8, "height": 6, "width": 4, "actions": 5, "patch": 1, "hidden": 96},
+]
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("steps", [1, 5])
+def test_the_count_is_what_is_computed(shape, steps):
+    """Guards a forgotten layer: step by step with the cache, exactly the pairs that the mask allows are computed.
+
+    Equality is exact and for two shapes and lengths, so no two errors cancel.
+    """
+    model, cache = DiT(**shape).eval(), KVCache(shape["depth"])
+    step = (torch.zeros(1, 1, shape["channels"], shape["height"], shape["width"]), torch.zeros(1, 1))
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        for _ in range(steps):
+            model(*step, torch.zeros(1, 1, shape["actions"]), cache, write=True)
+    assert counter.get_total_flops() == model_flops(model, steps)
+
+
+def test_training_is_three_forward_passes():
+    """Guards the factor 3 of the training compute: forward and backward without attention's mask, by the counter.
+
+    One step has no masked pairs. The inputs need no gradient, so the embedding's part of the backward pass is missing.
+    """
+    model = DiT(**SIZES[0])
+    counter = FlopCounterMode(display=False)
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        model(torch.zeros(1, 1, 4, 8, 8), torch.zeros(1, 1), torch.zeros(1, 1, 13)).square().sum().backward()
+    assert 0.97 < counter.get_total_flops() / (3 * model_flops(model, 1)) <= 1
+
+
+def test_pairs_by_hand():
+    """Guards the triangle: steps of 2 tokens see 2, 4 and 6 tokens, so 3 steps have 4 + 8 + 12 pairs."""
+    assert [causal_pairs(steps, 2) for steps in (1, 2, 3)] == [4, 12, 24]
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "gmacs"), [(12, 384, 6.06), (12, 768, 23.01), (24, 1024, 80.71), (28, 1152, 118.64)]
+)
+def test_the_published_table(depth, width, gmacs):
+    """Guards formulas that are wrong in the same way as our network: DiT-S, B, L and XL/2 at 256 px, in GMACs.
+
+    32x32x4 latents in patches of 2 are 256 tokens of 16 numbers; the output also holds a variance (arXiv 2212.09748,
+    table 4 and the authors' code).
+    """
+    flops = image_dit_forward_flops(depth=depth, width=width, tokens=256, patch_values=16, outputs=32)
+    assert flops / 2e9 == pytest.approx(gmacs, rel=0.005)
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_every_parameter_has_its_part(shape):
+    """Guards N of the law: parts sum to the whole, and the body is 12 width² a block and what biases and gains add.
+
+    A block's attention has 4 width² + 4 width and two gains of a head's size, its MLP 8 width² + 5 width.
+    """
+    model = DiT(**shape)
+    parts, width = parameters(model), model.hidden
+    assert sum(parts.values()) == sum(p.numel() for p in model.parameters())
+    head = width // model.blocks[0].attention.heads
+    assert parts["body"] == model.depth * (12 * width**2 + 9 * width + 2 * head)
+    modulation = model.depth * (6 * width**2 + 6 * width) + 2 * width**2 + 2 * width
+    assert parts["adaln"] == modulation + 256 * width + width + width**2 + width
+
+
+def test_peak_by_name():
+    """Guards a share of the wrong device's peak, and one where no peak is known."""
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and peak_flops("NVIDIA A100-SXM4-40GB") == 312e12
+    assert peak_flops("Some CPU") is None

@@ -1,0 +1,122 @@
+"""What a run says: metrics.jsonl is the truth; wandb and TensorBoard mirror it, and may fail."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import wandb_offline
+from accelerate import Accelerator
+
+from videowm.train.log import Log, keep_until
+
+CONFIG = "configs/world/quickstart.yaml"
+TRACKED = ['train.trackers=["wandb","tensorboard"]', "train.log_every=1"]
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory, world_arguments, python) -> Path:
+    """A run under `accelerate launch`, tracked by both trackers, wandb offline."""
+    out = tmp_path_factory.mktemp("launched") / "world"
+    launcher = ["-m", "accelerate.commands.launch", "--num_processes", 1, "--num_machines", 1, "--cpu"]
+    options = ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", 1]
+    ended = python(*launcher, *options, "-m", "videowm", "train", CONFIG, *world_arguments, *TRACKED, f"out={out}")
+    assert ended.returncode == 0, ended.stderr
+    assert "no tracking" not in ended.stderr
+    return out
+
+
+def training_rows(run: Path) -> list[dict]:
+    return [row for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
+
+
+def test_accelerate_launch_trains_the_same(launched, train_world, tmp_path, same):
+    """Guards a launcher that changes what is computed: the run equals one of this process, bit for bit."""
+    train_world(tmp_path / "here")
+    same(launched, tmp_path / "here")
+
+
+def test_wandb_offline_mirrors_the_metrics(launched):
+    """Guards a tracker that was started and told nothing: every logged loss, and the configuration, are read back."""
+    [run] = launched.glob("wandb/offline-run-*/run-*.wandb")
+    kept = wandb_offline.load(run)
+    assert kept["project"] == "videowm" and kept["config"]["depth"] == 1 and kept["config"]["train.batch"] == 4
+    losses = [(int(row["_step"]), row["loss"]) for row in kept["history"] if "loss" in row]
+    assert losses == [(row["step"], pytest.approx(row["loss"])) for row in training_rows(launched)]
+    assert len(losses) == 4
+    record = json.loads((launched / "record.json").read_text())
+    assert kept["summary"]["heldout/loss"] == pytest.approx(record["metrics"]["heldout/loss"])
+
+
+def test_tensorboard_mirrors_the_metrics(launched):
+    """Guards an event file that holds nothing: the losses in it are those of metrics.jsonl."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    [folder] = {path.parent for path in launched.rglob("events.out.tfevents.*") if path.parent.name == "videowm"}
+    events = EventAccumulator(str(folder)).Reload().Scalars("loss")
+    rows = training_rows(launched)
+    assert [event.step for event in events] == [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [event.value for event in events] == pytest.approx([row["loss"] for row in rows])
+
+
+def test_an_unreachable_server_stops_nothing(tmp_path, world_arguments, python):
+    """Guards a run that hangs or dies with its tracker: online against a closed port, it ends in time, all measured.
+
+    The time counts from the start of the program, its imports included. TensorBoard, asked for after wandb, works.
+    """
+    began, out = time.monotonic(), tmp_path / "world"
+    ended = python("-m", "videowm", "train", CONFIG, *world_arguments, *TRACKED, f"out={out}", WANDB_MODE="online",
+                   WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40, timeout=110)  # fmt: skip
+    assert ended.returncode == 0 and time.monotonic() - began < 60, ended.stderr
+    assert "no tracking with wandb" in ended.stderr
+    assert len(training_rows(out)) == 4 and list(out.rglob("events.out.tfevents.*"))
+
+
+class Failing:
+    """A tracker whose server went away after some steps."""
+
+    name = "failing"
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def log(self, values: dict, step: int) -> None:
+        self.seen.append(step)
+        if step == 2:
+            raise ConnectionError("the server is gone\nand this is its long answer")
+
+    def finish(self) -> None:
+        raise ConnectionError("still gone")
+
+
+def test_a_tracker_that_fails_later_is_left_out(tmp_path, caplog):
+    """Guards a run that dies in the middle: the failing tracker is told nothing more, the other goes on."""
+    log = Log(Accelerator(cpu=True), tmp_path, steps=3, first=0, name="x", config={}, trackers=[])
+    failing, fine = Failing(), SimpleNamespace(name="fine", log=lambda values, step: seen.append(step))
+    fine.finish, seen = lambda: seen.append("closed"), []
+    log.trackers = [failing, fine]
+    with caplog.at_level(logging.WARNING, "videowm"):
+        for step in (1, 2, 3):
+            log.write(step, {"loss": 1.0, "curve": [1, 2]})
+        log.trackers.append(failing)
+        log.close()
+    assert failing.seen == [1, 2] and seen == [1, 2, 3, "closed"]
+    assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [1, 2, 3]
+    assert [r.getMessage() for r in caplog.records] == [
+        "no tracking with failing from step 2 on: the server is gone",
+        "tracking with failing did not close: still gone",
+    ]
+
+
+def test_lines_after_the_resumed_step_go(tmp_path):
+    """Guards doubled and half lines: of five, those beyond step 2, the half one and the one without a step go."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "x": NaN}\n{"lr": 3}\n{"step": 3}\n{"step": 2, "lo')
+    keep_until(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2, "x": NaN}\n' and list(tmp_path.iterdir()) == [path]
+    keep_until(tmp_path / "none.jsonl", 2)
+    assert not (tmp_path / "none.jsonl").exists()

@@ -1,0 +1,160 @@
+"""Any diffusers video autoencoder behind one protocol: shapes, lengths, causality, identity."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from videowm.data.dataset import Dataset
+from videowm.types import UserError
+from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to_float, to_uint8, weights_hash
+
+SMALL = {
+    "AutoencoderKLCosmos": {
+        "latent_channels": 4, "encoder_block_out_channels": [32] * 3, "decode_block_out_channels": [32] * 3,
+        "num_layers": 1, "attention_resolutions": [], "resolution": 32, "patch_size": 4,
+        "spatial_compression_ratio": 8, "temporal_compression_ratio": 4,
+    },
+    "AutoencoderKLLTXVideo": {
+        "latent_channels": 4, "block_out_channels": [32] * 3, "decoder_block_out_channels": [32] * 3,
+        "layers_per_block": [1] * 4, "decoder_layers_per_block": [1] * 4, "decoder_inject_noise": [False] * 4,
+        "spatio_temporal_scaling": [True, True, False], "decoder_spatio_temporal_scaling": [True, True, False],
+        "patch_size": 2, "patch_size_t": 1, "decoder_causal": True,
+    },
+    "AutoencoderKLWan": {
+        "base_dim": 32, "z_dim": 4, "dim_mult": [1] * 3, "num_res_blocks": 1, "temperal_downsample": [False, True],
+        "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4,
+    },
+}  # fmt: skip
+STRIDES = {"AutoencoderKLCosmos": (4, 8, 8), "AutoencoderKLLTXVideo": (4, 8, 8), "AutoencoderKLWan": (2, 4, 4)}
+
+
+@pytest.fixture(scope="module")
+def frames(dataset):
+    """Real frames "1 17 3 64 64"."""
+    return to_float(Dataset(dataset).frames(0, range(17)))[None]
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_strides_are_those_that_come_out(name):
+    """Guards a stride read from the wrong key of a model's configuration: they must be what encoding really does."""
+    torch.manual_seed(0)
+    codec = DiffusersCodec(build_vae(VAEConfig(name, SMALL[name])).eval())
+    assert codec.stride == STRIDES[name] and codec.channels == 4
+    time, height, width = codec.stride
+    latents = codec.encode(torch.zeros(1, 1 + 2 * time, 3, 32, 64))
+    assert latents.shape == (1, 3, 4, 32 // height, 64 // width)
+    assert codec.decode(latents).shape == (1, 1 + 2 * time, 3, 32, 64)
+
+
+@torch.no_grad()
+def test_the_encoder_sees_no_future(codec, frames):
+    """Guards a VAE that lets future frames into a latent step, which would make every prediction look good.
+
+    Bit for bit, for a change in every frame; the step that holds the frame must change.
+    """
+    before = codec.encode(frames)
+    for at in (1, 4, 5, 8, 16):
+        other = frames.clone()
+        other[:, at:] = -frames[:, at:]
+        after, step = codec.encode(other), -(-at // 4)
+        assert torch.equal(after[:, :step], before[:, :step])
+        assert (after[:, step] != before[:, step]).any()
+
+
+@torch.no_grad()
+def test_the_decoder_sees_no_future(codec, frames):
+    """Guards a rollout whose shown frames change once more is predicted: frames up to 4(j-1) never depend on step j."""
+    latents = codec.encode(frames)
+    before = codec.decode_raw(latents)
+    for step in range(1, latents.shape[1]):
+        other = latents.clone()
+        other[:, step:] += 1
+        after, known = codec.decode_raw(other), 4 * (step - 1) + 1
+        assert torch.equal(after[:, :known], before[:, :known])
+        assert (after[:, known] != before[:, known]).any()
+
+
+@torch.no_grad()
+def test_shorter_clips_are_beginnings(codec, frames):
+    """Guards latents that depend on the clip's length: 9 frames give the first 3 of the 5 steps of 17 frames."""
+    torch.testing.assert_close(codec.encode(frames[:, :9]), codec.encode(frames)[:, :3], rtol=1e-5, atol=1e-5)
+
+
+def test_lengths_and_sizes_that_do_not_fit(codec):
+    """Guards frames cut off or padded in silence by the autoencoder."""
+    with pytest.raises(UserError, match="16 frames does not fit the time stride 4.* 13 and 17"):
+        codec.encode(torch.zeros(1, 16, 3, 64, 64))
+    with pytest.raises(UserError, match="60x64 do not fit the space stride 8"):
+        codec.encode(torch.zeros(1, 5, 3, 60, 64))
+
+
+def test_strides_that_are_only_a_label():
+    """Guards a Cosmos with too few blocks, which halves the picture once less than its configuration says.
+
+    The same check passes for the one with enough blocks.
+    """
+    few = SMALL["AutoencoderKLCosmos"] | {"encoder_block_out_channels": [32] * 2}
+    with pytest.raises(UserError, match=r"latents \(2, 4, 16, 16\).*say \(2, 4, 8, 8\)"):
+        DiffusersCodec(build_vae(VAEConfig(args=few))).check_strides(64, 64)
+    DiffusersCodec(build_vae(VAEConfig(args=SMALL["AutoencoderKLCosmos"]))).check_strides(64, 64)
+
+
+def test_pixels_there_and_back():
+    """Guards range and rounding: all 256 values come back exactly, and -1 and 1 are black and white."""
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(4, 8, 8, 3)
+    x = to_float(pixels)
+    assert x.shape == (4, 3, 8, 8) and x.min() == -1 and x.max() == 1
+    np.testing.assert_array_equal(to_uint8(x), pixels)
+    assert to_uint8(torch.tensor([-3.0, 3.0])[:, None, None, None].expand(2, 3, 1, 1)).tolist() == [
+        [[[0] * 3]],
+        [[[255] * 3]],
+    ]
+
+
+@torch.no_grad()
+def test_decoded_frames_are_in_range(codec):
+    """Guards frames outside [-1, 1]: latents far out make the raw decoder leave the range, decode never does."""
+    latents = 50 * torch.randn(1, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert codec.decode_raw(latents).abs().max() > 1 and codec.decode(latents).abs().max() <= 1
+
+
+def test_the_hash_names_weights_and_settings(codec, vae_run, tmp_path):
+    """Guards a hash blind to what was trained: one weight moved changes it, saving and loading does not."""
+    codec.vae.save_pretrained(tmp_path / "vae")
+    again = load_vae(tmp_path)
+    assert weights_hash(again) == codec.hash == json.loads((vae_run / "record.json").read_text())["hashes"]["vae"]
+    with torch.no_grad():
+        next(again.parameters()).view(-1)[0] += 1e-6
+    assert weights_hash(again) != codec.hash
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (VAEConfig("AutoencoderKLCosmo"), "did you mean 'AutoencoderKLCosmos'"),
+        (VAEConfig(args={"latent_chanels": 4}), "takes no 'latent_chanels', did you mean 'latent_channels'"),
+        (VAEConfig(pretrained="no/such-model"), "no autoencoder at 'no/such-model'"),
+    ],
+)
+def test_what_cannot_be_built(config, expected):
+    """Guards tracebacks for a misspelt class, argument or name."""
+    with pytest.raises(UserError, match=expected) as error:
+        build_vae(config)
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_loaded(vae_run, tmp_path):
+    """Guards a run that has not finished, and a folder of some other model."""
+    with pytest.raises(UserError, match="no finished autoencoder"):
+        load_vae(tmp_path)
+    shutil.copytree(vae_run / "vae", tmp_path / "vae")
+    settings = json.loads((tmp_path / "vae/config.json").read_text())
+    (tmp_path / "vae/config.json").write_text(json.dumps(settings | {"_class_name": "UNet2DModel"}))
+    with pytest.raises(UserError, match="'UNet2DModel' is not a video autoencoder"):
+        load_vae(tmp_path)

@@ -1,0 +1,143 @@
+"""The verbs. Imports nothing heavy before a verb needs it."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from pathlib import Path
+
+from videowm.types import UserError
+
+DESCRIPTION = """Video world models and their scaling laws.
+
+examples:
+  videowm quickstart                                          the whole loop, small, on a laptop's CPU
+  videowm record carracing --out data/carracing --episodes 200 --seed 0 --workers 2
+  videowm train configs/vae/quickstart.yaml train.steps=2000
+  videowm encode data/carracing --vae runs/vae --out latents/carracing
+  accelerate launch -m videowm train configs/world/quickstart.yaml depth=6
+  videowm generate runs/world --from data/carracing --episode 3 --actions "left*8 gas*16" --out clip.mp4
+  videowm evaluate runs/world
+  videowm info runs/world
+  python -m scaling run configs/sweep/quickstart.yaml"""
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        "videowm", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, help: str, example: str) -> argparse.ArgumentParser:
+        raw = argparse.RawDescriptionHelpFormatter
+        return verbs.add_parser(name, help=help, description=help, epilog=f"example:\n  {example}", formatter_class=raw)
+
+    p = verb(
+        "quickstart", "record, train, sweep and report, small, on a CPU", "videowm quickstart --out runs/quickstart"
+    )
+    p.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="run directory (default: %(default)s)")
+    p.add_argument("--workers", type=int, default=2, help="recording processes (default: %(default)s)")
+
+    p = verb("record", "play a game with a scripted driver and record a dataset",
+             "videowm record carracing --out data/carracing --episodes 200 --seed 0 --workers 2")  # fmt: skip
+    p.add_argument("world", help="the game: carracing")
+    p.add_argument("--out", type=Path, required=True, help="dataset directory to write")
+    p.add_argument("--episodes", type=int, required=True)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--workers", type=int, default=1, help="processes; they change nothing in the data")
+    p.add_argument("--frames", type=int, default=261, help="frames an episode (default: %(default)s)")
+    p.add_argument("--frame-skip", type=int, default=4, help="game steps a frame (default: %(default)s)")
+    p.add_argument("--test-share", type=float, default=0.1, help="share of episodes held out (default: %(default)s)")
+    p.add_argument("--lossless", action="store_true", help="bit-exact video, several times larger")
+
+    p = verb("import", "bring in a LeRobot v3 folder, or videos with action tables",
+             "videowm import ~/robot_videos --out data/robot --size 64")  # fmt: skip
+    p.add_argument("source", type=Path, help="LeRobot v3 folder, or a.mp4 + a.csv|npz|parquet (+ a.txt) side by side")
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--size", type=int, default=64, help="height and width of the stored frames (default: %(default)s)")
+
+    p = verb("train", "train what a configuration describes; the same command again resumes",
+             "videowm train configs/world/quickstart.yaml depth=6 train.steps=5000 out=runs/deeper")  # fmt: skip
+    p.add_argument("config", type=Path, help="YAML file; runs/x/config.yaml repeats a run")
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides")
+
+    p = verb("encode", "encode a dataset to latents, once",
+             "videowm encode data/carracing --vae runs/vae --out latents/carracing")  # fmt: skip
+    p.add_argument("data", type=Path)
+    p.add_argument("--vae", required=True, help="run directory, diffusers folder or hub name")
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--frames", type=int, default=65, help="frames a clip, 1 + k * time stride (default: %(default)s)")
+    p.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="default: %(default)s")
+    p.add_argument("--batch", type=int, default=4)
+
+    p = verb("generate", "continue held-out frames under given actions; writes truth, prediction and difference",
+             'videowm generate runs/world --from data/carracing --actions "left*8 gas*16" --out clip.mp4')  # fmt: skip
+    p.add_argument("run", type=Path)
+    p.add_argument("--from", dest="data", type=Path, required=True, help="dataset the first frames come from")
+    p.add_argument("--episode", type=int, default=None, help="episode (default: the first of the test split)")
+    p.add_argument("--start", type=int, default=0, help="first context frame (default: %(default)s)")
+    p.add_argument("--context", type=int, default=9, help="context frames (default: %(default)s)")
+    p.add_argument(
+        "--actions", default=None, help='"left*8 gas*16", a table (.csv .npy .npz), or leave out: the episode\'s own'
+    )
+    p.add_argument("--frames", type=int, default=64, help="frames to predict under the episode's own actions")
+    p.add_argument("--sampling-steps", type=int, default=10)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", type=Path, default=Path("clip.mp4"))
+
+    p = verb("evaluate", "measure a finished run again; writes evaluation.json", "videowm evaluate runs/world")
+    p.add_argument("run", type=Path)
+
+    p = verb("info", "say what a dataset, a latents folder or a run holds", "videowm info data/carracing")
+    p.add_argument("path", type=Path)
+    p.add_argument("--verify", action="store_true", help="also compare every file with its sha256")
+    return top
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out one verb; the heavy imports happen here."""
+    if args.verb == "record":
+        from videowm.data.record import record
+
+        record(args.world, args.out, episodes=args.episodes, seed=args.seed, workers=args.workers, frames=args.frames,
+               frame_skip=args.frame_skip, test_share=args.test_share, lossless=args.lossless)  # fmt: skip
+    elif args.verb == "import":
+        from videowm.data.import_ import import_dataset
+
+        import_dataset(args.source, args.out, size=(args.size, args.size))
+    elif args.verb == "train":
+        from videowm.train.loop import launch
+
+        launch(args.config, args.overrides)
+    elif args.verb == "info":
+        from videowm.info import info
+
+        print(info(args.path, verify=args.verify))
+    else:
+        from videowm import commands
+
+        return getattr(commands, args.verb)(args) or 0
+    return 0
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    try:
+        sys.exit(run(args))
+    except UserError as error:
+        print(f"videowm: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(f"videowm: no space left on the disk{where}: free some and run the same command again", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("videowm: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The verbs that need a model: encode, generate, evaluate, quickstart."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from videowm import config as configuration
+from videowm.actions.group import check_actions
+from videowm.actions.script import parse_actions, read_actions
+from videowm.data.dataset import Dataset
+from videowm.data.latents import encode_dataset
+from videowm.data.worlds import WORLDS
+from videowm.pipeline import WorldModelPipeline
+from videowm.types import UserError
+from videowm.vae.codec import DiffusersCodec, load_vae, to_float, to_uint8
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def encode(args: argparse.Namespace) -> None:
+    """Encode a dataset once; what is there already is kept."""
+    where = device()
+    codec = DiffusersCodec(load_vae(args.vae).to(where).eval())
+    dataset = Dataset(args.data)
+    index = encode_dataset(dataset, codec, args.out, frames=args.frames, vae=str(args.vae), batch=args.batch,
+                           dtype=args.dtype, to_frames=lambda pixels: to_float(pixels, where))  # fmt: skip
+    print(f"{args.out}: clips of {args.frames} frames, {index['clips']}, made by VAE {index['vae_hash']}")
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Roll a run out from a dataset's frames; writes an mp4 of truth, prediction and difference."""
+    from videowm.show import comparison_video
+
+    pipeline = WorldModelPipeline.open(args.run).to(device())
+    dataset = Dataset(args.data)
+    episode = dataset.split("test")[0] if args.episode is None else args.episode
+    clip_actions, true_frames = future(args, dataset, episode, pipeline)
+    context = to_float(dataset.frames(episode, range(args.start, args.start + args.context)))
+    out = pipeline(
+        context[None], torch.tensor(clip_actions)[None], sampling_steps=args.sampling_steps,
+        generator=torch.Generator().manual_seed(args.seed),
+    )  # fmt: skip
+    predicted = to_uint8(out.frames[0])
+    left_out = args.context - out.context_frames
+    true_frames = None if true_frames is None else true_frames[left_out:]
+    comparison_video(args.out, predicted, true_frames, clip_actions[left_out:], pipeline.trained_on.action_names,
+                     context=out.context_frames, fps=pipeline.trained_on.fps)  # fmt: skip
+    print(f"{args.out}: {out.context_frames} context frames, {len(predicted) - out.context_frames} predicted")
+
+
+def future(args, dataset: Dataset, episode: int, pipeline: WorldModelPipeline) -> tuple[np.ndarray, np.ndarray | None]:
+    """Actions for context and future, and the true frames where the actions are the episode's own."""
+    known = args.context - 1
+    if args.start < 0:
+        raise UserError(f"--start {args.start} cannot be used: give the number of a frame, 0 or more")
+    own = dataset.actions(episode)[args.start :]
+    if len(own) < known:
+        raise UserError(
+            f"episode {episode} has {len(own)} actions from frame {args.start} on: too few for {args.context} frames"
+        )
+    if args.actions is None:
+        actions = own[: known + args.frames]
+        frames = dataset.frames(episode, range(args.start, args.start + len(actions) + 1))
+        return actions, frames
+    if Path(args.actions).suffix in (".csv", ".npy", ".npz"):
+        given = read_actions(Path(args.actions))
+    else:
+        given = parse_actions(args.actions, named_actions(pipeline.trained_on.world))
+    check_actions(torch.from_numpy(given), size=own.shape[1])
+    return np.concatenate([own[:known], given]), None
+
+
+def named_actions(world: str) -> dict[str, tuple[float, ...]]:
+    """The action names of the world that a model was trained on."""
+    if world not in WORLDS:
+        raise UserError(f"the model's world {world!r} has no named actions: give a table (.csv, .npy, .npz)")
+    return WORLDS[world].NAMED_ACTIONS
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Measure a finished run again, with the evaluators of its configuration."""
+    from videowm.train.loop import write_json
+    from videowm.train.tasks import TASKS, finished_task
+
+    if not (args.run / "record.json").exists():
+        raise UserError(f"{args.run} holds no finished run (no record.json): finish it with videowm train")
+    data = configuration.read(args.run / "config.yaml")
+    task = finished_task(configuration.build(TASKS[data["task"]], data, where=str(args.run)), args.run, device())
+    metrics = dict(task.evaluate())
+    write_json(args.run / "evaluation.json", metrics)
+    for name, value in metrics.items():
+        print(f"{name:32s} {json.dumps(value) if isinstance(value, list) else f'{value:.6g}'}")
+
+
+def quickstart(args: argparse.Namespace) -> None:
+    from videowm.quickstart import main
+
+    main(args.out, workers=args.workers)

@@ -1,0 +1,199 @@
+"""Strict typed configuration: YAML -> dataclasses, dotted overrides, did-you-mean, dump, hash. Imports no torch.
+
+A configuration is a frozen dataclass beside the class that it configures. A YAML file holds only what differs from
+the defaults. An unknown key or a wrong type is a `UserError` that names the key, what was expected and the likely
+right one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+
+from videowm.types import UserError
+
+T = TypeVar("T")
+
+
+def load(cls: type[T], path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> T:
+    """Read a YAML file and `key.sub=value` overrides (values in YAML syntax) into the dataclass `cls`."""
+    return build(cls, read(path, overrides), where=str(path))
+
+
+def read(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
+    """The plain mapping of a YAML file with the overrides applied, not yet checked against a dataclass."""
+    try:
+        data = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"no configuration at {path} ({error.strerror}): give the path of a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{path} is not valid YAML ({first}): correct the file") from None
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds a {type(data).__name__}, expected `key: value` lines")
+    for override in overrides:
+        apply_override(data, override)
+    return data
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set `a.b=value` in the nested mapping `data`."""
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise UserError(f"override {override!r} is not of the form key.sub=value")
+    try:
+        value = parse_scalar(text)
+    except yaml.YAMLError:
+        raise UserError(f"override {override!r}: the value is not valid YAML") from None
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = data.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"override {override!r}: {parent} is a value, it has no keys below it")
+        data = inner
+    data[last] = value
+
+
+def parse_scalar(text: str) -> Any:
+    """YAML value of `text`; unlike YAML 1.1, `1e-3` is a number."""
+    value = yaml.safe_load(text)
+    return as_number(value) if isinstance(value, str) else value
+
+
+def as_number(value: str) -> Any:
+    try:
+        return float(value) if any(ch.isdigit() for ch in value) else value
+    except ValueError:
+        return value
+
+
+def build(cls: type[T], data: dict[str, Any], where: str = "configuration") -> T:
+    """Check the nested mapping `data` against the dataclass `cls` and return an instance."""
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values = {}
+    for key, value in data.items():
+        if key not in fields:
+            raise UserError(f"{where}: unknown key {key!r}{suggest(key, fields)}")
+        values[key] = convert(hints[key], value, f"{where}: {key}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise UserError(f"{where}: key {name!r} is missing (a {type_name(hints[name])})")
+    return cls(**values)
+
+
+def suggest(word: str, known) -> str:
+    """The tail of an error sentence: the likely right word, else the list of the known ones."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(map(str, known)))}"
+
+
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type `hint`; int becomes float where a float is asked for, nothing else is guessed."""
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected keys of {hint.__name__}, got {value!r}")
+        return build(hint, value, where)
+    if origin in (Union, types.UnionType):
+        return convert_union(args, value, where)
+    if origin is Literal:
+        if value not in args:
+            raise UserError(f"{where}: {value!r} is not a choice{suggest(value, args)}")
+        return value
+    if origin in (list, tuple):
+        return convert_sequence(hint, origin, args, value, where)
+    if origin is dict or hint is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected a mapping, got {value!r}")
+        return dict(value)
+    return convert_plain(hint, value, where)
+
+
+def convert_union(args: tuple, value: Any, where: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    options = [arg for arg in args if arg is not type(None)]
+    if len(options) == 1:
+        return convert(options[0], value, where)
+    for option in options:
+        try:
+            return convert(option, value, where)
+        except UserError:
+            continue
+    raise UserError(f"{where}: expected {' or '.join(map(type_name, args))}, got {value!r}")
+
+
+def convert_sequence(hint: Any, origin: type, args: tuple, value: Any, where: str) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise UserError(f"{where}: expected {type_name(hint)}, got {value!r}")
+    if origin is tuple and args[-1] is not Ellipsis:
+        if len(value) != len(args):
+            raise UserError(f"{where}: expected {len(args)} values, got {len(value)}: {value!r}")
+        return tuple(convert(arg, v, f"{where}[{i}]") for i, (arg, v) in enumerate(zip(args, value, strict=True)))
+    return origin(convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+
+
+def convert_plain(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any:
+        return value
+    if hint is float:
+        value = as_number(value) if isinstance(value, str) else value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+    if hint is int and isinstance(value, str | float) and as_number(str(value)) == (number := as_int(value)):
+        return number
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise UserError(f"{where}: expected {type_name(hint)}, got {value!r}")
+    return value
+
+
+def as_int(value: str | float) -> int | None:
+    """Whole numbers written as 1e6 or 1000.0 are integers; everything else is not."""
+    try:
+        return int(float(value)) if float(value) == int(float(value)) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def type_name(hint: Any) -> str:
+    return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested mapping of a configuration, fit for YAML and JSON."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(config)
+
+
+def dump(config: Any) -> str:
+    """The fully resolved configuration as YAML; `load` of it gives the same object."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def digest(config: Any, *, without: tuple[str, ...] = ()) -> str:
+    """Hash of what a run computes: the resolved configuration without the named top-level keys (paths, devices)."""
+    data = {k: v for k, v in to_dict(config).items() if k not in without}
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]

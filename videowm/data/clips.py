@@ -1,0 +1,60 @@
+"""Which sample comes when: a function of (seed, index), nothing else."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from videowm.data.dataset import Dataset
+from videowm.types import Clip, UserError
+
+
+@lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Order of `count` items in one pass over them."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def pick(seed: int, index: int, count: int) -> tuple[int, np.random.Generator]:
+    """Item number `index` of an endless stream that passes over all `count` items before one comes again.
+
+    Returns the item and a generator of its own for further choices, such as where in the item to start.
+    """
+    item = int(permutation(seed, index // count, count)[index % count])
+    return item, np.random.default_rng((seed, 1, index))
+
+
+class ClipStream:
+    """Clips of `frames` frames from one split of a dataset: pass after pass over stretches, at random offsets."""
+
+    def __init__(self, dataset: Dataset, *, frames: int, split: str, seed: int) -> None:
+        self.dataset, self.frames, self.seed = dataset, frames, seed
+        episodes = [e for e in dataset.split(split) if dataset.lengths[e] >= frames]
+        if not episodes:
+            raise UserError(
+                f"{dataset.root} has no {split} episode of {frames} frames or more: record longer ones or lower frames"
+            )
+        self.stretches = [(e, s) for e in episodes for s in range(0, int(dataset.lengths[e]) - frames + 1, frames)]
+
+    def __len__(self) -> int:
+        return len(self.stretches)
+
+    def where(self, index: int) -> tuple[int, int]:
+        """Episode and first frame of clip number `index`: a start within its stretch, each as likely as the others."""
+        item, rng = pick(self.seed, index, len(self))
+        episode, start = self.stretches[item]
+        last = int(self.dataset.lengths[episode]) - self.frames
+        return episode, start + int(rng.integers(min(self.frames, last - start + 1)))
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.dataset.clip(*self.where(index), self.frames)
+
+
+def even_clips(dataset: Dataset, *, frames: int, split: str, count: int) -> list[tuple[int, int]]:
+    """About `count` clips (episode, start), spread evenly over the episodes of a split, the same for every model."""
+    episodes = [e for e in dataset.split(split) if dataset.lengths[e] >= frames]
+    if not episodes:
+        raise UserError(f"{dataset.root} has no {split} episode of {frames} frames or more")
+    each = max(1, round(count / len(episodes)))
+    return [(e, int(s)) for e in episodes for s in np.linspace(0, dataset.lengths[e] - frames, each, dtype=int)]

@@ -1,0 +1,116 @@
+"""The validation loss that does not move: velocity MSE on a fixed bank of (clip, target step, level, noise)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videowm.actions.group import group_actions
+from videowm.data.latents import Latents
+from videowm.dit import DiT, flow
+from videowm.evaluate.fidelity import standard_error
+from videowm.types import UserError
+
+
+@dataclass(frozen=True)
+class HeldoutConfig:
+    """The bank. `context` clean steps at least come before a target; targets are all later steps of the window."""
+
+    clips: int = 96
+    window: int = 8
+    context: int = 3
+    seed: int = 0
+    batch: int = 96
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Fixed triples, the same for every run on these latents: one level and one noise for each (clip, target step)."""
+
+    latents: Tensor  # float32 "n t c h w"
+    actions: Tensor  # float32 "n t g", grouped
+    levels: Tensor  # float32 "n m", of the m target steps, stratified uniformly over (0, 1)
+    noise: Tensor  # float32 "n m c h w"
+    episode: np.ndarray  # int "n"
+    context: int
+
+    @property
+    def hash(self) -> str:
+        digest = hashlib.sha256()
+        for tensor in (self.latents, self.actions, self.levels, self.noise):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def make_bank(latents: Latents, config: HeldoutConfig) -> Bank:
+    """Evenly spread windows of the held-out clips, with levels and noise drawn once from the bank's own seed."""
+    window, targets = config.window, config.window - config.context
+    each = latents.latents.shape[1] // window
+    if not (each and 0 < config.context < window):
+        raise UserError(
+            f"heldout.window {window} with heldout.context {config.context} does not fit clips of "
+            f"{latents.latents.shape[1]} latent steps: context < window <= {latents.latents.shape[1]} is needed"
+        )
+    where = [(clip, part * window) for clip in range(len(latents)) for part in range(each)]
+    chosen = [where[i] for i in np.linspace(0, len(where) - 1, min(config.clips, len(where)), dtype=int)]
+    generator = torch.Generator().manual_seed(config.seed)
+    grouped = group_actions(latents.actions, latents.stride)
+    n = len(chosen)
+    strata = torch.randperm(n * targets, generator=generator) + torch.rand(n * targets, generator=generator)
+    return Bank(
+        torch.stack([latents.latents[clip, s : s + window] for clip, s in chosen]),
+        torch.stack([grouped[clip, s : s + window] for clip, s in chosen]),
+        (strata / (n * targets)).view(n, targets),
+        torch.randn(n, targets, *latents.latents.shape[2:], generator=generator),
+        latents.episode[[clip for clip, _ in chosen]].numpy(),
+        config.context,
+    )
+
+
+@torch.no_grad()
+def bank_losses(model: DiT, bank: Bank, actions: Tensor, batch: int) -> Tensor:
+    """Unweighted velocity MSE of every triple, float64 "n m": context clean, the target step noised, in float32."""
+    device = next(model.parameters()).device
+    columns = []
+    for m in range(bank.levels.shape[1]):
+        target = bank.context + m
+        rows = []
+        for i in range(0, len(bank.latents), batch):
+            clean = bank.latents[i : i + batch, : target + 1].to(device)
+            noise = bank.noise[i : i + batch, m, None].to(device)
+            level = torch.zeros(clean.shape[:2], device=device)
+            level[:, target] = bank.levels[i : i + batch, m].to(device)
+            x = torch.cat([clean[:, :-1], flow.noised(clean[:, -1:], noise, level[:, -1:])], dim=1)
+            velocity = model(x, level, actions[i : i + batch, : target + 1].to(device))[:, -1:]
+            rows.append(flow.step_loss(velocity, flow.velocity(clean[:, -1:], noise))[:, 0].cpu().double())
+        columns.append(torch.cat(rows))
+    return torch.stack(columns, dim=1)
+
+
+def shuffled(bank: Bank) -> Tensor:
+    """The bank's actions, each clip with those of a clip of another episode."""
+    n = len(bank.episode)
+    for shift in range(n // 2, n):
+        rolled = np.roll(np.arange(n), shift)
+        if (bank.episode[rolled] != bank.episode).all():
+            return bank.actions[torch.from_numpy(rolled)]
+    return bank.actions[torch.roll(torch.arange(n), n // 2)]
+
+
+def heldout(model: DiT, bank: Bank, *, batch: int = 96, buckets: int = 8) -> Iterator[tuple[str, object]]:
+    """Held-out loss, by target step and by noise bucket, and how much shuffled actions raise it (paired)."""
+    losses = bank_losses(model, bank, bank.actions, batch).numpy()
+    wrong = bank_losses(model, bank, shuffled(bank), batch).numpy()
+    level = bank.levels.numpy()
+    yield "heldout/loss", float(losses.mean())
+    yield "heldout/loss_se", standard_error(losses.mean(1), bank.episode)
+    yield "heldout/action_gap", float((wrong - losses).mean())
+    yield "heldout/action_gap_se", standard_error((wrong - losses).mean(1), bank.episode)
+    yield "heldout/loss_by_step", losses.mean(0).tolist()
+    in_bucket = [(level * buckets).astype(int) == k for k in range(buckets)]
+    yield "heldout/loss_by_level", [float(losses[chosen].mean()) if chosen.any() else None for chosen in in_bucket]

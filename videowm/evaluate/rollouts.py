@@ -1,0 +1,111 @@
+"""Rollouts from held-out starts, against the truth, the codec's own reconstruction and the repeated last frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videowm.data.clips import even_clips
+from videowm.data.dataset import Dataset
+from videowm.evaluate import fidelity
+from videowm.pipeline import WorldModelPipeline
+from videowm.types import UserError
+from videowm.vae.codec import to_float
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Held-out rollouts: `clips` starts spread evenly over the test episodes, the same for every model."""
+
+    clips: int = 48
+    context_frames: int = 9
+    horizon: int = 16
+    sampling_steps: int = 10
+    seed: int = 0
+    batch: int = 16
+
+
+@dataclass(frozen=True)
+class Start:
+    """True frames and actions of some held-out stretches, with the noise that every model starts from."""
+
+    frames: Tensor  # float "b f 3 H W", context and future
+    actions: Tensor  # float32 "b f-1 a"
+    episode: np.ndarray
+    context_frames: int
+    noise: Tensor  # "b steps c h w"
+
+
+def starting_points(dataset: Dataset, config: RolloutConfig, k: int) -> list[tuple[int, int]]:
+    """The held-out (episode, frame) that rollouts of a model with time stride `k` start from."""
+    if (config.context_frames - 1) % k or config.horizon % k:
+        raise UserError(
+            f"context_frames {config.context_frames} and horizon {config.horizon} do not fit the time stride {k}: "
+            f"context must be 1 + {k}n, the horizon a multiple of {k}"
+        )
+    return even_clips(dataset, frames=config.context_frames + config.horizon, split="test", count=config.clips)
+
+
+def start_from(
+    pipeline: WorldModelPipeline, dataset: Dataset, where: list[tuple[int, int]], config: RolloutConfig
+) -> Start:
+    """Read the given stretches; their noise depends on the seed and the latent shape only, not on the model."""
+    total = config.context_frames + config.horizon
+    clips = [dataset.clip(episode, start, total) for episode, start in where]
+    time, down, across = pipeline.codec.stride
+    height, width = clips[0].frames.shape[1:3]
+    shape = (config.horizon // time, pipeline.codec.channels, height // down, width // across)
+    generator = torch.Generator().manual_seed(config.seed)
+    return Start(
+        to_float(np.stack([clip.frames for clip in clips])),
+        torch.from_numpy(np.stack([clip.actions for clip in clips])),
+        np.array([clip.episode for clip in clips]),
+        config.context_frames,
+        torch.randn(len(clips), *shape, generator=generator),
+    )
+
+
+def held_out_starts(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig) -> Start:
+    """The starts of `config`, the same for every model of one time stride."""
+    return start_from(pipeline, dataset, starting_points(dataset, config, pipeline.time_stride), config)
+
+
+def roll(pipeline: WorldModelPipeline, start: Start, config: RolloutConfig, actions: Tensor | None = None) -> Tensor:
+    """Rolled-out frames "b f 3 H W", context included, of all starts; under their own actions unless given."""
+    actions = start.actions if actions is None else actions
+    parts = []
+    for i in range(0, len(start.frames), config.batch):
+        rows = slice(i, i + config.batch)
+        out = pipeline(start.frames[rows, : start.context_frames], actions[rows], noise=start.noise[rows],
+                       sampling_steps=config.sampling_steps)  # fmt: skip
+        parts.append(out.frames.cpu())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def rollouts(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig) -> Iterator[tuple[str, object]]:
+    """PSNR by horizon of the model, the VAE (ceiling) and the repeated last frame (floor), and the model's lead."""
+    start = held_out_starts(pipeline, dataset, config)
+    known = start.context_frames
+    truth = start.frames[:, known:]
+    device = pipeline.device
+    decoded = [
+        pipeline.codec.decode(pipeline.codec.encode(part.to(device))).cpu() for part in start.frames.split(config.batch)
+    ]
+    curves = {
+        "psnr": fidelity.psnr(roll(pipeline, start, config)[:, known:], truth),
+        "psnr_vae": fidelity.psnr(torch.cat(decoded)[:, known:], truth),
+        "psnr_repeat": fidelity.psnr(start.frames[:, known - 1 : known].expand_as(truth), truth),
+    }
+    for name, values in curves.items():
+        fidelity.finite(name, values)
+        yield f"rollout/{name}", values.mean(0).tolist()
+        yield f"rollout/{name}_mean", float(values.mean())
+        yield f"rollout/{name}_se", fidelity.standard_error(values.mean(1).double().numpy(), start.episode)
+    lead = (curves["psnr"] - curves["psnr_repeat"]).mean(1).double().numpy()
+    yield "rollout/lead", float(lead.mean())
+    yield "rollout/lead_se", fidelity.standard_error(lead, start.episode)

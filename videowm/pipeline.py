@@ -1,0 +1,193 @@
+"""The world model as one diffusers pipeline: VAE, transformer, scheduler; saved and loaded as one folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.utils import BaseOutput
+from diffusers.utils import logging as diffusers_logging
+from torch import Tensor, nn
+
+from videowm.actions.group import check_actions, group_actions
+from videowm.dit import DiT
+from videowm.dit.attention import KVCache
+from videowm.dit.sample import euler, schedule
+from videowm.types import UserError, pixel_frames
+from videowm.vae.codec import DiffusersCodec
+
+
+@dataclass
+class WorldModelOutput(BaseOutput):
+    """Frames "b f 3 H W" in [-1, 1], context included, and the normalised latents "b t c h w" behind them."""
+
+    frames: Tensor
+    latents: Tensor
+    context_frames: int
+
+
+def rollout(
+    transformer: DiT, context: Tensor, actions: Tensor, noise: Tensor, *, sampling_steps: int, shift: float = 1.0,
+    window: int | None = None,
+) -> Tensor:  # fmt: skip
+    """Predict latent steps one after the other, each from those before it.
+
+    Args:
+        context: clean latents "b t0 c h w", t0 >= 1.
+        actions: grouped actions "b t0+n g" of context and future.
+        noise: starting noise "b n c h w" of the n future steps.
+        sampling_steps: Euler steps per latent step.
+        window: latent steps seen at once, the new one included; None: all.
+    Returns:
+        predicted latents "b n c h w".
+    """
+    known, count = context.shape[1], noise.shape[1]
+    levels = schedule(sampling_steps, shift).to(context.device)
+    cache = KVCache(transformer.depth, None if window is None else window - 1)
+    first = 0 if window is None else max(0, known - window + 1)
+    clean = torch.zeros(context.shape[:2], device=context.device)
+    transformer(context[:, first:], clean[:, first:], actions[:, first:known], cache, write=True)
+    predicted = []
+    for i in range(count):
+        action = actions[:, known + i, None]
+
+        def velocity(x: Tensor, level: Tensor, action: Tensor = action) -> Tensor:
+            return transformer(x, level, action, cache)
+
+        step = euler(velocity, noise[:, i, None], levels)
+        transformer(step, clean[:, :1], action, cache, write=True)
+        predicted.append(step)
+    return torch.cat(predicted, dim=1)
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What the transformer's inputs were in training; saved in its configuration."""
+
+    latents_mean: list[float]  # per latent channel
+    latents_std: list[float]
+    action_mean: list[float]  # per action
+    action_std: list[float]
+    action_names: list[str]
+    world: str
+    fps: float
+    window: int  # latent steps seen at once
+    vae_hash: str
+
+
+class WorldModelPipeline(DiffusionPipeline):
+    """Continue a video under given actions.
+
+    Example:
+        >>> pipeline = WorldModelPipeline.from_pretrained("runs/world")
+        >>> video = pipeline(frames, actions, generator=torch.Generator().manual_seed(0)).frames
+    """
+
+    def __init__(self, vae: nn.Module, transformer: DiT, scheduler: FlowMatchEulerDiscreteScheduler) -> None:
+        super().__init__()
+        self.register_modules(vae=vae, transformer=transformer, scheduler=scheduler)
+        self.codec = DiffusersCodec(vae)
+        self.trained_on = TrainedOn(**transformer.config.trained_on)
+
+    @classmethod
+    def open(cls, run: str | Path) -> WorldModelPipeline:
+        """Load a finished run; one sentence when there is none, or when its VAE is not the one it was trained with."""
+        run = Path(run)
+        if not (run / "model_index.json").exists() or not (run / "record.json").exists():
+            raise UserError(f"{run} holds no finished world model (no record.json): finish it with videowm train")
+        if json.loads((run / "model_index.json").read_text()).get("_class_name") != cls.__name__:
+            raise UserError(f"{run} holds no world model: name the run directory of a task: world")
+        diffusers_logging.disable_progress_bar()
+        pipeline = cls.from_pretrained(run, low_cpu_mem_usage=False)
+        if pipeline.codec.hash != pipeline.trained_on.vae_hash:
+            raise UserError(f"{run}/vae is not the autoencoder that this model was trained with: restore the folder")
+        return pipeline
+
+    @property
+    def time_stride(self) -> int:
+        return self.codec.stride[0]
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        mean, std = self.statistics("latents", latents)
+        return (latents - mean[:, None, None]) / std[:, None, None]
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        mean, std = self.statistics("latents", latents)
+        return latents * std[:, None, None] + mean[:, None, None]
+
+    def statistics(self, kind: str, like: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(
+            torch.tensor(getattr(self.trained_on, f"{kind}_{what}"), device=like.device) for what in ("mean", "std")
+        )
+
+    def group(self, actions: Tensor) -> Tensor:
+        """Raw actions "b f-1 a" -> grouped, normalised actions "b t g"."""
+        mean, std = self.statistics("action", actions)
+        return group_actions((actions - mean) / std, self.time_stride)
+
+    def check(self, frames: Tensor, actions: Tensor) -> None:
+        """Refuse inputs that do not belong together."""
+        if frames.ndim != 5 or actions.ndim != 3 or len(frames) != len(actions):
+            raise UserError(
+                f"frames {tuple(frames.shape)} and actions {tuple(actions.shape)} given, "
+                "expected (b, f, 3, H, W) and (b, n, a) with the same b"
+            )
+        shape = self.transformer.config
+        expected = (3, shape.height * self.codec.stride[1], shape.width * self.codec.stride[2])
+        if tuple(frames.shape[2:]) != expected or not torch.isfinite(frames).all():
+            raise UserError(
+                f"frames of {tuple(frames.shape[2:])} from {frames.min():g} to {frames.max():g} were given, "
+                f"expected {expected} and finite numbers from -1 to 1"
+            )
+        for one in actions:
+            check_actions(one, size=len(self.trained_on.action_names))
+        if actions.shape[1] < frames.shape[1]:
+            raise UserError(
+                f"{actions.shape[1]} actions for {frames.shape[1]} context frames leave nothing to predict: give "
+                f"{frames.shape[1] - 1} actions for the context and one for every frame to predict"
+            )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        sampling_steps: int = 10,
+    ) -> WorldModelOutput:
+        """Roll out the future of `frames` under `actions`.
+
+        Args:
+            frames: context "b f 3 H W" in [-1, 1], f >= 1. The VAE takes 1 + k frames; earlier ones are left out.
+            actions: "b n a", n >= f: f-1 actions between the context frames, then one for every frame to predict.
+            generator: source of the starting noise, on the CPU or the pipeline's device.
+            noise: the starting noise itself "b steps c h w", instead of a generator.
+        Returns:
+            context and predicted frames, n+1 in all (fewer by the context frames left out).
+        """
+        self.check(frames, actions)
+        if sampling_steps < 1:
+            raise UserError(f"sampling_steps {sampling_steps} cannot be used: give 1 or more")
+        k, device = self.time_stride, self._execution_device
+        left_out = (frames.shape[1] - 1) % k
+        frames, actions = frames[:, left_out:].to(device), actions[:, left_out:].to(device)
+        context = self.normalise(self.codec.encode(frames))
+        wanted = actions.shape[1] + 1
+        padding = -actions.shape[1] % k  # whole latent steps are predicted; what is too much is cut off below
+        actions = torch.cat([actions, actions[:, -1:].expand(-1, padding, -1)], dim=1)
+        grouped = self.group(actions)
+        shape = (len(frames), grouped.shape[1] - context.shape[1], *context.shape[2:])
+        if noise is None:
+            noise = torch.randn(shape, generator=generator, device=generator.device if generator else device)
+        if tuple(noise.shape) != shape:
+            raise UserError(f"noise of shape {tuple(noise.shape)} was given, expected {shape}")
+        predicted = rollout(self.transformer, context, grouped, noise.to(device), sampling_steps=sampling_steps,
+                            shift=self.scheduler.config.shift, window=self.trained_on.window)  # fmt: skip
+        latents = torch.cat([context, predicted], dim=1)
+        decoded = self.codec.decode(self.denormalise(latents))[:, :wanted]
+        return WorldModelOutput(decoded, latents, pixel_frames(context.shape[1], k))

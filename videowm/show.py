@@ -1,0 +1,145 @@
+"""Pictures and videos that people look at: labelled strips, comparison videos, mp4 and PNG as bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from videowm.types import UserError
+
+BACKGROUND, INK, FAINT = (255, 255, 255), (28, 28, 30), (140, 140, 146)
+WIDTH = 10  # of a bar that shows an action, in pixels
+
+
+def enlarge(frames: np.ndarray, cell: int) -> np.ndarray:
+    """uint8 "… H W 3" to "… cell cell 3", by the nearest pixel."""
+    rows, columns = (np.arange(cell) * n // cell for n in frames.shape[-3:-1])
+    return frames[..., rows, :, :][..., columns, :]
+
+
+def font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def text(canvas: np.ndarray, at: tuple[int, int], words: str, *, size: int = 13, ink=INK) -> np.ndarray:
+    """Write words on a uint8 picture "H W 3" at (x, y)."""
+    picture = Image.fromarray(canvas)
+    ImageDraw.Draw(picture).text(at, words, fill=ink, font=font(size))
+    return np.asarray(picture)
+
+
+def grid(
+    rows: list[np.ndarray], labels: list[str], *, columns: list[str], cell: int, margin: int = 56, block: int = 0
+) -> np.ndarray:
+    """A picture of labelled rows "f H W 3" of stills, a header above each column; a gap after every `block` rows."""
+    gap, top = 4, 24
+    tops = [top + r * (cell + gap) + (r // block * 12 if block else 0) for r in range(len(rows))]
+    canvas = np.full((tops[-1] + cell + gap, margin + len(columns) * (cell + gap), 3), BACKGROUND, np.uint8)
+    for y, row in zip(tops, rows, strict=True):
+        for i, frame in enumerate(row):
+            x = margin + i * (cell + gap)
+            canvas[y : y + cell, x : x + cell] = enlarge(frame, cell)
+    for y, label in zip(tops, labels, strict=True):
+        canvas = text(canvas, (2, y + cell // 2 - 8), label)
+    for i, label in enumerate(columns):
+        canvas = text(canvas, (margin + i * (cell + gap) + 2, 5), label, ink=FAINT, size=11)
+    return canvas
+
+
+def side_by_side(videos: list[np.ndarray], labels: list[str], *, cell: int) -> np.ndarray:
+    """Videos "f H W 3" of one length next to each other under their labels: "f H' W' 3"."""
+    gap, top = 6, 22
+    height, width = top + cell + 2, len(videos) * (cell + gap) - gap
+    canvas = np.full((height + height % 2, width + width % 2, 3), BACKGROUND, np.uint8)
+    for i, label in enumerate(labels):
+        canvas = text(canvas, (i * (cell + gap) + 2, 4), label)
+    frames = np.repeat(canvas[None], len(videos[0]), axis=0)
+    for i, video in enumerate(videos):
+        x = i * (cell + gap)
+        frames[:, top : top + cell, x : x + cell] = enlarge(video, cell)
+    return frames
+
+
+def stack(videos: list[np.ndarray]) -> np.ndarray:
+    """Videos "f H W 3" of one width and length under each other."""
+    return np.concatenate(videos, axis=1)
+
+
+def draw_actions(frames: np.ndarray, actions: np.ndarray, names: list[str]) -> np.ndarray:
+    """Below every frame "f H W 3", a bar for each number of the action that leads on from it (the last has none)."""
+    width = frames.shape[2]
+    each = width // len(names)
+    panel = np.full((len(frames), 34, width, 3), BACKGROUND, np.uint8)
+    scale = np.maximum(np.abs(actions).max(axis=0), 1.0)
+    header = panel[0]
+    for j, name in enumerate(names):
+        header = text(header, (j * each + 3, 1), name, size=11, ink=FAINT)
+    panel[:] = header
+    for i, action in enumerate(actions[: len(frames)]):
+        for j, value in enumerate(action / scale):
+            middle, reach = j * each + each // 2, int(value * (each // 2 - 4))
+            low, high = sorted((middle, middle + reach))
+            panel[i, 17 : 17 + WIDTH, low : high + 1] = (214, 69, 65)
+            panel[i, 14:30, middle] = FAINT
+    return np.concatenate([frames, panel], axis=1)
+
+
+def comparison_video(path: Path, predicted: np.ndarray, truth: np.ndarray | None, actions: np.ndarray, names: list[str],
+                     *, context: int, fps: float, cell: int = 256) -> None:  # fmt: skip
+    """Write an mp4 of truth, prediction and their difference, with the actions drawn below.
+
+    Args:
+        predicted: uint8 "f H W 3", `context` given frames first.
+        truth: uint8 of the same shape, or None where the future under these actions was not recorded.
+        actions: float "f-1 a".
+    """
+    shown = [predicted]
+    labels = ["prediction"]
+    if truth is not None:
+        truth = truth[: len(predicted)]
+        difference = np.abs(predicted.astype(np.int16) - truth.astype(np.int16)).astype(np.uint8)
+        shown, labels = [truth, predicted, difference], ["truth", "prediction", "difference"]
+    frames = side_by_side(shown, labels, cell=cell)
+    frames = draw_actions(frames, actions, names)
+    for i in range(min(context, len(frames))):
+        frames[i] = text(frames[i], (frames.shape[2] - 62, 4), "context", ink=FAINT)
+    write_mp4(path, frames, fps)
+
+
+def encode_mp4(frames: np.ndarray, fps: float) -> bytes:
+    """H.264 mp4 of uint8 frames "f H W 3" (even height and width) that every browser plays."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "18", "preset": "veryfast"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
+    """Whole or not there."""
+    if path.suffix != ".mp4":
+        raise UserError(f"{path}: expected a name that ends in .mp4")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = frames.shape[1:3]
+    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(encode_mp4(frames, fps))
+    os.replace(aside, path)
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,122 @@
+"""Checkpoints that are either whole or not there: written aside, fsynced, listed with sha256, then renamed.
+
+Safetensors and JSON only. Order and noise of a run are functions of (seed, step, sample), so a checkpoint holds no
+generator state: weights, optimiser moments, the average and the step are all of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from videowm.types import UserError
+
+MANIFEST = "manifest.json"
+
+
+def save(
+    directory: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], *, keep: int
+) -> Path:
+    """Write `directory/step-N` holding NAME.safetensors for each group and state.json; prune to the `keep` newest."""
+    target = directory / f"step-{step:08d}"
+    aside = directory / f".step-{step:08d}.{os.getpid()}"
+    directory.mkdir(parents=True, exist_ok=True)
+    for leftover in directory.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        aside.mkdir()
+        for name, group in tensors.items():
+            save_file({k: v.detach().cpu().contiguous() for k, v in group.items()}, aside / f"{name}.safetensors")
+        (aside / "state.json").write_text(json.dumps({"step": step, **state}))
+        write_manifest(aside)
+        if target.exists():  # an earlier, damaged one of the same step
+            shutil.rmtree(target)
+        os.replace(aside, target)
+        sync(directory)
+    except Exception as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise disk_error(error, directory) from error
+    held = steps(directory)
+    newest = held.index(target) + 1
+    for old in held[: max(0, newest - keep)] + held[newest:]:  # a later one is damaged, or the run had gone on from it
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def disk_error(error: Exception, directory: Path) -> Exception:
+    """A full disk becomes one sentence; anything else stays what it is."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    if not full:
+        return error
+    held = steps(directory)
+    last = f"the checkpoint {held[-1].name} is untouched" if held else "no checkpoint was there before"
+    return UserError(f"no space left on the disk of {directory}: free some and run the same command again; {last}")
+
+
+def write_manifest(directory: Path) -> None:
+    """sha256 of every file, each forced to the disk before the manifest itself is."""
+    listed = {}
+    for file in sorted(directory.iterdir()):
+        sync(file)
+        listed[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (directory / MANIFEST).write_text(json.dumps(listed, indent=1))
+    sync(directory / MANIFEST)
+    sync(directory)
+
+
+def sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def steps(directory: Path) -> list[Path]:
+    """The published checkpoints, oldest first."""
+    return sorted(path for path in directory.glob("step-*") if path.is_dir())
+
+
+def intact(checkpoint: Path) -> bool:
+    """Whether every file is there and is what was written."""
+    try:
+        listed = json.loads((checkpoint / MANIFEST).read_text())
+        return all(hashlib.sha256((checkpoint / n).read_bytes()).hexdigest() == digest for n, digest in listed.items())
+    except (OSError, ValueError):
+        return False
+
+
+def latest(directory: Path) -> Path | None:
+    """The newest intact checkpoint; damaged ones are passed over."""
+    return next((path for path in reversed(steps(directory)) if intact(path)), None)
+
+
+def load(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Tensor groups and state of a checkpoint written by `save`."""
+    groups = {file.stem: load_file(file) for file in checkpoint.glob("*.safetensors")}
+    return groups, json.loads((checkpoint / "state.json").read_text())
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Moments and step counts as flat names `index.key`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": torch.as_tensor(value) for i, entry in state.items() for key, value in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put the moments saved by `optimizer_tensors` back."""
+    whole = optimizer.state_dict()
+    whole["state"] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        whole["state"].setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(whole)

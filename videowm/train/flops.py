@@ -1,0 +1,75 @@
+"""Floating-point operations of the transformer, counted exactly (one multiply-add is 2).
+
+The training compute of a run is 3 x the forward pass (forward, and twice that backward) over all processed tokens,
+context included, nothing recomputed. Attention counts the pairs that the block-causal mask allows.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+
+def block_flops(tokens: int, pairs: int, width: int) -> int:
+    """One block's matrices and attention: `tokens` of `width`, `pairs` of (query, key) that are attended."""
+    return 24 * tokens * width**2 + 4 * pairs * width
+
+
+def causal_pairs(steps: int, tokens: int) -> int:
+    """Query-key pairs of a block-causal clip of `steps` latent steps of `tokens` tokens."""
+    return tokens**2 * steps * (steps + 1) // 2
+
+
+def dit_forward_flops(
+    *, depth: int, width: int, steps: int, tokens: int, patch_values: int, actions: int, level_features: int = 256
+) -> int:
+    """Forward FLOPs of `videowm.dit.DiT` on one clip of `steps` latent steps of `tokens` tokens each."""
+    length = steps * tokens
+    blocks = depth * block_flops(length, causal_pairs(steps, tokens), width)
+    modulation = steps * (12 * depth + 4) * width**2
+    ends = 2 * (2 * length * patch_values * width)
+    condition = 2 * steps * width * (level_features + width + actions + width)
+    return blocks + modulation + ends + condition
+
+
+def image_dit_forward_flops(
+    *, depth: int, width: int, tokens: int, patch_values: int, outputs: int, vectors: Literal[1] = 1
+) -> int:
+    """Forward FLOPs of the image DiT of arXiv 2212.09748 (one condition vector an image, full attention)."""
+    blocks = depth * (block_flops(tokens, tokens**2, width) + vectors * 12 * width**2)
+    ends = 2 * tokens * width * (patch_values + outputs) + 4 * width**2
+    return blocks + ends + 2 * (256 * width + width**2)
+
+
+def model_flops(model, steps: int) -> int:
+    """Forward FLOPs of a `DiT` on one clip of `steps` latent steps."""
+    config = model.config
+    return dit_forward_flops(
+        depth=model.depth,
+        width=model.hidden,
+        steps=steps,
+        tokens=model.tokens,
+        patch_values=config.channels * config.patch**2,
+        actions=config.actions,
+    )
+
+
+def parameters(model) -> dict[str, int]:
+    """Parameters of a `DiT` in three parts: body (attention, MLP), adaLN (modulation, level) and embeddings."""
+    parts = {"body": 0, "adaln": 0, "embed": 0}
+    for name, value in model.named_parameters():
+        if "modulation" in name or name.startswith("level_mlp"):
+            parts["adaln"] += value.numel()
+        elif name.startswith("blocks."):
+            parts["body"] += value.numel()
+        else:
+            parts["embed"] += value.numel()
+    return parts
+
+
+# Dense bf16 peak of the accelerators that people train on, in FLOP/s (vendors' data sheets).
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Peak FLOP/s of a GPU by its name, or None where it is not known (a CPU, say)."""
+    return next((peak for name, peak in PEAK.items() if name in device_name), None)

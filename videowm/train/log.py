@@ -1,0 +1,115 @@
+"""What a run says: a progress bar, metrics.jsonl (the truth), and trackers that mirror it and may fail."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from accelerate.tracking import GeneralTracker
+from tqdm import tqdm
+
+logger = logging.getLogger("videowm")
+
+
+class Log:
+    """Progress bar, metrics.jsonl and accelerate's trackers of one run; silent on all but the main process."""
+
+    def __init__(self, accelerator, out: Path, *, steps: int, first: int, name: str, config: dict[str, Any],
+                 trackers: list[str]) -> None:  # fmt: skip
+        self.accelerator = accelerator
+        self.main = accelerator.is_main_process
+        self.path = out / "metrics.jsonl"
+        if self.main:
+            keep_until(self.path, first)
+        self.bar = tqdm(total=steps, initial=first, desc=name, disable=not self.main, dynamic_ncols=True, unit="step")
+        self.trackers = self.start_trackers(out, name, config, trackers) if self.main else []
+
+    def start_trackers(self, out: Path, name: str, config: dict[str, Any], kinds: list[str]) -> list[GeneralTracker]:
+        """Start what was asked to be logged with; a tracker that fails costs one warning, never the run."""
+        flat = {k: v if isinstance(v, (int, float, str, bool)) else json.dumps(v) for k, v in flatten(config).items()}
+        started: list[GeneralTracker] = []
+        for kind in kinds:
+            self.accelerator.log_with, self.accelerator.trackers = [kind], []  # each for itself: one fails, not both
+            try:
+                settings = {"wandb": wandb_settings(out, name)} if kind == "wandb" else {}
+                self.accelerator.init_trackers("videowm", config=flat, init_kwargs=settings)
+                started += self.accelerator.trackers
+            except Exception as error:  # noqa: BLE001 - whatever a tracker raises, training goes on
+                logger.warning("no tracking with %s: %s", kind, first_line(error))
+        return started
+
+    def progress(self, step: int, samples: int, shown: dict[str, float]) -> None:
+        """Move the bar to `step` steps done; `samples` is the global batch."""
+        rate = self.bar.format_dict["rate"] or 0
+        text = {k: f"{v:.4g}" for k, v in shown.items()}
+        self.bar.set_postfix({**text, "samples/s": f"{rate * samples:.3g}"}, refresh=False)
+        self.bar.update(step - self.bar.n)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """One line in metrics.jsonl and the same numbers to the trackers."""
+        if not self.main:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
+        for tracker in list(self.trackers):
+            try:
+                tracker.log(numbers, step=step)
+            except Exception as error:  # noqa: BLE001
+                logger.warning("no tracking with %s from step %d on: %s", tracker.name, step, first_line(error))
+                self.trackers.remove(tracker)
+
+    def close(self) -> None:
+        self.bar.close()
+        for tracker in self.trackers:
+            try:
+                tracker.finish()
+            except Exception as error:  # noqa: BLE001
+                logger.warning("tracking with %s did not close: %s", tracker.name, first_line(error))
+
+
+def first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the lines after `step`, so that a resumed run writes every step once."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):  # the half line of a killed process
+            continue
+    aside = path.with_suffix(".tmp")
+    aside.write_text("".join(line + "\n" for line in kept))
+    os.replace(aside, path)
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping -> dotted names."""
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            out |= flatten(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
+def wandb_settings(out: Path, name: str) -> dict[str, Any]:
+    """Offline unless the user is logged in or says otherwise through WANDB_MODE; one run id a directory."""
+    import hashlib
+
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+    run_id = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
+    # A server that does not answer costs a run seconds at its start and a minute at its end (90 s and for ever before).
+    settings = wandb.Settings(silent=True, console="off", init_timeout=15, finish_timeout=60)
+    return {"mode": mode, "dir": str(out), "name": name, "id": run_id, "resume": "allow", "settings": settings}

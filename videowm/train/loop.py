@@ -1,0 +1,381 @@
+"""The only training loop: data, forward, backward, step, log, save, evaluate, export.
+
+What a step computes is a function of (seed, step, sample): the batch, the noise and the dropouts. So resume is the
+same command again, bit-exact on a CPU, whatever the number of workers, and processes share a global batch by slots.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from videowm import config as configuration
+from videowm.train import checkpoint, optim
+from videowm.train.flops import peak_flops
+from videowm.train.lock import RunLock
+from videowm.train.log import Log
+from videowm.types import UserError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a run is trained. `batch` is global: split over processes and accumulation steps, it changes no result."""
+
+    steps: int = 1000
+    batch: int = 8
+    lr: float = 3e-3
+    accumulate: int = 1
+    warmup: float = 0.1  # fraction of the run
+    cooldown: float = 0.2  # fraction of the run, 1 - sqrt
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    clip: float = 1.0  # global gradient norm; 0: no clipping
+    ema: float = 0.0  # length of the weights' moving average as a fraction of the run; 0: none
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device computes it, else fp32
+    workers: int = 0  # processes that load data
+    log_every: int = 10
+    save_every: int = 500
+    keep: int = 2
+    trackers: list[Literal["wandb", "tensorboard"]] = dataclasses.field(
+        default_factory=lambda: ["wandb", "tensorboard"]
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "log_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name} {getattr(self, name)} cannot be used: give 1 or more")
+
+
+class Draws:
+    """Random numbers of one step: functions of (seed, step, slot), drawn for the global batch, cut to some slots."""
+
+    def __init__(self, seed: int, step: int, slots: range, total: int, device) -> None:
+        mixed = (seed * 1_000_003 + step) % 2**63
+        self.generator = torch.Generator(device).manual_seed(mixed)
+        self.slots, self.total, self.device = slots, total, device
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal "slots *shape"."""
+        whole = torch.randn(self.total, *shape, generator=self.generator, device=self.device)
+        return whole[self.slots.start : self.slots.stop]
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform in [0, 1), "slots *shape"."""
+        whole = torch.rand(self.total, *shape, generator=self.generator, device=self.device)
+        return whole[self.slots.start : self.slots.stop]
+
+
+class Task(Protocol):
+    """One trainable thing. One loop serves all."""
+
+    name: str
+    seed: int
+    model: nn.Module
+    step_flops: float | None  # training FLOPs of one step of the global batch, where they are counted
+
+    def load(self, step: int, slots: range) -> dict[str, Tensor]:
+        """The samples of some slots of the global batch of `step`, on the CPU."""
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss over the given samples, and more to log."""
+
+    def evaluate(self) -> Iterator[tuple[str, Any]]:
+        """What is measured on the finished model: pairs (name, value)."""
+
+    def export(self, out: Path) -> None:
+        """Write the finished model."""
+
+    def record(self) -> dict[str, Any]:
+        """What record.json says beyond what the loop knows."""
+
+
+def train(task: Task, config: TrainConfig, out: Path, resolved: dict[str, Any]) -> dict[str, Any]:
+    """Train `task` in the run directory `out`, going on where an earlier call stopped; return its record."""
+    if (out / "record.json").exists():
+        check_same_run(out, resolved)
+        print(f"{out} is finished: nothing to do")
+        return json.loads((out / "record.json").read_text())
+    accelerator = make_accelerator(config, out)
+    run = Run(task, config, out, accelerator)
+    lock = None
+    if accelerator.is_main_process:
+        prepare_directory(out, resolved)
+        lock = RunLock(out)
+    accelerator.wait_for_everyone()
+    run.resume()
+    log = Log(accelerator, out, steps=config.steps, first=run.step, name=task.name, config=resolved,
+              trackers=config.trackers)  # fmt: skip
+    try:
+        learn(run, config, log)
+        record = run.finish() if accelerator.is_main_process else {}
+        log.write(config.steps, {k: v for k, v in record.get("metrics", {}).items() if not isinstance(v, list)})
+    finally:
+        log.close()
+        if lock is not None:
+            lock.release()
+    accelerator.wait_for_everyone()
+    return record
+
+
+def learn(run: Run, config: TrainConfig, log: Log) -> None:
+    """The steps still to do: forward, backward, step, log, save."""
+    began = time.perf_counter()
+    for batch in run.batches():
+        metrics = run.update(batch)
+        run.seconds = run.seconds_before + time.perf_counter() - began
+        last = run.step == config.steps
+        if run.step % config.log_every == 0 or last:
+            values = run.measured(metrics, time.perf_counter() - began)
+            log.write(run.step, values)
+            log.progress(run.step, config.batch, {"loss": values["loss"]})
+        if run.step % config.save_every == 0 or last:
+            run.save()
+
+
+class Run:
+    """The state of a training run: weights, optimiser, average and the number of finished steps."""
+
+    def __init__(self, task: Task, config: TrainConfig, out: Path, accelerator: Accelerator) -> None:
+        self.task, self.config, self.out, self.accelerator = task, config, out, accelerator
+        shares = accelerator.num_processes * config.accumulate
+        if config.batch % shares:
+            raise UserError(
+                f"train.batch {config.batch} cannot be split over {accelerator.num_processes} processes x "
+                f"{config.accumulate} accumulation steps: use a multiple of {shares}"
+            )
+        self.share = config.batch // shares
+        optimizer = optim.adamw(task.model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
+        self.average = optim.Average(task.model, config.ema * config.steps) if config.ema else None
+        self.step, self.seconds, self.seconds_before = 0, 0.0, 0.0
+        self.first = 0
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / "checkpoints"
+
+    def resume(self) -> None:
+        """Go on from the newest intact checkpoint, if there is one."""
+        found = checkpoint.latest(self.checkpoints)
+        if found is None:
+            return
+        groups, state = checkpoint.load(found)
+        self.task.model.load_state_dict(groups["model"])
+        checkpoint.load_optimizer(self.optimizer, groups["optimizer"])
+        if self.average is not None:
+            self.average.values = {k: v.to(self.accelerator.device) for k, v in groups["average"].items()}
+        self.step = self.first = state["step"]
+        self.seconds_before = self.seconds = state["seconds"]
+
+    def save(self) -> None:
+        """Write a checkpoint (main process)."""
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {
+            "model": self.task.model.state_dict(),
+            "optimizer": checkpoint.optimizer_tensors(self.optimizer),
+        }
+        if self.average is not None:
+            tensors["average"] = self.average.values
+        checkpoint.save(self.checkpoints, self.step, tensors, {"seconds": self.seconds}, keep=self.config.keep)
+
+    def slots(self, micro: int) -> range:
+        """This process's slots of the global batch in accumulation step `micro`."""
+        first = (self.accelerator.process_index * self.config.accumulate + micro) * self.share
+        return range(first, first + self.share)
+
+    def batches(self) -> Iterator[list[dict[str, Tensor]]]:
+        """For every step still to do, its accumulation steps' samples."""
+        steps = range(self.step, self.config.steps)
+        micro = self.config.accumulate
+        items = Items(self.task, [(step, self.slots(m)) for step in steps for m in range(micro)])
+        workers = self.config.workers
+        pin = torch.cuda.is_available()
+        loader = torch.utils.data.DataLoader(items, batch_size=None, num_workers=workers, pin_memory=pin)
+        held: list[dict[str, Tensor]] = []
+        for samples in loader:
+            held.append(samples)
+            if len(held) == micro:
+                yield held
+                held = []
+
+    def update(self, batch: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """One optimiser step."""
+        config, accelerator = self.config, self.accelerator
+        factor = optim.wsd(self.step, config.steps, config.warmup, config.cooldown)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr * factor
+        totals: dict[str, Tensor] = {}
+        for micro, samples in enumerate(batch):
+            last = micro == config.accumulate - 1
+            draws = Draws(self.task.seed, self.step, self.slots(micro), config.batch, accelerator.device)
+            samples = {k: v.to(accelerator.device, non_blocking=True) for k, v in samples.items()}
+            with nullcontext() if last else accelerator.no_sync(self.model), accelerator.autocast():
+                loss, metrics = self.task.loss(self.model, samples, draws)
+            accelerator.backward(loss / config.accumulate)
+            for name, value in {"loss": loss, **metrics}.items():
+                totals[name] = totals.get(name, 0) + value.detach().float() / config.accumulate
+        totals["grad_norm"] = self.clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.task.model)
+        self.step += 1
+        return totals
+
+    def clip(self) -> Tensor:
+        """Clip the gradient; stop before the update when it is not finite."""
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
+        if not math.isfinite(norm):
+            raise UserError(
+                f"the gradient of step {self.step} is not finite ({float(norm)}): lower train.lr "
+                f"(now {self.config.lr}) or check the data; the last checkpoint is from before this step"
+            )
+        return norm
+
+    def measured(self, metrics: dict[str, Tensor], seconds: float) -> dict[str, float]:
+        """Metrics averaged over the processes, the learning rate and the speed."""
+        values = {k: float(self.accelerator.reduce(v, reduction="mean")) for k, v in metrics.items()}
+        rate = (self.step - self.first) / seconds
+        values |= {"lr": self.optimizer.param_groups[0]["lr"], "samples_per_second": rate * self.config.batch}
+        if (mfu := self.mfu(rate)) is not None:
+            values["mfu"] = mfu
+        return values
+
+    def mfu(self, steps_per_second: float) -> float | None:
+        """Share of the device's dense bf16 peak; None where the peak or the FLOPs are not known."""
+        if self.task.step_flops is None or self.accelerator.device.type != "cuda":
+            return None
+        peak = peak_flops(torch.cuda.get_device_name())
+        return peak and self.task.step_flops * steps_per_second / (peak * self.accelerator.num_processes)
+
+    def finish(self) -> dict[str, Any]:
+        """Export the model, evaluate it and write record.json, last."""
+        if self.average is not None:
+            self.task.model.load_state_dict(self.average.values)
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # from here on in full precision
+        self.task.model.eval()
+        self.task.export(self.out)
+        metrics = dict(self.task.evaluate())
+        steps_per_second = self.config.steps / self.seconds if self.seconds else 0.0
+        record = {
+            "schema": 1,
+            "name": self.out.name,
+            "seed": self.task.seed,
+            "steps": self.config.steps,
+            "wall_seconds": round(self.seconds, 2),
+            "device": device_name(self.accelerator.device),
+            "mfu": self.mfu(steps_per_second),
+            **self.task.record(),
+            "metrics": metrics,
+        }
+        write_json(self.out / "record.json", record)
+        return record
+
+
+class Items(torch.utils.data.Dataset):
+    """Samples by (step, slots), for a DataLoader that keeps their order."""
+
+    def __init__(self, task: Task, items: list[tuple[int, range]]) -> None:
+        self.task, self.items = task, items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.task.load(*self.items[index])
+
+
+def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
+    cuda = torch.cuda.is_available()
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if cuda or torch.cpu._is_avx512_bf16_supported() else "fp32"
+    accelerator = Accelerator(
+        cpu=not cuda,
+        mixed_precision="no" if precision == "fp32" else precision,
+        log_with=list(config.trackers) or None,
+        project_dir=out,
+    )
+    set_seed(0)  # nothing depends on it: models draw their weights under the task's own seed
+    return accelerator
+
+
+def prepare_directory(out: Path, resolved: dict[str, Any]) -> None:
+    """Make the run directory, or check that it is this very run's."""
+    if (out / "config.yaml").exists():
+        check_same_run(out, resolved)
+    elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise UserError(f"{out} is not empty and holds no run (no config.yaml): choose another out=")
+    out.mkdir(parents=True, exist_ok=True)
+    aside = out / f".config.{os.getpid()}"
+    aside.write_text(yaml.safe_dump(resolved, sort_keys=False))
+    os.replace(aside, out / "config.yaml")
+
+
+# What may change between two calls of the same run: how it is executed, not what it computes.
+FREE = (
+    "out",
+    "train.workers",
+    "train.log_every",
+    "train.save_every",
+    "train.keep",
+    "train.trackers",
+    "train.accumulate",
+)
+
+
+def check_same_run(out: Path, resolved: dict[str, Any]) -> None:
+    """Refuse to go on in a directory whose run was configured otherwise."""
+    from videowm.train.log import flatten
+
+    if not (out / "config.yaml").exists():
+        raise UserError(f"{out} has a record but no config.yaml, so it cannot be this run: choose another out=")
+    theirs, ours = flatten(yaml.safe_load((out / "config.yaml").read_text())), flatten(resolved)
+    for key in sorted(set(theirs) | set(ours)):
+        if key not in FREE and theirs.get(key) != ours.get(key):
+            raise UserError(
+                f"{out} holds another run: {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here; "
+                "choose another out= or remove the directory"
+            )
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Whole or not there."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(data, indent=1))
+    checkpoint.sync(aside)
+    os.replace(aside, path)
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"
+
+
+def launch(path: Path, overrides: list[str]) -> dict[str, Any]:
+    """`videowm train`: read the configuration, build the task it names, train it."""
+    from videowm.train.tasks import TASKS, build_task
+
+    data = configuration.read(path, overrides)
+    kind = data.get("task")
+    if not isinstance(kind, str) or kind not in TASKS:
+        raise UserError(f"{path}: task is {kind!r}, expected one of {', '.join(TASKS)}")
+    config = configuration.build(TASKS[kind], data, where=str(path))
+    task = build_task(config)
+    return train(task, task.config.train, Path(config.out), configuration.to_dict(task.config))

@@ -1,0 +1,44 @@
+"""Optimiser and learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+
+def wsd(step: int, steps: int, warmup: float, cooldown: float) -> float:
+    """Warmup-stable-decay factor in (0, 1] (arXiv 2405.18392): linear up, flat, then 1 - sqrt down to zero.
+
+    `warmup` and `cooldown` are fractions of the run, so the schedule moves with its length.
+    """
+    rise, fall = warmup * steps, cooldown * steps
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    if step >= steps - fall:
+        return 1 - math.sqrt((step + 1 - (steps - fall)) / (fall + 1))
+    return 1.0
+
+
+def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW; only matrices decay, biases and gains do not."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+
+
+class Average:
+    """Exponential moving average of the weights over a fraction of the run (EMA length moves with the run)."""
+
+    def __init__(self, model: nn.Module, steps: float) -> None:
+        self.weight = 1 / max(1.0, steps)
+        self.values = {k: v.detach().clone().float() for k, v in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        for name, value in model.state_dict().items():
+            self.values[name].lerp_(value.detach().float(), self.weight)

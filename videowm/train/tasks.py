@@ -1,0 +1,273 @@
+"""What can be trained: the video autoencoder and the world model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+
+from videowm import config as configuration
+from videowm.actions.group import drop_actions, group_actions, grouped_size
+from videowm.data.clips import ClipStream, even_clips, pick
+from videowm.data.dataset import Dataset
+from videowm.data.latents import Latents, read_index
+from videowm.dit import DiT, flow
+from videowm.evaluate.heldout import HeldoutConfig, heldout, make_bank
+from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
+from videowm.evaluate.rollouts import RolloutConfig, rollouts, starting_points
+from videowm.pipeline import TrainedOn, WorldModelPipeline
+from videowm.train.flops import model_flops, parameters
+from videowm.train.loop import Draws, TrainConfig
+from videowm.types import UserError, latent_steps
+from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to_float
+from videowm.vae.loss import VAELossConfig, vae_loss
+
+
+@dataclass(frozen=True)
+class VAERun:
+    """`task: vae`: train a video autoencoder on the clips of a dataset."""
+
+    task: Literal["vae"]
+    out: str
+    data: str
+    seed: int = 0
+    frames: int = 9  # frames a clip, 1 + k * time stride
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    loss: VAELossConfig = field(default_factory=VAELossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """How noise levels and conditions are drawn in training."""
+
+    location: float = 0.0  # of the logit-normal distribution of levels
+    scale: float = 1.5
+    drop_actions: float = 0.0  # share of samples trained without actions
+    shift: float = 1.0  # of the sampling schedule
+
+
+@dataclass(frozen=True)
+class WorldRun:
+    """`task: world`: train the diffusion transformer on encoded latents."""
+
+    task: Literal["world"]
+    out: str
+    latents: str
+    seed: int = 0
+    depth: int = 4
+    patch: int = 2
+    hidden: int | None = None  # width, 64 * depth unless given
+    window: int = 8  # latent steps a sample
+    budget: float | None = None  # training FLOPs; sets train.steps
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+
+
+TASKS: dict[str, type] = {"vae": VAERun, "world": WorldRun}
+
+
+def build_task(config: VAERun | WorldRun) -> VAETask | WorldTask:
+    """The task of a configuration, its weights drawn under its seed."""
+    torch.manual_seed(config.seed)
+    return VAETask(config) if isinstance(config, VAERun) else WorldTask(config)
+
+
+def finished_task(config: VAERun | WorldRun, run: Path, device: torch.device) -> VAETask | WorldTask:
+    """The task of a finished run with its trained weights, ready to be evaluated."""
+    task = build_task(config)
+    trained = load_vae(run) if isinstance(task, VAETask) else WorldModelPipeline.open(run).transformer
+    target = task.codec.vae if isinstance(task, VAETask) else task.model
+    target.load_state_dict(trained.state_dict())
+    task.model.to(device).eval()
+    return task
+
+
+class VAETask:
+    """Reconstruct clips."""
+
+    name = "vae"
+    step_flops = None
+
+    def __init__(self, config: VAERun) -> None:
+        self.config, self.seed = config, config.seed
+        self.dataset = Dataset(config.data)
+        self.codec = DiffusersCodec(build_vae(config.vae))
+        for frames in (config.frames, config.evaluate.frames):
+            latent_steps(frames, self.codec.stride[0])
+        self.clips = ClipStream(self.dataset, frames=config.frames, split="train", seed=config.seed)
+        self.codec.check_strides(*self.dataset.size)
+        even_clips(self.dataset, frames=config.evaluate.frames, split="test", count=1)  # now, not after training
+        self.model = Autoencoder(self.codec)
+
+    def load(self, step: int, slots: range) -> dict[str, Tensor]:
+        first = step * self.config.train.batch
+        return {"frames": torch.from_numpy(np.stack([self.clips[first + slot].frames for slot in slots]))}
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        frames = to_float(batch["frames"])
+        decoded, latents = model(frames, draws, self.config.loss.noise)
+        return vae_loss(decoded, frames, latents, self.config.loss)
+
+    def evaluate(self) -> Iterator[tuple[str, Any]]:
+        yield from reconstruction(self.codec, self.dataset, self.config.evaluate)
+
+    def export(self, out: Path) -> None:
+        self.codec.vae.save_pretrained(out / "vae")
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "config_hash": configuration.digest(self.config, without=("out",)),
+            "params": {"vae": sum(p.numel() for p in self.model.parameters())},
+            "frames": {"seen": self.config.train.steps * self.config.train.batch * self.config.frames},
+            "hashes": {"data": self.dataset.hash, "vae": self.codec.hash},
+        }
+
+
+class Autoencoder(nn.Module):
+    """Frames in, frames out: the one call that a training step makes."""
+
+    def __init__(self, codec: DiffusersCodec) -> None:
+        super().__init__()
+        self.vae = codec.vae
+        self.codec = [codec]  # in a list: its weights are registered once, as `vae`
+
+    def forward(self, frames: Tensor, draws: Draws, noise: float) -> tuple[Tensor, Tensor]:
+        """Frames "b f 3 H W" -> decoded frames, latents; decoded from latents with `noise` added."""
+        codec = self.codec[0]
+        latents = codec.encode(frames)
+        shaken = latents + noise * draws.normal(*latents.shape[1:]) if noise else latents
+        return codec.decode_raw(shaken), latents
+
+
+class WorldTask:
+    """Predict the velocity of noised latent steps from themselves, earlier steps and actions."""
+
+    name = "world"
+
+    def __init__(self, config: WorldRun) -> None:
+        config = with_steps(config)
+        self.config, self.seed = config, config.seed
+        self.latents = Latents.open(config.latents, "train")
+        index = self.latents.index
+        if not 2 <= config.window <= index["steps"]:
+            raise UserError(
+                f"window {config.window} does not fit the {index['steps']} latent steps of {config.latents}: "
+                f"give 2 to {index['steps']}"
+            )
+        self.grouped = group_actions(self.latents.actions, self.latents.stride)
+        self.model = make_model(config, index)
+        self.bank = make_bank(Latents.open(config.latents, "test"), config.heldout)
+        self.clip_flops = 3 * model_flops(self.model, config.window)
+        self.step_flops = self.clip_flops * config.train.batch
+        starting_points(self.dataset(), config.rollout, self.pipeline().time_stride)  # refused now, not after training
+
+    def load(self, step: int, slots: range) -> dict[str, Tensor]:
+        """Windows of the encoded clips: half of them from a clip's beginning, where a rollout begins."""
+        window, rows = self.config.window, []
+        for slot in slots:
+            clip, rng = pick(self.seed, step * self.config.train.batch + slot, len(self.latents))
+            last = self.latents.latents.shape[1] - window
+            rows.append((clip, int(rng.integers(last + 1)) if rng.random() < 0.5 else 0))
+        return {
+            "latents": torch.stack([self.latents.latents[clip, s : s + window] for clip, s in rows]),
+            "actions": torch.stack([self.grouped[clip, s : s + window] for clip, s in rows]),
+        }
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean velocity MSE over every step, each at a noise level of its own."""
+        latents, settings = batch["latents"], self.config.flow
+        t = latents.shape[1]
+        level = flow.training_levels(draws.uniform(t), location=settings.location, scale=settings.scale)
+        noise = draws.normal(*latents.shape[1:])
+        actions = drop_actions(batch["actions"], draws.uniform() < settings.drop_actions)
+        predicted = model(flow.noised(latents, noise, level), level, actions)
+        return flow.step_loss(predicted, flow.velocity(latents, noise)).mean(), {}
+
+    def evaluate(self) -> Iterator[tuple[str, Any]]:
+        yield from heldout(self.model, self.bank, batch=self.config.heldout.batch)
+        yield from rollouts(self.pipeline(), self.dataset(), self.config.rollout)
+
+    def dataset(self) -> Dataset:
+        """The recording that the latents were made of."""
+        dataset = Dataset(self.latents.index["data"])
+        if dataset.hash != self.latents.index["data_hash"]:
+            raise UserError(f"{dataset.root} changed since {self.config.latents} was made of it: encode it again")
+        return dataset
+
+    def pipeline(self) -> WorldModelPipeline:
+        """The trained model with the autoencoder that made its latents."""
+        index = self.latents.index
+        vae = load_vae(index["vae"])
+        if DiffusersCodec(vae).hash != index["vae_hash"]:
+            raise UserError(
+                f"{self.config.latents} was made by another autoencoder than {index['vae']} holds now: encode again"
+            )
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=self.config.flow.shift)
+        pipeline = WorldModelPipeline(vae, self.model, scheduler)
+        return pipeline.to(next(self.model.parameters()).device)
+
+    def export(self, out: Path) -> None:
+        self.pipeline().save_pretrained(out)
+
+    def record(self) -> dict[str, Any]:
+        config, index = self.config, self.latents.index
+        samples = config.train.steps * config.train.batch
+        stride = index["stride"][0]
+        processed = samples * config.window * self.model.tokens
+        seen = samples * (1 + stride * (config.window - 1))
+        unique = len(self.latents) * (1 + stride * (index["steps"] - 1))
+        return {
+            "depth": config.depth,
+            "config_hash": configuration.digest(config, without=("out",)),
+            "params": parameters(self.model),
+            "tokens": {"target": processed, "processed": processed},
+            "frames": {"seen": seen, "unique": min(seen, unique)},
+            "flops": {"train": self.clip_flops * samples, "encode": None},
+            "hashes": {"data": index["data_hash"], "vae": index["vae_hash"], "bank": self.bank.hash},
+        }
+
+
+def make_model(config: WorldRun, index: dict[str, Any]) -> DiT:
+    """A transformer of the configuration's size for latents of the folder described by `index`."""
+    channels, height, width = index["shape"]
+    if height % config.patch or width % config.patch:
+        raise UserError(f"patch {config.patch} does not divide the latent size {height}x{width}: use 1 or a divisor")
+    hidden = config.hidden or 64 * config.depth
+    if config.depth < 1 or hidden % 8 or hidden % max(1, hidden // 64):
+        raise UserError(
+            f"depth {config.depth}, hidden {config.hidden}: give a depth of 1 or more and a width that is a multiple "
+            f"of 64 (below 128, of 8)"
+        )
+    actions = grouped_size(len(index["action_names"]), index["stride"][0])
+    trained_on = TrainedOn(
+        latents_mean=index["mean"], latents_std=index["std"], action_mean=index["action_mean"],
+        action_std=index["action_std"], action_names=index["action_names"], world=index["world"], fps=index["fps"],
+        window=config.window, vae_hash=index["vae_hash"],
+    )  # fmt: skip
+    return DiT(
+        config.depth, channels, height, width, actions, config.patch, config.hidden, trained_on=asdict(trained_on)
+    )
+
+
+def meta_model(config: WorldRun) -> DiT:
+    """The configuration's transformer without memory, to count on."""
+    with torch.device("meta"):
+        return make_model(config, read_index(Path(config.latents)))
+
+
+def with_steps(config: WorldRun) -> WorldRun:
+    """Where a FLOP budget is given, the number of steps follows from it."""
+    if config.budget is None:
+        return config
+    step = 3 * model_flops(meta_model(config), config.window) * config.train.batch
+    return replace(config, train=replace(config.train, steps=max(1, round(config.budget / step))))

@@ -1,0 +1,77 @@
+"""The boundary format, written once, in full. Every room speaks these shapes, ranges and names.
+
+Axis alphabet (the same letters in signatures and in einops):
+    b batch · f pixel frames · H W pixels · t latent steps · c latent channels · h w latent height and width
+    s tokens per latent step · d width · n heads · k head size · a action size
+
+Frames    uint8 "f H W 3" in 0..255 on disk and in `Episode`; float "b f 3 H W" in [-1, 1] in front of a network.
+Actions   float32 "f-1 a": **action i leads frame i to frame i+1**, so F frames have F-1 actions. On disk every row
+          has an action (LeRobot's convention); the one in the last row leads to a frame that was not recorded.
+Latents   float "b t c h w". With time stride k, latent step 0 holds frame 0 and latent step i >= 1 holds frames
+          1+k(i-1) .. k*i, so a clip of f = 1 + k*(t-1) frames gives t steps, and the k actions k(i-1) .. k*i-1
+          lead from step i-1 to step i.
+Level     float "b t" in [0, 1]: 0 clean, 1 pure noise; one number a latent step, always.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class UserError(Exception):
+    """What a user wrote or gave cannot be used. The message is one sentence: value, expectation, remedy."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One recorded episode of F rows; row i is the frame shown, the action then taken and what followed it."""
+
+    frames: np.ndarray  # uint8 "f H W 3"
+    actions: np.ndarray  # float32 "f a", row i leads frame i to frame i+1
+    rewards: np.ndarray  # float32 "f", earned by action i
+    dones: np.ndarray  # bool "f", whether action i ended the episode
+    states: np.ndarray  # float32 "f k", the simulator's own state when frame i was drawn
+    caption: str  # what happens, in plain words, made from the states
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A stretch of consecutive frames of one episode and the actions between them."""
+
+    frames: np.ndarray  # uint8 "f H W 3"
+    actions: np.ndarray  # float32 "f-1 a"
+    episode: int
+    start: int  # index of the first frame within the episode
+
+
+class VideoCodec(Protocol):
+    """A video autoencoder as every other room sees it."""
+
+    stride: tuple[int, int, int]  # (time, height, width) pixels per latent element
+    channels: int  # latent channels
+    hash: str  # sha256 over configuration and weights
+
+    def encode(self, frames):
+        """Frames "b f 3 H W" in [-1, 1] -> latents "b t c h w"; f must be 1 + k * time stride."""
+
+    def decode(self, latents):
+        """Latents "b t c h w" -> frames "b f 3 H W", clipped to [-1, 1]; f = 1 + time stride * (t-1)."""
+
+
+def latent_steps(frames: int, stride: int) -> int:
+    """Latent steps of a clip of `frames` frames at time stride `stride`; UserError names the lengths that fit."""
+    if frames < 1 or (frames - 1) % stride:
+        below = max(1, (frames - 1) // stride * stride + 1)
+        raise UserError(
+            f"a clip of {frames} frames does not fit the time stride {stride}: lengths are 1 + {stride}k, "
+            f"the nearest are {below} and {below + stride}"
+        )
+    return 1 + (frames - 1) // stride
+
+
+def pixel_frames(steps: int, stride: int) -> int:
+    """Frames of a clip of `steps` latent steps at time stride `stride`."""
+    return 1 + (steps - 1) * stride
