@@ -39,6 +39,7 @@ class Point:
     params: dict[str, int]
     tokens: int  # processed
     steps: int
+    after: str | None = None  # name of the point whose checkpoint this one goes on from
 
 
 def load_sweep(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> SweepConfig:
