@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
     p = verb("record", "play a game with a scripted driver and record a dataset",
              "videowm record carracing --out data/carracing --episodes 200 --seed 0 --workers 2")  # fmt: skip
-    p.add_argument("world", help="the game: carracing")
+    p.add_argument("world", help="the game: carracing, carracing-noisy, takecover or fourrooms")
     p.add_argument("--out", type=Path, required=True, help="dataset directory to write")
     p.add_argument("--episodes", type=int, required=True)
     p.add_argument("--seed", type=int, default=0)
@@ -70,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--frames", type=int, default=65, help="frames a clip, 1 + k * time stride (default: %(default)s)")
     p.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="default: %(default)s")
     p.add_argument("--batch", type=int, default=4)
+    p.add_argument("--play", type=int, metavar="N", help="train on N new episodes, played and encoded but never stored")
+    p.add_argument(
+        "--seed", type=int, default=1, help="of the played episodes, not the dataset's (default: %(default)s)"
+    )
+    p.add_argument("--workers", type=int, default=1, help="playing processes; they change nothing in the latents")
 
     p = verb("generate", "continue held-out frames under given actions; writes truth, prediction and difference",
              'videowm generate runs/world --from data/carracing --actions "left*8 gas*16" --out clip.mp4')  # fmt: skip

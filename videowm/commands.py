@@ -14,6 +14,7 @@ from videowm.actions.group import check_actions
 from videowm.actions.script import parse_actions, read_actions
 from videowm.data.dataset import Dataset
 from videowm.data.latents import encode_dataset
+from videowm.data.played import Played
 from videowm.data.worlds import WORLDS
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
@@ -29,8 +30,11 @@ def encode(args: argparse.Namespace) -> None:
     where = device()
     codec = DiffusersCodec(load_vae(args.vae).to(where).eval())
     dataset = Dataset(args.data)
+    played = None
+    if args.play is not None:
+        played = Played(dataset, episodes=args.play, seed=args.seed, workers=args.workers)
     index = encode_dataset(dataset, codec, args.out, frames=args.frames, vae=str(args.vae), batch=args.batch,
-                           dtype=args.dtype, to_frames=lambda pixels: to_float(pixels, where))  # fmt: skip
+                           dtype=args.dtype, played=played, to_frames=lambda pixels: to_float(pixels, where))  # fmt: skip
     print(f"{args.out}: clips of {args.frames} frames, {index['clips']}, made by VAE {index['vae_hash']}")
 
 

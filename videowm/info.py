@@ -33,7 +33,8 @@ def dataset_info(path: Path, *, verify: bool) -> str:
         [
             f"dataset   {path} ({dataset.name}, LeRobot {dataset.info['codebase_version']})",
             f"episodes  {dataset.num_episodes}: {len(dataset.split('train'))} train, {len(dataset.split('test'))} test",
-            f"frames    {frames} of {height}x{width} at {dataset.fps:g} fps, {frames / dataset.fps / 60:.1f} minutes",
+            f"frames    {frames} of {height}x{width} at {dataset.fps:g} fps, {frames / dataset.fps / 60:.1f} minutes; "
+            f"{dataset.lengths.min()} to {dataset.lengths.max()} an episode",
             f"actions   {', '.join(dataset.action_names)}",
             f"state     {', '.join(dataset.state_names) or 'none'}",
             f"caption   {dataset.caption(0)}",
@@ -49,10 +50,12 @@ def latents_info(path: Path, *, verify: bool) -> str:
     if verify:
         Latents.open(path, "train"), Latents.open(path, "test")
     c, h, w = index["shape"]
+    played = index.get("played")
+    source = f", training clips from {played['episodes']} episodes played with seed {played['seed']}" if played else ""
     return "\n".join(
         [
             f"latents   {path} of {index['data']} ({index['world']}), {index['dtype']}",
-            f"clips     {index['clips']['train']} train, {index['clips']['test']} test, {index['frames']} frames each",
+            f"clips     {index['clips']['train']} train, {index['clips']['test']} test, {index['frames']} frames each{source}",
             f"shape     {index['steps']} steps x {c} channels x {h} x {w}, strides {tuple(index['stride'])}",
             f"made by   VAE {index['vae_hash']} ({index['vae']}) from dataset {index['data_hash']}",
         ]

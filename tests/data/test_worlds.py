@@ -1,4 +1,4 @@
-"""CarRacing: its picture, its driver, its words."""
+"""The worlds: pictures, states, drivers, words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from videowm.data.worlds import CarRacing, open_world
+from videowm.data.record import play_once
+from videowm.data.worlds import WORLDS, CarRacing, TakeCover, open_world
+from videowm.data.worlds.takecover import FIRST_SLOT, area_average, escape
 from videowm.types import UserError
 
 
@@ -143,5 +145,115 @@ def test_unknown_world_is_one_sentence():
 def test_import_stays_cheap():
     """Guards `--help`: no simulator, decoder or torch before a command needs one."""
     code = "import videowm.data.worlds, videowm.data.record, videowm.data.import_, sys;"
-    code += "print([m for m in ('gymnasium', 'pygame', 'decord', 'torch', 'av') if m in sys.modules])"
+    code += "print([m for m in ('gymnasium', 'pygame', 'decord', 'torch', 'av', 'vizdoom', 'miniworld', 'pyglet') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def opened(name: str):
+    """The world, reset once; skipped where the machine cannot draw it."""
+    world = open_world(name)
+    try:
+        world.reset(0)
+    except UserError as error:
+        if "cannot draw" not in str(error):
+            raise
+        pytest.skip(str(error))
+    return world
+
+
+@pytest.mark.parametrize("name", ["takecover", "fourrooms", "carracing-noisy"])
+def test_a_world_repeats_and_keeps_its_promises(name, tmp_path, monkeypatch):
+    """Guards hidden state between episodes, shapes that differ from the names, and files left where the user stands.
+
+    Bitwise: the same episode again in the same engine after another one, and in a second engine.
+    """
+    monkeypatch.chdir(tmp_path)
+    world, other = opened(name), open_world(name)
+    episode, another, again, elsewhere = (
+        play_once(w, np.random.default_rng([2, number]), 70) for w, number in zip([world] * 3 + [other], [3, 4, 3, 3])
+    )
+    for same in (again, elsewhere):
+        assert same.caption == episode.caption
+        for column in ("frames", "states", "actions", "rewards", "dones"):
+            np.testing.assert_array_equal(getattr(same, column), getattr(episode, column))
+    assert not np.array_equal(another.frames[0:9], episode.frames[0:9])
+    assert episode.frames.shape[1:] == (*world.size, 3) and episode.frames.dtype == np.uint8
+    assert episode.states.shape[1] == len(world.state_names) and np.isfinite(episode.states).all()
+    assert episode.actions.shape[1] == len(world.action_names)
+    assert {len(action) for action in world.NAMED_ACTIONS.values()} == {len(world.action_names)}
+    assert name == world.name and WORLDS[name] is type(world) and not list(tmp_path.iterdir())
+
+
+def test_noise_is_only_in_its_corner():
+    """Guards noise that spoils the game's picture, or that repeats from frame to frame."""
+    plain, noisy = CarRacing(), open_world("carracing-noisy")
+    shown = []
+    for world in (plain, noisy):
+        world.reset(4)
+        first = world.render()
+        world.step(np.zeros(3))
+        shown.append(np.stack([first, world.render()]))
+    differs = (shown[0] != shown[1]).any(-1)
+    assert not differs[:, 16:].any() and not differs[:, :, :-16].any() and differs[:, :16, -16:].mean() > 0.99
+    assert (shown[1][0] != shown[1][1])[:16, -16:].mean() > 0.9
+
+
+def test_takecover_ends_with_death_and_steps_to_the_named_side():
+    """Guards a frame after death, sides that are swapped, and a state that is not the engine's."""
+    world = opened("takecover")
+    for name, sign in (("left", 1), ("right", -1), ("stay", 0)):
+        world.reset(1)
+        before = world.state()
+        for _ in range(5):
+            world.step(np.array(TakeCover.NAMED_ACTIONS[name]))
+        assert np.sign(np.round(world.state()[1] - before[1])) == sign, name
+    episodes = [play_once(world, np.random.default_rng([8, i]), 261) for i in range(12)]
+    ended = [e for e in episodes if e.dones[-1]]
+    assert len(ended) > 6 and all(not e.dones[:-1].any() for e in episodes)
+    assert all((e.states[:, 4] > 0).all() for e in ended), "every recorded frame is one of a living player"
+    assert all(any(w in e.caption for w in ("dies", "killed")) == bool(e.dones[-1]) for e in episodes)
+    states = np.concatenate([e.states for e in episodes])
+    names = {name: i for i, name in enumerate(TakeCover.state_names)}
+    assert (states[:, names["imps"]] >= 3).all() and states[:, names["fireballs"]].max() >= 3
+    one = states[states[:, names["fireballs"]] == 1]
+    assert (one[:, names["fireball0_x"]] != 0).all() and (one[:, names["fireball1_x"]] == 0).all()
+    seen, there = states[:, names["fireballs_seen"]], states[:, names["fireballs"]]
+    assert (seen <= there).all() and 0 < seen.sum() < there.sum()
+
+
+def test_takecover_dodges():
+    """Guards an escape towards the fireball, into a wall, or from one that flies past."""
+    state = np.zeros(len(TakeCover.state_names), np.float32)
+    state[1] = 400
+    for y, vy, expected in ((20, 0, -1), (-20, 0, 1), (200, 0, 0), (200, -10, -1)):
+        state[FIRST_SLOT : FIRST_SLOT + 4] = 200, y, -10, vy
+        assert escape(state) == expected
+    state[FIRST_SLOT : FIRST_SLOT + 4] = 200, 20, -10, 0
+    state[1] = 20
+    assert escape(state) == 1, "not into the wall"
+    state[FIRST_SLOT + 2] = 10
+    assert escape(state) == 0, "one that flies away is no danger"
+
+
+def test_area_average_is_exact():
+    """Guards the scaling: against the mean of the picture blown up so far that areas are whole pixels."""
+    screen = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    blown = screen.repeat(8, 0).repeat(2, 1).reshape(64, 15, 64, 5, 3).astype(np.int64).sum((1, 3))
+    np.testing.assert_array_equal(area_average(screen), (blown + 37) // 75)
+
+
+def test_fourrooms_turns_walks_and_comes_back():
+    """Guards swapped sides and a driver that never leaves a room or never sees one again."""
+    world = opened("fourrooms")
+    for name, sign in (("left", 1), ("right", -1)):
+        world.reset(2)
+        first, before = world.render(), world.state()
+        for i in range(24):
+            world.step(np.array(world.NAMED_ACTIONS[name]))
+            if i == 3:
+                assert sign * (world.state()[2] - before[2]) == pytest.approx(np.pi / 3, abs=1e-4)
+        np.testing.assert_allclose(world.render().astype(int), first, atol=3)  # a whole turn shows the same again
+    world.step(np.array(world.NAMED_ACTIONS["forward"]))
+    rooms = [play_once(world, np.random.default_rng([3, i]), 200).states[:, 3] for i in range(6)]
+    visits = [[int(r) for j, r in enumerate(e) if r < 4 and (j == 0 or e[j - 1] != r)] for e in rooms]
+    assert np.mean([len(set(v)) for v in visits]) >= 2 and sum(len(v) > len(set(v)) for v in visits) >= 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from videowm.data.dataset import Dataset
-from videowm.types import UserError, VideoCodec, latent_steps
+from videowm.data.played import Played
+from videowm.types import Clip, UserError, VideoCodec, latent_steps
 
 SHARD = 64  # clips a file
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -42,43 +44,72 @@ def encode_dataset(
     to_frames,
     batch: int = 4,
     dtype: str = "fp16",
+    played: Played | None = None,
 ) -> dict[str, Any]:
-    """Encode both splits into `out`; shards already there are kept. `to_frames` turns uint8 clips into codec input."""
+    """Encode both splits into `out`; shards already there are kept. `to_frames` turns uint8 clips into codec input.
+
+    With `played` the training clips come from newly played episodes: no frame of them went through video encoding,
+    whose loss is in the test split only.
+    """
     steps = latent_steps(frames, codec.stride[0])
     made_by = {"data": str(dataset.root), "data_hash": dataset.hash, "vae": vae, "vae_hash": codec.hash,
-               "frames": frames, "dtype": dtype}  # fmt: skip
+               "frames": frames, "dtype": dtype, "played": played and played.note}  # fmt: skip
     if (out / "latents.json").exists():
         return check_made_by(out, json.loads((out / "latents.json").read_text()), made_by)
     out.mkdir(parents=True, exist_ok=True)
-    jobs = [(split, n, clips) for split in ("train", "test") for n, clips in shards(stretches(dataset, split, frames))]
-    if not any(split == "train" for split, _, _ in jobs) or not any(split == "test" for split, _, _ in jobs):
+    sources = {"train": played or Stored(dataset, "train"), "test": Stored(dataset, "test")}
+    if not all(source.sizes(frames) for source in sources.values()):
         raise UserError(f"{dataset.root} has no train and test episodes of {frames} frames: encode with fewer --frames")
-    with tqdm(total=sum(len(clips) for *_, clips in jobs), desc="encode", unit="clip", dynamic_ncols=True) as bar:
-        for split, number, clips in jobs:
-            path = out / f"{split}-{number:05d}.safetensors"
-            if not shard_matches(path, made_by):
-                write_shard(path, encode_shard(dataset, codec, clips, frames, to_frames, batch, DTYPES[dtype]), made_by)
-            bar.update(len(clips))
+    for split, source in sources.items():
+        sizes = source.sizes(frames)
+        paths = [out / f"{split}-{number:05d}.safetensors" for number in range(len(sizes))]
+        missing = [number for number, path in enumerate(paths) if not shard_matches(path, made_by)]
+        done = sum(sizes) - sum(sizes[number] for number in missing)
+        with tqdm(total=sum(sizes), initial=done, desc=f"encode {split}", unit=source.unit, dynamic_ncols=True) as bar:
+            for number, clips in zip(missing, source.shards(missing, frames), strict=True):
+                shape = (0, steps, codec.channels, *(n // k for n, k in zip(dataset.size, codec.stride[1:])))
+                empty = torch.zeros(shape, dtype=DTYPES[dtype])  # a shard's episodes may all be too short
+                write_shard(paths[number], encode_shard(codec, clips, to_frames, batch, empty, dataset), made_by)
+                bar.update(sizes[number])
     return write_index(out, dataset, codec, steps, made_by)
 
 
-def shards(clips: list[tuple[int, int]]) -> list[tuple[int, list[tuple[int, int]]]]:
-    return [(i // SHARD, clips[i : i + SHARD]) for i in range(0, len(clips), SHARD)]
+class Stored:
+    """The clips of a split as they lie on disk."""
+
+    unit = "clip"
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        self.dataset, self.split = dataset, split
+
+    def parts(self, frames: int) -> list[list[tuple[int, int]]]:
+        where = stretches(self.dataset, self.split, frames)
+        return [where[i : i + SHARD] for i in range(0, len(where), SHARD)]
+
+    def sizes(self, frames: int) -> list[int]:
+        """Clips of each shard."""
+        return [len(part) for part in self.parts(frames)]
+
+    def shards(self, numbers: list[int], frames: int) -> Iterator[list[Clip]]:
+        """The clips of each of the shards `numbers`."""
+        parts = self.parts(frames)
+        for number in numbers:
+            yield [self.dataset.clip(episode, start, frames) for episode, start in parts[number]]
 
 
 @torch.no_grad()
-def encode_shard(dataset, codec, clips, frames: int, to_frames, batch: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    latents = []
-    for i in range(0, len(clips), batch):
-        pixels = np.stack([dataset.clip(episode, start, frames).frames for episode, start in clips[i : i + batch]])
-        latents.append(codec.encode(to_frames(pixels)).to("cpu", dtype))
-    actions = np.stack([dataset.actions(episode)[start : start + frames - 1] for episode, start in clips])
-    where = torch.tensor(clips, dtype=torch.int64)
+def encode_shard(
+    codec: VideoCodec, clips: list[Clip], to_frames, batch: int, empty: Tensor, dataset: Dataset
+) -> dict[str, Tensor]:
+    """Latents "n t c h w" in the type of `empty` "0 t c h w", actions "n f-1 a", episode "n" and start "n"."""
+    parts = [np.stack([clip.frames for clip in clips[i : i + batch]]) for i in range(0, len(clips), batch)]
+    latents = [codec.encode(to_frames(part)).to("cpu", empty.dtype) for part in parts]
+    shape = (len(clips), -1, len(dataset.action_names)) if clips else (0, 0, len(dataset.action_names))
     return {
-        "latents": torch.cat(latents),
-        "actions": torch.from_numpy(actions),
-        "episode": where[:, 0].contiguous(),
-        "start": where[:, 1].contiguous(),
+        "latents": torch.cat([empty, *latents]),
+        "actions": torch.from_numpy(np.array([clip.actions for clip in clips], np.float32).reshape(shape)),
+        "episode": torch.tensor([clip.episode for clip in clips], dtype=torch.int64),
+        "start": torch.tensor([clip.start for clip in clips], dtype=torch.int64),
     }
 
 
@@ -106,8 +137,8 @@ def shard_matches(path: Path, made_by: dict[str, Any]) -> bool:
 
 
 def check_made_by(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    for key in ("vae_hash", "data_hash", "frames", "dtype"):
-        if theirs.get(key) != ours[key]:
+    for key in ("vae_hash", "data_hash", "frames", "dtype", "played"):
+        if theirs.get(key) != ours.get(key):
             raise UserError(
                 f"{path} was encoded with {key} {theirs.get(key)!r}, this call has {ours[key]!r}: "
                 "choose another --out or remove the folder"
@@ -117,7 +148,9 @@ def check_made_by(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> d
 
 def write_index(out: Path, dataset: Dataset, codec: VideoCodec, steps: int, made_by: dict[str, Any]) -> dict[str, Any]:
     """Statistics over the training clips and latents.json, last."""
-    train = [load_file(path) for path in sorted(out.glob("train-*.safetensors"))]
+    train = [part for part in map(load_file, sorted(out.glob("train-*.safetensors"))) if len(part["latents"])]
+    if not train:
+        raise UserError(f"no played episode has {made_by['frames']} frames: encode with fewer --frames, or --play more")
     latents = torch.cat([shard["latents"].float() for shard in train])
     actions = torch.cat([shard["actions"] for shard in train]).flatten(0, 1).double()
     files = sorted(out.glob("*.safetensors"))
@@ -178,7 +211,7 @@ class Latents:
             path = folder / name
             if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != index["files"][name]:
                 raise UserError(f"{path} is missing or not the file that was encoded: run videowm encode again")
-        parts = [load_file(folder / name) for name in names]
+        parts = [part for name in names if len((part := load_file(folder / name))["latents"])]
         whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         mean, std = (torch.tensor(index[key])[:, None, None] for key in ("mean", "std"))
         actions = (whole["actions"] - torch.tensor(index["action_mean"])) / torch.tensor(index["action_std"])

@@ -10,6 +10,8 @@ import json
 import multiprocessing
 import os
 import threading
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -22,8 +24,6 @@ from tqdm import tqdm
 from videowm.data.layout import Layout, finish, write_group, write_json
 from videowm.data.worlds import World, open_world
 from videowm.types import Episode, UserError
-
-SHORTEST = 65  # frames; an episode that ends earlier is drawn anew
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,32 @@ def clean(out: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def play_ahead(settings: Recording, numbers: list[int], workers: int) -> Iterator[Episode]:
+    """Play the episodes `numbers` in `workers` fresh processes and yield them in order; few wait to be taken."""
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
+    waiting: deque[Future] = deque()
+    try:
+        for number in numbers:
+            waiting.append(pool.submit(play_in_worker, settings, number))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise UserError("a playing process was killed, perhaps for memory: run again with fewer --workers") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def play_in_worker(settings: Recording, number: int) -> Episode:
+    if settings.world not in _worlds:  # a simulator may take longer to start than an episode to play
+        _worlds[settings.world] = open_world(settings.world, settings.frame_skip)
+    return play_episode(_worlds[settings.world], settings.seed, number, settings.frames)
+
+
+_worlds: dict[str, World] = {}  # of a worker process, which plays for one recording
+
+
 def record_parallel(settings: Recording, out: Path, missing: list[int], workers: int, bar: tqdm) -> None:
     """Record the missing file groups in `workers` fresh processes."""
     context = multiprocessing.get_context("spawn")
@@ -130,7 +156,7 @@ def record_parallel(settings: Recording, out: Path, missing: list[int], workers:
         pool.shutdown(cancel_futures=True)
 
 
-def start_worker(done: Any) -> None:
+def start_worker(done: Any = None) -> None:
     """Keep the shared frame counter, and leave when the main process is gone, even when it was killed."""
     global _done
     _done = done
@@ -160,9 +186,9 @@ def play_episode(world: World, seed: int, number: int, frames: int) -> Episode:
     for attempt in range(100):
         rng = np.random.default_rng([seed, number] + [attempt] * (attempt > 0))
         episode = play_once(world, rng, frames)
-        if len(episode.frames) >= min(SHORTEST, frames):
+        if len(episode.frames) >= min(world.shortest, frames):
             return episode
-    raise UserError(f"100 tries at episode {number} of {world.name} ended within {SHORTEST} frames: change the seed")
+    raise UserError(f"100 tries at episode {number} of {world.name} ended in {world.shortest} frames: change the seed")
 
 
 def play_once(world: World, rng: np.random.Generator, frames: int) -> Episode:
@@ -174,5 +200,5 @@ def play_once(world: World, rng: np.random.Generator, frames: int) -> Episode:
         reward, done = world.step(action)
         rows.append((frame, action, reward, done, state))
     pixels, actions, rewards, dones, states = (np.stack(column) for column in zip(*rows, strict=True))
-    caption = world.caption(states, actions, rng)
+    caption = world.caption(states, actions, rng, over=done)
     return Episode(pixels, actions, rewards.astype(np.float32), dones, states, caption)

@@ -1,0 +1,29 @@
+"""CarRacing with a noisy television in the corner: frames that no model can predict in full."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from videowm.data.worlds.carracing import CarRacing
+
+PATCH = 16  # pixels, of each side
+
+
+class NoisyCarRacing(CarRacing):
+    """CarRacing whose upper right corner shows uniform noise, drawn anew for each frame from (seed, frame number)."""
+
+    name = "carracing-noisy"
+
+    def reset(self, seed: int) -> None:
+        self._seed, self._shown = seed, 0
+        super().reset(seed)
+
+    def step(self, action: np.ndarray) -> tuple[float, bool]:
+        self._shown += 1
+        return super().step(action)
+
+    def render(self) -> np.ndarray:
+        picture = super().render()
+        noise = np.random.default_rng([self._seed, self._shown, 16])
+        picture[:PATCH, -PATCH:] = noise.integers(0, 256, (PATCH, PATCH, 3), np.uint8)
+        return picture

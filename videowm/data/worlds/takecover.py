@@ -1,0 +1,190 @@
+"""ViZDoom's take_cover: imps throw fireballs, the player can only step aside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from videowm.types import UserError
+
+SCREEN = (120, 160)  # (H, W) pixels, the smallest that the engine draws
+WALLS = (16.0, 752.0)  # map units, how far along y the player's corridor reaches
+# Slots of the state. Of 300 episodes' frames 99.9 % have no more fireballs, 99.5 % no more imps.
+FIREBALLS, IMPS = 8, 10
+PLAYER = ("x", "y", "vx", "vy", "health")
+COUNTS = ("imps", "fireballs", "imps_seen", "fireballs_seen")
+FIRST_SLOT = len(PLAYER) + len(COUNTS)
+
+
+def slot_names(kind: str, count: int) -> list[str]:
+    return [f"{kind}{i}_{what}" for i in range(count) for what in ("x", "y", "vx", "vy")]
+
+
+class TakeCover:
+    """The player stands at one end of a hall, looks along +x and steps left (+y) or right until the imps have won.
+
+    The engine runs at 35 Hz; its 160x120 picture is averaged over areas to 64x64. Lengths are in map units, velocities
+    in map units a physics step. Fireballs and imps fill their slots from the nearest on, relative to the player;
+    a slot without one is zero, and so is the velocity of a fireball that is bursting.
+    """
+
+    name = "takecover"
+    size = (64, 64)
+    shortest = 33  # frames; of 300 episodes 94 % lasted that long, 72 % for 65, half for 99, a tenth for 221
+    action_names = ("left", "right")
+    state_names = (*PLAYER, *COUNTS, *slot_names("fireball", FIREBALLS), *slot_names("imp", IMPS))
+    NAMED_ACTIONS = {"stay": (0.0, 0.0), "left": (1.0, 0.0), "right": (0.0, 1.0)}
+
+    def __init__(self, frame_skip: int = 4) -> None:
+        self.frame_skip = frame_skip
+        self.fps = 35 / frame_skip
+        self._game: Any = None
+
+    def reset(self, seed: int) -> None:
+        if self._game is None:
+            self._game = start_engine()
+        self._game.set_seed(seed)
+        self._game.new_episode()
+        self._now = self._game.get_state()
+
+    def step(self, action: np.ndarray) -> tuple[float, bool]:
+        """Buttons are pressed by values above 0.5. The frame after death does not exist."""
+        reward = self._game.make_action([float(value) > 0.5 for value in action], self.frame_skip)
+        self._now = self._game.get_state()
+        return reward, self._now is None
+
+    def render(self) -> np.ndarray:
+        return area_average(self._now.screen_buffer)
+
+    def state(self) -> np.ndarray:
+        player, now = np.array(self._now.game_variables), self._now
+        found, seen = [], []
+        for kind, slots in (("DoomImp", IMPS), ("DoomImpBall", FIREBALLS)):
+            things = [o for o in now.objects if o.name == kind]
+            rows = [(o.position_x, o.position_y, o.velocity_x, o.velocity_y) for o in things]
+            rows = np.array(rows).reshape(-1, 4) - (*player[:2], 0, 0)
+            near = rows[np.lexsort((rows[:, 1], np.hypot(rows[:, 0], rows[:, 1])))][:slots]
+            found.append((len(rows), np.pad(near, ((0, slots - len(near)), (0, 0)))))
+            seen.append(sum(label.object_name == kind for label in now.labels))
+        (imps, imp_slots), (balls, ball_slots) = found
+        return np.array([*player, imps, balls, *seen, *ball_slots.flat, *imp_slots.flat], np.float32)
+
+    def driver(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Wanders, stands or dodges for a while each, in this episode's own mixture."""
+        habits, mixture = ("wander", "stand", "dodge"), rng.dirichlet((0.8, 0.3, 1.2))
+        habit, left, side = "", 0, 0
+        while True:
+            if left == 0:
+                habit, left = str(rng.choice(habits, p=mixture)), int(rng.integers(8, 50))
+            if habit == "dodge":
+                side = escape(self.state())
+            elif habit == "stand":
+                side = 0
+            elif rng.random() < 0.15:  # else the buttons stay as they are
+                side = int(rng.choice((-1, -1, 0, 1, 1)))
+            left -= 1
+            yield np.array([side > 0, side < 0], np.float32)
+
+    def caption(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator, *, over: bool = False) -> str:
+        numbers = (
+            "no",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+        )
+        first, last = (int(n) for n in states[[0, -1], len(PLAYER)])
+        few, many = (numbers[n] if n < len(numbers) else "many" for n in (first, last))
+        crowd = f"{many} imp{'s' * (last != 1)}"
+        if last > first:
+            crowd = str(rng.choice([f"{few}, later {many} imps", f"first {few} and then {many} imps"]))
+        throw = rng.choice(["throw fireballs at the player", "attack from across the hall with fireballs"])
+        moved = actions[:, 0] != actions[:, 1]
+        needed = np.array([escape(state) for state in states])
+        dodged = (needed != 0) & (np.sign(actions[:, 0] - actions[:, 1]) == needed)
+        habits = ["runs left and right", "wanders sideways"]
+        if moved.mean() < 0.2:
+            habits = ["hardly moves", "mostly stands still"]
+        elif dodged.sum() > 0.7 * max(1, (needed != 0).sum()):
+            habits = ["dodges them", "steps out of their way"]
+        hits = int((np.diff(states[:, 4]) < 0).sum()) + over
+        hurt = "is never hit" if not hits else "is hit once" if hits == 1 else f"is hit {hits} times"
+        end = rng.choice(["dies", "is killed in the end"] if over else ["survives", "is still alive at the end"])
+        return f"{crowd} {throw}, who {rng.choice(habits)}, {hurt} and {end}.".capitalize()
+
+
+def start_engine() -> Any:
+    """A running, windowless take_cover with the settings that its users may have elsewhere left out."""
+    try:
+        import vizdoom
+    except ImportError as error:
+        raise UserError(f"takecover cannot start ({error}): pip install 'videowm[doom]'") from None
+    game = vizdoom.DoomGame()
+    game.load_config(os.path.join(vizdoom.scenarios_path, "take_cover.cfg"))
+    game.set_window_visible(False)
+    game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
+    game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+    game.set_render_hud(False)
+    game.set_objects_info_enabled(True)
+    game.set_labels_buffer_enabled(True)
+    names = ("POSITION_X", "POSITION_Y", "VELOCITY_X", "VELOCITY_Y", "HEALTH")
+    game.set_available_game_variables([getattr(vizdoom.GameVariable, name) for name in names])
+    try:
+        # The engine leaves a folder and a settings file, shared with its other processes, where it is started.
+        with tempfile.TemporaryDirectory(prefix="videowm-doom-") as folder, contextlib.chdir(folder):
+            game.set_doom_config_path(os.devnull)
+            game.init()
+    except vizdoom.ViZDoomErrorException as error:
+        raise UserError(f"takecover cannot start ({error}): reinstall vizdoom, or free shared memory") from None
+    return game
+
+
+def shares(big: int, small: int) -> np.ndarray:
+    """How much of each of `big` pixels lies in each of `small` equal areas, whole numbers float32 "small big"."""
+    edges = np.arange(small + 1) * big
+    left, right = np.arange(big) * small, np.arange(1, big + 1) * small
+    overlap = np.minimum(edges[1:, None], right) - np.maximum(edges[:-1, None], left)
+    return overlap.clip(0).astype(np.float32)
+
+
+ROWS, COLUMNS = shares(SCREEN[0], TakeCover.size[0]), shares(SCREEN[1], TakeCover.size[1])
+
+
+def area_average(screen: np.ndarray) -> np.ndarray:
+    """uint8 "120 160 3" -> uint8 "64 64 3", every pixel the rounded mean of the area that it covers."""
+    height, width, channels = screen.shape
+    flat = ROWS @ screen.reshape(height, width * channels).astype(np.float32)
+    total = COLUMNS @ flat.reshape(-1, width, channels)
+    # 255 * 120 * 160 is below 2**24: every sum is a whole number, exact in any order on any machine.
+    return ((total + height * width / 2) // (height * width)).astype(np.uint8)
+
+
+def escape(state: np.ndarray) -> int:
+    """Where to step in `state` "k" from the first fireball that would hit: 1 left (+y), -1 right, 0 stay."""
+    balls = state[FIRST_SLOT : FIRST_SLOT + 4 * FIREBALLS].reshape(-1, 4)
+    coming = balls[(balls[:, 2] < 0) & (balls[:, 0] > 0)]
+    arrival = -coming[:, 0] / coming[:, 2]  # physics steps
+    miss = coming[:, 1] + coming[:, 3] * arrival  # map units to the player's left
+    threats = np.flatnonzero((np.abs(miss) < 56) & (arrival < 70))
+    if not len(threats):
+        return 0
+    nearest = threats[np.argmin(arrival[threats])]
+    low, high = WALLS
+    if state[1] < low + 40:
+        return 1
+    if state[1] > high - 40:
+        return -1
+    return -1 if miss[nearest] > 0 else 1
