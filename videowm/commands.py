@@ -34,7 +34,8 @@ def encode(args: argparse.Namespace) -> None:
     if args.play is not None:
         played = Played(dataset, episodes=args.play, seed=args.seed, workers=args.workers)
     index = encode_dataset(dataset, codec, args.out, frames=args.frames, vae=str(args.vae), batch=args.batch,
-                           dtype=args.dtype, played=played, to_frames=lambda pixels: to_float(pixels, where))  # fmt: skip
+                           dtype=args.dtype, played=played,
+                           to_frames=lambda pixels: to_float(pixels, where))  # fmt: skip
     print(f"{args.out}: clips of {args.frames} frames, {index['clips']}, made by VAE {index['vae_hash']}")
 
 

@@ -55,7 +55,8 @@ def latents_info(path: Path, *, verify: bool) -> str:
     return "\n".join(
         [
             f"latents   {path} of {index['data']} ({index['world']}), {index['dtype']}",
-            f"clips     {index['clips']['train']} train, {index['clips']['test']} test, {index['frames']} frames each{source}",
+            f"clips     {index['clips']['train']} train, {index['clips']['test']} test, "
+            f"{index['frames']} frames each{source}",
             f"shape     {index['steps']} steps x {c} channels x {h} x {w}, strides {tuple(index['stride'])}",
             f"made by   VAE {index['vae_hash']} ({index['vae']}) from dataset {index['data_hash']}",
         ]

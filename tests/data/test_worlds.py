@@ -145,7 +145,8 @@ def test_unknown_world_is_one_sentence():
 def test_import_stays_cheap():
     """Guards `--help`: no simulator, decoder or torch before a command needs one."""
     code = "import videowm.data.worlds, videowm.data.record, videowm.data.import_, sys;"
-    code += "print([m for m in ('gymnasium', 'pygame', 'decord', 'torch', 'av', 'vizdoom', 'miniworld', 'pyglet') if m in sys.modules])"
+    heavy = ("gymnasium", "pygame", "decord", "torch", "av", "vizdoom", "miniworld", "pyglet")
+    code += f"print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -176,7 +177,7 @@ def test_a_world_repeats_and_keeps_its_promises(name, tmp_path, monkeypatch):
         assert same.caption == episode.caption
         for column in ("frames", "states", "actions", "rewards", "dones"):
             np.testing.assert_array_equal(getattr(same, column), getattr(episode, column))
-    assert not np.array_equal(another.frames[0:9], episode.frames[0:9])
+    assert not np.array_equal(another.states[:33], episode.states[:33])
     assert episode.frames.shape[1:] == (*world.size, 3) and episode.frames.dtype == np.uint8
     assert episode.states.shape[1] == len(world.state_names) and np.isfinite(episode.states).all()
     assert episode.actions.shape[1] == len(world.action_names)

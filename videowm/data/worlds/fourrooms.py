@@ -115,7 +115,7 @@ class FourRooms:
 
 
 def start_engine(height: int, width: int) -> Any:
-    """A windowless game that draws "height width" pixels, with a box in each room instead of the one that is its goal."""
+    """A windowless game that draws "height width" pixels, with a box in each room instead of its goal."""
     try:
         import pyglet
 
