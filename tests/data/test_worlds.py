@@ -226,7 +226,7 @@ def test_takecover_dodges():
     """Guards an escape towards the fireball, into a wall, or from one that flies past."""
     state = np.zeros(len(TakeCover.state_names), np.float32)
     state[1] = 400
-    for y, vy, expected in ((20, 0, -1), (-20, 0, 1), (200, 0, 0), (200, -10, -1)):
+    for y, vy, expected in ((20, 0, -1), (-20, 0, 1), (200, 0, 0), (200, -8, -1)):
         state[FIRST_SLOT : FIRST_SLOT + 4] = 200, y, -10, vy
         assert escape(state) == expected
     state[FIRST_SLOT : FIRST_SLOT + 4] = 200, 20, -10, 0
