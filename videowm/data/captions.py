@@ -2,7 +2,7 @@
 
 `captions/NAME.json` says how the captions of `captions/NAME.jsonl` were made; NAME is the hash of that. One line is
 one clip:
-    {"episode", "start", "frames", "short", "detailed", "source": "state" | "model", "tokens": [in, out] of a model}
+    {"episode", "start", "frames", "short", "detailed", "source": "state" | "model"}
 "state" captions are made from the simulator's recorded state, "model" captions by a model that saw frames. Clips that
 no caption could be had for are in `captions/NAME.failed.jsonl`, with the reason. Nothing that `videowm info --verify`
 checks is touched.
@@ -176,7 +176,10 @@ class LineWriter:
             raise
 
     def close(self) -> None:
+        """Let go of the file; an empty one goes."""
         self.file.close()
+        if self.path.stat().st_size == 0:
+            self.path.unlink()
 
 
 def caption_from_state(data: str | Path, *, clip_frames: int) -> tuple[str, int]:

@@ -256,7 +256,7 @@ class CarRacing:
         if len(kept) == 1:
             story = f"{rng.choice(['From beginning to end', 'All the time'])} it {moments[0]}"
         gained = states[-3:, 3].mean() - states[:3, 3].mean()
-        paces = ("slows down", "brakes away its speed"), ("keeps its speed", "holds its pace"), ("speeds up", "gets faster")
+        paces = ("slows down", "gets slower"), ("keeps its speed", "keeps its pace"), ("speeds up", "gets faster")
         pace = rng.choice(paces[int(np.digitize(gained, [-6, 6]))])
         turned = float(states[-1, 2] - states[0, 2])  # radians, anticlockwise
         amounts = "a little", "by about a quarter of a circle", "by about half a circle", "by more than half a circle"
