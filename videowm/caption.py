@@ -49,7 +49,12 @@ EXPAND = (
 )
 FIRST = 4  # clips whose tokens and seconds the estimate is made from
 IMAGE_SIZE = 256  # pixels of a picture's longer side
-GIVE_UP = 20  # failures in a row after which the rest is not asked
+GIVE_UP = 20  # failures in a row, or four rounds of them, after which the rest is not asked
+
+
+def instructions(opening: str, config: AskConfig) -> str:
+    """What is asked for, in one style for clips and prompts."""
+    return f"{opening}{STYLE} {FORMS[config.answer]}"
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,8 @@ class CaptionConfig:
     def header(self, dataset: Dataset) -> dict[str, Any]:
         settings = configuration.to_dict(self)
         ask, clip_frames = settings.pop("ask"), settings.pop("clip_frames")
-        instructions = CAPTION + STYLE + " " + FORMS[self.ask.answer]
         return {"schema": 1, "source": "model", "dataset": dataset.hash, "clip_frames": clip_frames, **ask, **settings,
-                "instructions": instructions}  # fmt: skip
+                "instructions": instructions(CAPTION, self.ask)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Captioning:
 
     async def run(self, clips: list[ClipKey], concurrency: int) -> None:
         """Ask for every clip, at most `concurrency` at once; each ends in one of the two files."""
-        queue = deque(clips)
+        queue, self.give_up = deque(clips), max(GIVE_UP, 4 * concurrency)
         async with self.endpoint:
             with tqdm(total=len(clips), desc="caption", unit="clip", dynamic_ncols=True) as self.bar:
                 await self._one(queue.popleft(), first=True)
@@ -138,8 +142,8 @@ class Captioning:
     async def _one(self, clip: ClipKey, *, first: bool = False) -> None:
         ask, began = self.endpoint.ask_first if first else self.endpoint.ask, time.monotonic()
         try:
-            if self.in_a_row >= GIVE_UP:
-                raise NoCaption(f"not asked after {GIVE_UP} failures in a row")
+            if self.in_a_row >= self.give_up:
+                raise NoCaption(f"not asked after {self.give_up} failures in a row")
             short, detailed = await ask(self.question(clip))
         except NoCaption as error:
             line = {**clip._asdict(), "reason": error.reason, "detail": error.detail}
@@ -162,7 +166,7 @@ class Captioning:
         shown = np.linspace(0, clip.frames - 1, self.config.frames).round().astype(int)
         frames = self.dataset.frames(clip.episode, clip.start + shown)
         seconds = (clip.frames - 1) / self.dataset.fps
-        content = [text(self.header["instructions"].format(frames=len(frames), seconds=seconds))]
+        content = [text(instructions(CAPTION.format(frames=len(frames), seconds=seconds), self.config.ask))]
         for number, (offset, frame) in enumerate(zip(shown, frames, strict=True), 1):
             content.append(text(f"Frame {number} of {len(frames)}, at {offset / self.dataset.fps:.1f} s:"))
             content.append(picture(frame, self.config.image_size))
@@ -238,7 +242,7 @@ def expand_prompt(prompt: str, frame: np.ndarray | None, endpoint: Endpoint, *, 
     if not prompt.strip():
         raise UserError("the prompt is empty: say what is to be seen")
     start = " and in its first frame, the picture below" if frame is not None else ""
-    question = [text(EXPAND.format(start=start) + STYLE + " " + FORMS[endpoint.config.answer]), text(prompt)]
+    question = [text(instructions(EXPAND.format(start=start), endpoint.config)), text(prompt)]
     question += [picture(frame, IMAGE_SIZE)] if frame is not None else []
     key = {"ask": configuration.to_dict(endpoint.config), "question": question}
     path = cache.expanduser() / f"{header_name(key)}.json"

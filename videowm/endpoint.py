@@ -123,19 +123,24 @@ class Endpoint:
         if failed.status in (403, 404, 405):
             raise UserError(f"{url} does not take questions to model {model!r} ({failed}): {check} and --model")
         if failed.status in (400, 422) or (failed.status or 0) >= 500:
-            await self._check_vision(failed)
+            return await self._ask_again(content, failed)
         raise failed
 
-    async def _check_vision(self, failed: NoCaption) -> None:
-        """UserError where only the question with pictures `failed`, or the request itself is wrong."""
+    async def _ask_again(self, content: list[dict[str, Any]], failed: NoCaption) -> tuple[str, str]:
+        """Whether it is the pictures that `failed`: UserError if words alone are answered and pictures fail again."""
         at = f"model {self.config.model!r} at {self.access.base_url}"
         try:
             await self._complete([text("Say yes.")])
         except NoCaption:
             if failed.status in (400, 422):
                 raise UserError(f"{at} does not take the question ({failed}): check --model and the settings") from None
-        else:
-            raise UserError(f"{at} answers words but not pictures ({failed}): give a model with vision")
+            raise failed from None
+        try:
+            return await self.ask(content)
+        except NoCaption as error:
+            if error.status != failed.status:
+                raise
+            raise UserError(f"{at} answers words but not pictures ({failed}): give a model with vision") from None
 
     async def _complete(self, content: list[dict[str, Any]]) -> tuple[str, bool]:
         """The answer's text and whether it was cut off at `max_tokens`."""
@@ -161,7 +166,8 @@ class Endpoint:
 
     def _refusal(self, error: Any) -> Exception:
         """An HTTP status as the failure of one question, or of all of them."""
-        said = self._line(error.message)
+        told = error.body.get("message") if isinstance(error.body, dict) else None
+        said = self._line(told or error.message)
         if error.status_code == 401:
             wanted = self.access.key_env or "OPENAI_API_KEY"
             return UserError(f"{self.access.base_url} does not accept the key ({said}): set {wanted} to a valid one")
