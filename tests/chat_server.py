@@ -14,29 +14,23 @@ from typing import Any
 WORDS = {"short": "A red car turns left.", "detailed": "A red car turns left on a grey road between green meadows."}
 
 
-def answer(content: str, finish: str = "stop") -> bytes:
-    """The body of a chat completion."""
-    message = {"role": "assistant", "content": content}
-    usage = {"prompt_tokens": 700, "completion_tokens": 50, "total_tokens": 750}
-    choice = {"index": 0, "message": message, "finish_reason": finish}
-    return json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice],
-                       "usage": usage}).encode()  # fmt: skip
-
-
 def error(message: str) -> bytes:
     return json.dumps({"error": {"message": message, "type": "error", "code": None}}).encode()
 
 
-GOOD = answer(json.dumps(WORDS))
+def pictures(messages: list[dict]) -> int:
+    return json.dumps(messages).count("data:image")
 
 
 class ChatServer:
     """`behave(server, request, question, time)` serves the n-th `time` (from 0) that question number n is asked.
 
-    Questions are told apart by their pictures and numbered in the order in which they come.
+    Questions are numbered in the order in which they come. One that was asked with pictures and comes without them is
+    a check of the client's and is none of them; a model without eyes (`sees=False`) counts the same tokens for it.
     """
 
-    def __init__(self, behave: Callable[[Any, dict, int, int], None]) -> None:
+    def __init__(self, behave: Callable[[Any, dict, int, int], None], *, sees: bool = True) -> None:
+        self.checks, self.texts = 0, set()
         self.questions: dict[str, int] = {}
         self.asked: dict[int, list[float]] = defaultdict(list)  # when each question came
         self.answered: dict[int, int] = defaultdict(int)  # how often each was answered well
@@ -48,9 +42,18 @@ class ChatServer:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                pictures = hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()
+                self.pictures = pictures(body["messages"]) if sees else 0
+                words = str([part for part in body["messages"][0]["content"] if part["type"] == "text"])
+                if not pictures(body["messages"]) and words in outer.texts:
+                    outer.checks += 1
+                    self.question = -1
+                    self.good()
+                    return
+                if pictures(body["messages"]):
+                    outer.texts.add(words)
+                asked = hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()
                 with outer.lock:
-                    question = outer.questions.setdefault(pictures, len(outer.questions))
+                    question = outer.questions.setdefault(asked, len(outer.questions))
                     outer.asked[question].append(time.monotonic())
                     outer.requests.append(body)
                     outer.keys.add(self.headers["Authorization"])
@@ -58,13 +61,24 @@ class ChatServer:
                 self.question = question
                 behave(self, body, question, times)
 
+            def good(self) -> None:
+                self.say(json.dumps(WORDS))
+
+            def say(self, content: str, finish: str = "stop") -> None:
+                """A chat completion of 200 tokens for the words asked and 100 for each picture that is seen."""
+                message, asked = {"role": "assistant", "content": content}, 200 + 100 * self.pictures
+                usage = {"prompt_tokens": asked, "completion_tokens": 50, "total_tokens": asked + 50}
+                choices = [{"index": 0, "message": message, "finish_reason": finish}]
+                self.reply(json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m",
+                                       "choices": choices, "usage": usage}).encode())  # fmt: skip
+
             def reply(self, body: bytes, status: int = 200, kind: str = "application/json", **headers: str) -> None:
                 self.send_response(status)
                 for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name.replace("_", "-"), value)
                 self.end_headers()
                 self.wfile.write(body)
-                if status == 200:
+                if status == 200 and self.question >= 0:
                     with outer.lock:
                         outer.answered[self.question] += 1
 

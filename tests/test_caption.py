@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from chat_server import GOOD, WORDS, ChatServer, answer, error
+from chat_server import WORDS, ChatServer, error
 
 from videowm.data.captions import Captions
 
@@ -21,7 +21,7 @@ CANARY = "sk-canary-5b1f0e"
 
 
 def good(handler, body, question, times) -> None:
-    handler.reply(GOOD)
+    handler.good()
 
 
 @pytest.fixture
@@ -61,13 +61,13 @@ def misbehave(handler, body, question, times) -> None:
     elif kind == 8:
         handler.reply(b'{"choices": [{"mess')
     elif kind == 9:
-        handler.reply(answer('{"short": "A car", "deta', "length"))
+        handler.say('{"short": "A car", "deta', "length")
     elif kind == 10:
-        handler.reply(answer(""))
+        handler.say("")
     elif kind == 11 and first:
-        handler.reply(answer("I am sorry."))
+        handler.say("I am sorry.")
     else:
-        handler.reply(answer(f"```json\n{json.dumps(WORDS | {'short': f'Seen with {CANARY}.'})}\n```"))
+        handler.say(f"```json\n{json.dumps(WORDS | {'short': f'Seen with {CANARY}.'})}\n```")
 
 
 def test_a_server_that_does_everything_wrong(data, python):
@@ -101,7 +101,7 @@ def test_a_server_that_does_everything_wrong(data, python):
 
 def test_failures_are_asked_again_and_nothing_else(data, videowm):
     """Guards money spent twice: a second run asks for the failed clips alone, a third one for none."""
-    with ChatServer(lambda h, b, q, t: h.reply(GOOD) if (q + 1) % 6 else h.reply(error("oops"), 500)) as server:
+    with ChatServer(lambda h, b, q, t: h.good() if (q + 1) % 6 else h.reply(error("oops"), 500)) as server:
         arguments = ["caption", data, "--base-url", server.url, *SMALL]
         assert videowm(*arguments, "--retries", 0).code == 1
         bad = len(failed(data))
@@ -127,7 +127,7 @@ def test_kill_and_resume(data, environment):
     def slowly(handler, body, question, times) -> None:
         if question >= 12:
             server.open.wait()
-        handler.reply(GOOD)
+        handler.good()
 
     with ChatServer(slowly) as server:
         command = ["caption", data, "--base-url", server.url, *SMALL, "--concurrency", 4, "--timeout", 60]
@@ -159,7 +159,7 @@ def test_kill_and_resume(data, environment):
 
 def test_a_server_that_dies(data, videowm):
     """Guards hours of asking a dead server: after 20 failures in a row the rest is recorded as not asked."""
-    with ChatServer(lambda h, b, q, t: h.reply(GOOD) if q < 3 else h.reply(error("oops"), 500)) as server:
+    with ChatServer(lambda h, b, q, t: h.good() if q < 3 else h.reply(error("oops"), 500)) as server:
         ended = videowm("caption", data, "--base-url", server.url, *SMALL, "--retries", 0, "--concurrency", 2)
     assert ended.code == 1 and "3 of 48 clips captioned, 45 failed" in ended.out
     assert len(server.questions) <= 3 + 20 + 1 and "not asked after 20 failures in a row" in ended.out
@@ -173,7 +173,7 @@ def test_dialects(data, videowm, refused):
 
     def behave(handler, body, question, times) -> None:
         wrong = refused & set(body)
-        handler.reply(error(f"unknown {wrong}"), 400) if wrong else handler.reply(GOOD)
+        handler.reply(error(f"unknown {wrong}"), 400) if wrong else handler.good()
 
     with ChatServer(behave) as server:
         assert videowm("caption", data, "--base-url", server.url, *SMALL, "--limit", 6).code == 0
@@ -186,7 +186,7 @@ def test_dialects(data, videowm, refused):
 
 def test_plain_words(data, videowm):
     """Guards apologies taken for captions: words that are no JSON count only where --answer text asks for them."""
-    with ChatServer(lambda h, b, q, t: h.reply(answer("A car.\n\nA red car turns left."))) as server:
+    with ChatServer(lambda h, b, q, t: h.say("A car.\n\nA red car turns left.")) as server:
         given = ["caption", data, "--base-url", server.url, *SMALL, "--limit", 2]
         assert videowm(*given).code == 1 and {f["reason"] for f in failed(data)} == {
             "the answer is not the JSON asked for"
@@ -211,7 +211,7 @@ def test_what_is_asked(data, videowm):
         given = ["--model", "m", "--clip-frames", 65, "--frames", 5, "--limit", 2, "--price-in", 2, "--price-out", 8]
         ended = videowm("caption", data, "--base-url", server.url, *given)
     assert ended.code == 0 and "2 of 6 clips captioned" in ended.out
-    assert "700 + 50 tokens" in ended.out and "the 4 clips without one: about 2800 + 200 tokens, cost 0.01" in ended.out
+    assert "800 + 50 tokens" in ended.out and "the 4 clips without one: about 3200 + 200 tokens, cost 0.01" in ended.out
     content = server.requests[0]["messages"][0]["content"]
     instructions = content[0]["text"]
     for word in ("scene", "objects", "move", "changes", "5 frames", "no keys, buttons", "JSON"):
@@ -234,7 +234,7 @@ def test_what_is_asked(data, videowm):
         (lambda h, b, q, t: h.reply(error("no such model m"), 404), ["no such model m", "check --base-url", "--model"]),
         (lambda h, b, q, t: h.reply(error(f"wrong key {CANARY}"), 401),
          ["does not accept the key", "[key]", "set OPENAI_API_KEY"]),
-        (lambda h, b, q, t: h.reply(error("m is not multimodal"), 400) if "image_url" in str(b) else h.reply(GOOD),
+        (lambda h, b, q, t: h.reply(error("m is not multimodal"), 400) if "image_url" in str(b) else h.good(),
          ["answers words but not pictures", "m is not multimodal", "give a model with vision"]),
         (lambda h, b, q, t: h.reply(error("out of range"), 422), ["does not take the question", "out of range"]),
     ],
@@ -247,6 +247,14 @@ def test_endpoints_that_are_wrong(data, videowm, monkeypatch, behave, words):
         ended = videowm("caption", data, "--base-url", server.url, *SMALL)
     one_sentence(ended, server.url, *words)
     assert not list(data.glob("captions/*")) and CANARY not in str(ended)
+
+
+def test_a_server_that_drops_pictures(data, videowm):
+    """Guards captions made up by a model that never saw a frame: some servers leave pictures out without a word."""
+    with ChatServer(good, sees=False) as server:
+        ended = videowm("caption", data, "--base-url", server.url, *SMALL)
+    one_sentence(ended, "does not see pictures", "200 tokens with and without", "give a model with vision")
+    assert len(server.questions) == 1 == server.checks and not list(data.glob("captions/*"))
 
 
 def test_arguments_that_are_wrong(data, videowm, tmp_path, monkeypatch):
@@ -287,8 +295,8 @@ def test_expand(data, videowm, tmp_path):
             ["--model", "m", "--from", data, "--start", 9],
         ):
             assert videowm(*given, *more).code == 0
-        assert len(server.requests) == 4 and str(server.requests[-1]).count("data:image") == 1
+        assert len(server.requests) == 4 and server.checks == 2 and str(server.requests[-1]).count("data:image") == 1
         one_sentence(videowm(*given[:1], " ", *given[2:], "--model", "m"), "the prompt is empty")
-    with ChatServer(lambda h, b, q, t: h.reply(answer("no"))) as server:
+    with ChatServer(lambda h, b, q, t: h.say("no")) as server:
         given[3] = server.url
         one_sentence(videowm(*given[:1], "a car", *given[2:], "--model", "m"), "was not expanded", "is not the JSON")

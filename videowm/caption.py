@@ -181,7 +181,8 @@ class Captioning:
         rest = len(self.clips) - len(self.done)
         if not (rest and self.answered):
             return
-        each = self.endpoint.tokens_in / self.answered, self.endpoint.tokens_out / self.answered
+        used = self.endpoint.tokens_in, self.endpoint.tokens_out
+        each = [(total - check) / self.answered for total, check in zip(used, self.endpoint.check_tokens, strict=True)]
         seconds = sum(self.seconds) / len(self.seconds)
         tqdm.write(
             f"a clip takes {each[0]:.0f} + {each[1]:.0f} tokens and {seconds:.1f} s; the {rest} clips without one: "

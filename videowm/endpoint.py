@@ -74,8 +74,14 @@ class UselessAnswer(NoCaption):
     """The server answered without an error, but with no caption: another draw may do."""
 
 
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    cut: bool  # at `max_tokens`
+
+
 class Endpoint:
-    """A server and one of its models. Use as `async with`; `ask` may run many times at once, `prove` before it."""
+    """A server and one of its models. Use as `async with`: `ask_first` alone, then `ask`, many at once."""
 
     def __init__(self, access: Access, config: AskConfig) -> None:
         try:
@@ -85,6 +91,8 @@ class Endpoint:
         self.openai, self.access, self.config = openai, access, config
         self.key = read_key(access.key_env)
         self.tokens_in = self.tokens_out = 0  # of all answers, usable or not
+        self.check_tokens = (0, 0)  # of these, what no clip cost
+        self._asked = 0  # tokens of the latest question
         self._dialect = next(iter(dialects(config)))
 
     async def __aenter__(self) -> Endpoint:
@@ -101,7 +109,7 @@ class Endpoint:
         """(short, detailed) for a question of texts and pictures, or NoCaption."""
         for draw in range(DRAWS):
             try:
-                return read_words(*await self._complete(content), self.config.answer)
+                return read_words(await self._complete(content), self.config.answer)
             except UselessAnswer:
                 if draw == DRAWS - 1:
                     raise
@@ -112,7 +120,9 @@ class Endpoint:
         for dialect in dialects(self.config):
             self._dialect = dialect
             try:
-                return await self.ask(content)
+                words = await self.ask(content)
+                await self._check_seen(content)
+                return words
             except NoCaption as error:
                 failed = error
             if failed.status not in (400, 422):
@@ -142,15 +152,36 @@ class Endpoint:
                 raise
             raise UserError(f"{at} answers words but not pictures ({failed}): give a model with vision") from None
 
-    async def _complete(self, content: list[dict[str, Any]]) -> tuple[str, bool]:
-        """The answer's text and whether it was cut off at `max_tokens`."""
+    async def _check_seen(self, content: list[dict[str, Any]]) -> None:
+        """UserError where pictures cost no tokens: some servers drop them in silence if the model cannot see."""
+        blind = [part for part in content if part["type"] == "text"]
+        if len(blind) == len(content) or not self._asked:
+            return
+        seen, tokens = self._asked, (self.tokens_in, self.tokens_out)
+        try:
+            await self._complete(blind)
+        except NoCaption:
+            return
+        self.check_tokens = self.tokens_in - tokens[0], self.tokens_out - tokens[1]
+        if self._asked == seen:
+            raise UserError(
+                f"model {self.config.model!r} at {self.access.base_url} does not see pictures (the question has {seen} "
+                "tokens with and without them): give a model with vision"
+            )
+
+    async def _complete(self, content: list[dict[str, Any]]) -> Answer:
         openai, message = self.openai, {"role": "user", "content": content}
         try:
             answer = await self.client.chat.completions.create(
                 model=self.config.model, messages=[message], **self._dialect
             )
             choice = answer.choices[0]
-            said, cut = choice.message.content or "", choice.finish_reason == "length"
+            said = choice.message.content or ""
+            usage = answer.usage
+            if usage:
+                self._asked = usage.prompt_tokens or 0
+                self.tokens_in += self._asked
+                self.tokens_out += usage.completion_tokens or 0
         except openai.APITimeoutError:
             raise NoCaption(f"no answer within {self.access.timeout:g} s") from None
         except openai.APIConnectionError as error:
@@ -159,10 +190,7 @@ class Endpoint:
             raise self._refusal(error) from None
         except (openai.OpenAIError, AttributeError, TypeError, LookupError, ValueError):
             raise UselessAnswer(NO_COMPLETION) from None
-        if usage := getattr(answer, "usage", None):
-            self.tokens_in += usage.prompt_tokens or 0
-            self.tokens_out += usage.completion_tokens or 0
-        return self.redact(said), cut
+        return Answer(self.redact(said), cut=choice.finish_reason == "length")
 
     def _refusal(self, error: Any) -> Exception:
         """An HTTP status as the failure of one question, or of all of them."""
@@ -208,9 +236,9 @@ def dialects(config: AskConfig) -> Iterator[dict[str, Any]]:
             yield form | warmth | {limit: config.max_tokens}
 
 
-def read_words(said: str, cut: bool, form: str) -> tuple[str, str]:  # noqa: FBT001 - as `_complete` returns it
+def read_words(answer: Answer, form: str) -> tuple[str, str]:
     """(short, detailed) from an answer; NoCaption says why there is none."""
-    said = said.strip()
+    said = re.sub(r"(?s)^.*</think>", "", answer.text).strip()
     if not said:
         raise UselessAnswer("the answer is empty")
     if form == "text":
@@ -221,7 +249,7 @@ def read_words(said: str, cut: bool, form: str) -> tuple[str, str]:  # noqa: FBT
         found = json.loads(said[said.index("{") : said.rindex("}") + 1])
         words = tuple(" ".join(found[key].split()) for key in ("short", "detailed"))
     except (ValueError, KeyError, TypeError, AttributeError):
-        reason = "the answer was cut off at --max-tokens" if cut else "the answer is not the JSON asked for"
+        reason = "the answer was cut off at --max-tokens" if answer.cut else "the answer is not the JSON asked for"
         raise UselessAnswer(reason, said[:200]) from None
     if not all(words):
         raise UselessAnswer("the answer holds an empty caption", said[:200])
