@@ -211,7 +211,7 @@ def test_what_is_asked(data, videowm):
         given = ["--model", "m", "--clip-frames", 65, "--frames", 5, "--limit", 2, "--price-in", 2, "--price-out", 8]
         ended = videowm("caption", data, "--base-url", server.url, *given)
     assert ended.code == 0 and "2 of 6 clips captioned" in ended.out
-    assert "800 + 50 tokens" in ended.out and "the 4 clips without one: about 3200 + 200 tokens, cost 0.01" in ended.out
+    assert "700 + 50 tokens" in ended.out and "the 4 clips without one: about 2800 + 200 tokens, cost 0.01" in ended.out
     content = server.requests[0]["messages"][0]["content"]
     instructions = content[0]["text"]
     for word in ("scene", "objects", "move", "changes", "5 frames", "no keys, buttons", "JSON"):
