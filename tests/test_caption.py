@@ -236,9 +236,12 @@ def test_what_is_asked(data, videowm):
          ["does not accept the key", "[key]", "set OPENAI_API_KEY"]),
         (lambda h, b, q, t: h.reply(error("m is not multimodal"), 400) if "image_url" in str(b) else h.good(),
          ["answers words but not pictures", "m is not multimodal", "give a model with vision"]),
+        (lambda h, b, q, t: h.reply(error("no max_tokens"), 400) if "max_tokens" in b
+         else h.reply(error("m is blind"), 400) if "image_url" in str(b) else h.good(),
+         ["answers words but not pictures", "m is blind", "give a model with vision"]),
         (lambda h, b, q, t: h.reply(error("out of range"), 422), ["does not take the question", "out of range"]),
     ],
-    ids=["html", "404", "401", "no vision", "422"],
+    ids=["html", "404", "401", "no vision", "no vision in its own dialect", "422"],
 )  # fmt: skip
 def test_endpoints_that_are_wrong(data, videowm, monkeypatch, behave, words):
     """Guards a traceback, or a thousand failures, where one sentence says what is wrong with server or model."""

@@ -43,6 +43,7 @@ STYLE = (
     "that cannot be seen."
 )
 CAPTION = "These are {frames} frames of one video clip, in order, {seconds:.1f} seconds from the first to the last. "
+LABEL = "Frame {number} of {frames}, at {seconds:.1f} s:"
 EXPAND = (
     "A user asks a video model for what the prompt below says. Write the captions of the clip that the user would "
     "like to see: keep to everything in the prompt{start}, and fill in what is left open. "
@@ -76,7 +77,7 @@ class CaptionConfig:
         settings = configuration.to_dict(self)
         ask, clip_frames = settings.pop("ask"), settings.pop("clip_frames")
         return {"schema": 1, "source": "model", "dataset": dataset.hash, "clip_frames": clip_frames, **ask, **settings,
-                "instructions": instructions(CAPTION, self.ask)}  # fmt: skip
+                "instructions": instructions(CAPTION, self.ask), "label": LABEL}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ class Captioning:
         seconds = (clip.frames - 1) / self.dataset.fps
         content = [text(instructions(CAPTION.format(frames=len(frames), seconds=seconds), self.config.ask))]
         for number, (offset, frame) in enumerate(zip(shown, frames, strict=True), 1):
-            content.append(text(f"Frame {number} of {len(frames)}, at {offset / self.dataset.fps:.1f} s:"))
+            label = LABEL.format(number=number, frames=len(frames), seconds=offset / self.dataset.fps)
+            content.append(text(label))
             content.append(picture(frame, self.config.image_size))
         return content
 

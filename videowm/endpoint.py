@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,16 +108,14 @@ class Endpoint:
 
     async def ask(self, content: list[dict[str, Any]]) -> tuple[str, str]:
         """(short, detailed) for a question of texts and pictures, or NoCaption."""
-        for draw in range(DRAWS):
-            try:
+        for _ in range(DRAWS - 1):
+            with suppress(UselessAnswer):
                 return read_words(await self._complete(content), self.config.answer)
-            except UselessAnswer:
-                if draw == DRAWS - 1:
-                    raise
-        raise AssertionError
+        return read_words(await self._complete(content), self.config.answer)
 
     async def ask_first(self, content: list[dict[str, Any]]) -> tuple[str, str]:
         """`ask`, and find out whether this is a server that sees pictures and in which dialect it is asked."""
+        refusals = []
         for dialect in dialects(self.config):
             self._dialect = dialect
             try:
@@ -125,6 +124,7 @@ class Endpoint:
                 return words
             except NoCaption as error:
                 failed = error
+            refusals.append((dialect, failed))
             if failed.status not in (400, 422):
                 break
         url, model, check = self.access.base_url, self.config.model, "check --base-url, which mostly ends in /v1,"
@@ -133,24 +133,28 @@ class Endpoint:
         if failed.status in (403, 404, 405):
             raise UserError(f"{url} does not take questions to model {model!r} ({failed}): {check} and --model")
         if failed.status in (400, 422) or (failed.status or 0) >= 500:
-            return await self._ask_again(content, failed)
+            return await self._ask_again(content, refusals)
         raise failed
 
-    async def _ask_again(self, content: list[dict[str, Any]], failed: NoCaption) -> tuple[str, str]:
-        """Whether it is the pictures that `failed`: UserError if words alone are answered and pictures fail again."""
+    async def _ask_again(self, content: list[dict], refusals: list[tuple[dict, NoCaption]]) -> tuple[str, str]:
+        """Whether it is the pictures: UserError if words alone are answered in a dialect and pictures fail again."""
         at = f"model {self.config.model!r} at {self.access.base_url}"
-        try:
-            await self._complete([text("Say yes.")])
-        except NoCaption:
-            if failed.status in (400, 422):
-                raise UserError(f"{at} does not take the question ({failed}): check --model and the settings") from None
-            raise failed from None
-        try:
-            return await self.ask(content)
-        except NoCaption as error:
-            if error.status != failed.status:
-                raise
-            raise UserError(f"{at} answers words but not pictures ({failed}): give a model with vision") from None
+        for dialect, failed in refusals:
+            self._dialect = dialect
+            try:
+                await self._complete([text("Say yes.")])
+            except NoCaption:
+                continue
+            try:
+                return await self.ask(content)
+            except NoCaption as error:
+                if error.status != failed.status:
+                    raise
+                raise UserError(f"{at} answers words but not pictures ({failed}): give a model with vision") from None
+        failed = refusals[-1][1]
+        if failed.status in (400, 422):
+            raise UserError(f"{at} does not take the question ({failed}): check --model and the settings")
+        raise failed
 
     async def _check_seen(self, content: list[dict[str, Any]]) -> None:
         """UserError where pictures cost no tokens: some servers drop them in silence if the model cannot see."""
@@ -237,7 +241,7 @@ def dialects(config: AskConfig) -> Iterator[dict[str, Any]]:
 
 
 def read_words(answer: Answer, form: str) -> tuple[str, str]:
-    """(short, detailed) from an answer; NoCaption says why there is none."""
+    """(short, detailed) from an answer; UselessAnswer says why there is none."""
     said = re.sub(r"(?s)^.*</think>", "", answer.text).strip()
     if not said:
         raise UselessAnswer("the answer is empty")
