@@ -1,4 +1,4 @@
-"""200 clips captioned by a real OpenAI-compatible server, killed in the middle: none asked twice, none lost.
+"""200 clips captioned by a real OpenAI-compatible server, killed in the middle: none lost, none asked again once on disk.
 
 The server is `transformers serve` with a LLaVA of 0.2M parameters made here: random weights first, whose answers are
 noise, then taught in seconds to answer with one JSON object. Between client and server stands a counter that
@@ -6,8 +6,8 @@ passes everything on. Command, run from the repository root (needs pip install "
 
     python benchmarks/caption_server.py /tmp/captions
 
-Result on 2 CPU cores, transformers 5.23.0, openai 3.54.0 (2026-11-24), in about a minute; paths and tokens left out. The taught
-model repeats one sentence, so this proves the transport and the file, not what a caption says:
+Result on 2 CPU cores, transformers 5.23.0, openai 3.54.0 (2026-11-24), in about a minute; paths and tokens left out.
+The taught model repeats one sentence, so this proves the transport and the file, not what a caption says:
 
     model : exit 1, 0 of 200 clips captioned, 6 failed (6 x the answer was cut off at --max-tokens; ...)
     model --answer text: exit 0, 6 of 200 clips captioned
