@@ -1,4 +1,4 @@
-"""200 clips captioned by a real OpenAI-compatible server, killed in the middle: none lost, none asked again once on disk.
+"""200 clips captioned by a real OpenAI-compatible server, killed in the middle: none lost, none on disk asked again.
 
 The server is `transformers serve` with a LLaVA of 0.2M parameters made here: random weights first, whose answers are
 noise, then taught in seconds to answer with one JSON object. Between client and server stands a counter that
