@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["quickstart", "record", "import", "train", "encode", "generate", "evaluate", "info"]
+VERBS = ["quickstart", "record", "import", "caption", "expand", "train", "encode", "generate", "evaluate", "info"]
 
 
 def test_help_is_quick_and_imports_nothing_heavy(python):

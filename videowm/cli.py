@@ -15,6 +15,7 @@ examples:
   videowm quickstart                                          the whole loop, small, on a laptop's CPU
   videowm record carracing --out data/carracing --episodes 200 --seed 0 --workers 2
   videowm train configs/vae/quickstart.yaml train.steps=2000
+  videowm caption data/carracing --from-state                 words for every clip
   videowm encode data/carracing --vae runs/vae --out latents/carracing
   accelerate launch -m videowm train configs/world/quickstart.yaml depth=6
   videowm generate runs/world --from data/carracing --episode 3 --actions "left*8 gas*16" --out clip.mp4
@@ -56,6 +57,29 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("source", type=Path, help="LeRobot v3 folder, or a.mp4 + a.csv|npz|parquet (+ a.txt) side by side")
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--size", type=int, default=64, help="height and width of the stored frames (default: %(default)s)")
+
+    p = verb("caption", "put every clip into words, by a model that sees frames or from the recorded state",
+             "videowm caption data/carracing --base-url http://127.0.0.1:8000/v1 --model NAME --limit 20")  # fmt: skip
+    p.add_argument("data", type=Path)
+    p.add_argument("--from-state", action="store_true", help="from the simulator's recorded state, without a model")
+    endpoint_options(p)
+    p.add_argument("--frames", type=int, default=8, help="frames shown of a clip (default: %(default)s)")
+    p.add_argument("--clip-frames", type=int, default=65, help="frames a clip, as in encode (default: %(default)s)")
+    p.add_argument("--image-size", type=int, default=256, help="longer side of a shown frame (default: %(default)s)")
+    p.add_argument("--concurrency", type=int, default=8, help="questions at once (default: %(default)s)")
+    p.add_argument("--limit", type=int, default=None, help="clips to ask for now; a few of them give an estimate")
+    p.add_argument("--retry-failed", action="store_true", help="ask only for clips that failed before")
+    p.add_argument("--price-in", type=float, default=0.0, help="price of a million tokens asked, for the estimate")
+    p.add_argument("--price-out", type=float, default=0.0, help="price of a million tokens answered")
+
+    p = verb("expand", "rewrite a short prompt in the style of the captions",
+             'videowm expand "a red car turns left" --base-url http://127.0.0.1:8000/v1 --model NAME')  # fmt: skip
+    p.add_argument("prompt")
+    endpoint_options(p)
+    p.add_argument("--from", dest="data", type=Path, default=None, help="dataset the first frame comes from")
+    p.add_argument("--episode", type=int, default=0)
+    p.add_argument("--start", type=int, default=0, help="the first frame's number within the episode")
+    p.add_argument("--cache", type=Path, default=Path("~/.cache/videowm/prompts"), help="default: %(default)s")
 
     p = verb("train", "train what a configuration describes; the same command again resumes",
              "videowm train configs/world/quickstart.yaml depth=6 train.steps=5000 out=runs/deeper")  # fmt: skip
@@ -100,6 +124,19 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def endpoint_options(p: argparse.ArgumentParser) -> None:
+    """Options of the verbs that ask an OpenAI-compatible server."""
+    p.add_argument("--base-url", default=None, help="address of an OpenAI-compatible server, mostly ends in /v1")
+    p.add_argument("--model", default=None, help="the model's name there; it must see pictures")
+    p.add_argument("--key-env", default=None, help="environment variable with the key (default: OPENAI_API_KEY if set)")
+    p.add_argument("--answer", choices=("json", "text"), default="json",
+                   help="text: take any words, from models that cannot write JSON (default: %(default)s)")  # fmt: skip
+    p.add_argument("--max-tokens", type=int, default=800, help="of an answer (default: %(default)s)")
+    p.add_argument("--temperature", type=float, default=None, help="default: the server's")
+    p.add_argument("--timeout", type=float, default=120.0, help="seconds without an answer (default: %(default)s)")
+    p.add_argument("--retries", type=int, default=5, help="after errors that may pass (default: %(default)s)")
+
+
 def run(args: argparse.Namespace) -> int:
     """Carry out one verb; the heavy imports happen here."""
     if args.verb == "record":
@@ -111,6 +148,10 @@ def run(args: argparse.Namespace) -> int:
         from videowm.data.import_ import import_dataset
 
         import_dataset(args.source, args.out, size=(args.size, args.size))
+    elif args.verb in ("caption", "expand"):
+        from videowm import caption
+
+        return getattr(caption, args.verb)(args) or 0
     elif args.verb == "train":
         from videowm.train.loop import launch
 

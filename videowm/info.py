@@ -22,6 +22,7 @@ def info(path: Path, *, verify: bool = False) -> str:
 
 
 def dataset_info(path: Path, *, verify: bool) -> str:
+    from videowm.data.captions import captions_of, captions_path, read_lines
     from videowm.data.dataset import Dataset
 
     dataset = Dataset(path)
@@ -29,6 +30,12 @@ def dataset_info(path: Path, *, verify: bool) -> str:
         dataset.verify()
     frames = int(dataset.lengths.sum())
     height, width = dataset.size
+    captions = [
+        f"captions  {name}: {len(read_lines(captions_path(path, name)))} clips of {header['clip_frames']} frames, "
+        f"by {header.get('model', 'the recorded state')}"
+        + (" (of another dataset)" if header["dataset"] != dataset.hash else "")
+        for name, header in captions_of(path).items()
+    ]
     return "\n".join(
         [
             f"dataset   {path} ({dataset.name}, LeRobot {dataset.info['codebase_version']})",
@@ -38,6 +45,7 @@ def dataset_info(path: Path, *, verify: bool) -> str:
             f"actions   {', '.join(dataset.action_names)}",
             f"state     {', '.join(dataset.state_names) or 'none'}",
             f"caption   {dataset.caption(0)}",
+            *captions,
             f"hash      {dataset.hash}" + (" (every file is as recorded)" if verify else ""),
         ]
     )

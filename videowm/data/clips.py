@@ -58,3 +58,12 @@ def even_clips(dataset: Dataset, *, frames: int, split: str, count: int) -> list
         raise UserError(f"{dataset.root} has no {split} episode of {frames} frames or more")
     each = max(1, round(count / len(episodes)))
     return [(e, int(s)) for e in episodes for s in np.linspace(0, dataset.lengths[e] - frames, each, dtype=int)]
+
+
+def stretches(dataset: Dataset, split: str, frames: int) -> list[tuple[int, int]]:
+    """Consecutive clips (episode, start) of a split; neighbours share one frame, the rest of an episode is left."""
+    return [
+        (episode, start)
+        for episode in dataset.split(split)
+        for start in range(0, int(dataset.lengths[episode]) - frames + 1, frames - 1)
+    ]

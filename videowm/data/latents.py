@@ -17,21 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from videowm.data.clips import stretches
 from videowm.data.dataset import Dataset
 from videowm.data.played import Played
 from videowm.types import Clip, UserError, VideoCodec, latent_steps
 
 SHARD = 64  # clips a file
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def stretches(dataset: Dataset, split: str, frames: int) -> list[tuple[int, int]]:
-    """Consecutive clips (episode, start) of a split; neighbours share one frame, the rest of an episode is left."""
-    return [
-        (episode, start)
-        for episode in dataset.split(split)
-        for start in range(0, int(dataset.lengths[episode]) - frames + 1, frames - 1)
-    ]
 
 
 def encode_dataset(

@@ -182,7 +182,15 @@ class CarRacing:
         }
         return antics[str(rng.choice(list(antics)))]
 
-    def caption(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator, *, over: bool = False) -> str:
+    def caption(
+        self,
+        states: np.ndarray,
+        actions: np.ndarray,
+        rng: np.random.Generator,
+        *,
+        detailed: bool = False,
+        over: bool = False,
+    ) -> str:
         speed, spin, off = states[:, 3], states[:, 4], 1 - states[:, 6].mean()
         subject = rng.choice(["a red car drives", "the red race car goes", "seen from above, a red car moves"])
         paces = ("slowly", "at low speed"), ("at a moderate speed", "at medium pace"), ("fast", "at high speed")
@@ -200,4 +208,36 @@ class CarRacing:
         if (speed < 2).mean() > 0.08:
             habits.append("standing still for a while")
         text = f"{subject} {pace}, {', '.join(habits[:-1])} and {habits[-1]}."
-        return text[0].upper() + text[1:]
+        text = text[0].upper() + text[1:]
+        return f"{text} {self._changes(states, actions, rng)}" if detailed else text
+
+    def _changes(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator) -> str:
+        """Sentences on the beginning, middle and end of states "f k" and actions "f a", and on what they add up to."""
+        parts = zip(np.array_split(states, 3), np.array_split(actions, 3), strict=True)
+        moments = [self._moment(*part) for part in parts if len(part[0])]
+        openings = rng.choice([("At first", "then", "finally"), ("In the beginning", "after that", "towards the end")])
+        kept = [(o, m) for i, (o, m) in enumerate(zip(openings, moments)) if i == 0 or m != moments[i - 1]]
+        story = "; ".join(f"{opening} it {moment}" for opening, moment in kept)
+        if len(kept) == 1:
+            story = f"{rng.choice(['From beginning to end', 'All the time'])} it {moments[0]}"
+        gained = states[-3:, 3].mean() - states[:3, 3].mean()
+        paces = ("slows down", "gets slower"), ("keeps its speed", "keeps its pace"), ("speeds up", "gets faster")
+        pace = rng.choice(paces[int(np.digitize(gained, [-6, 6]))])
+        turned = float(states[-1, 2] - states[0, 2])  # radians, anticlockwise
+        amounts = "a little", "by about a quarter of a circle", "by about half a circle", "by more than half a circle"
+        amount = amounts[int(np.digitize(abs(turned), [1.0, 2.4, 3.9]))]
+        side = "left" if turned > 0 else "right"
+        ends = "faces as it did before" if abs(turned) < 0.25 else f"has turned {side} {amount}"
+        return f"{story}. Over these frames it {pace} and in the end {ends}."
+
+    def _moment(self, states: np.ndarray, actions: np.ndarray) -> str:
+        """A third of a clip in a few words, after "it"."""
+        speed, spin, on = states[:, 3].mean(), states[:, 4].mean(), states[:, 6].mean()
+        if speed < 2:
+            return f"stands still on the {'road' if on > 0.5 else 'grass'}"
+        way = ("crawls", "rolls", "drives", "races")[int(np.digitize(speed, [10, 22, 36]))]
+        bends = "bending sharply right", "bending right", "straight ahead", "bending left", "bending sharply left"
+        bend = bends[int(np.digitize(spin, [-1.5, -0.4, 0.4, 1.5]))]
+        road = ("over the grass", "half on the grass", "along the road")[int(np.digitize(on, [0.3, 0.9]))]
+        brakes = " and brakes" if len(actions) and (actions[:, 2] > 0.1).mean() > 0.3 else ""
+        return f"{way} {road}, {bend}{brakes}"

@@ -1,0 +1,214 @@
+"""Captions of clips, beside the dataset that they describe: what a file holds, how it is written, how it is read.
+
+`captions/NAME.json` says how the captions of `captions/NAME.jsonl` were made; NAME is the hash of that. One line is
+one clip:
+    {"episode", "start", "frames", "short", "detailed", "source": "state" | "model"}
+"state" captions are made from the simulator's recorded state, "model" captions by a model that saw frames. Clips that
+no caption could be had for are in `captions/NAME.failed.jsonl`, with the reason. Nothing that `videowm info --verify`
+checks is touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from videowm.data.clips import stretches
+from videowm.data.dataset import Dataset
+from videowm.data.layout import write_atomic, write_json
+from videowm.data.worlds import WORLDS
+from videowm.types import UserError
+
+
+class ClipKey(NamedTuple):
+    """Which frames of a dataset: `frames` consecutive ones of an episode from frame `start` on."""
+
+    episode: int
+    start: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A clip in words, short and at length, and who wrote them."""
+
+    short: str
+    detailed: str
+    source: Literal["state", "model"]
+
+
+class Captions(Mapping[ClipKey, Caption]):
+    """The captions of one file: `captions[episode, start, frames]`."""
+
+    def __init__(self, header: dict[str, Any], captions: dict[ClipKey, Caption]) -> None:
+        self.header = header
+        self._captions = captions
+
+    @classmethod
+    def open(cls, data: str | Path, name: str) -> Captions:
+        """Read the captions of dataset `data` that `name` says: hash (or its beginning), model, or "state"."""
+        dataset = Dataset(data)
+        headers = captions_of(dataset.root)
+        found = [n for n, h in headers.items() if n.startswith(name) or name in (h["source"], h.get("model"))]
+        if len(found) != 1:
+            known = ", ".join(f"{n} ({h.get('model', 'state')})" for n, h in headers.items()) or "none"
+            many = f"{len(found)} captions are called {name!r}" if found else f"no captions are called {name!r}"
+            raise UserError(f"{many} in {dataset.root}/captions, there are: {known}; make them with videowm caption")
+        header, path = headers[found[0]], captions_path(dataset.root, found[0])
+        check_dataset(path, header, dataset)
+        return cls(header, {key_of(line): caption_of(line) for line in read_lines(path)})
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Caption:
+        return self._captions[ClipKey(*key)]
+
+    def __iter__(self) -> Iterator[ClipKey]:
+        return iter(self._captions)
+
+    def __len__(self) -> int:
+        return len(self._captions)
+
+
+def clips_to_caption(dataset: Dataset, frames: int) -> list[ClipKey]:
+    """The clips that `videowm encode` makes of both splits, in their order."""
+    if frames < 2:
+        raise UserError(f"clips of {frames} frames cannot be captioned: give --clip-frames 2 or more")
+    clips = [ClipKey(e, s, frames) for split in ("train", "test") for e, s in stretches(dataset, split, frames)]
+    if not clips:
+        longest = int(dataset.lengths.max()) if dataset.num_episodes else 0
+        raise UserError(
+            f"{dataset.root} holds no clip of {frames} frames (its longest episode has {longest}): "
+            "lower --clip-frames or record longer episodes"
+        )
+    return clips
+
+
+def captions_path(root: Path, name: str) -> Path:
+    return root / "captions" / f"{name}.jsonl"
+
+
+def header_name(header: dict[str, Any]) -> str:
+    """16 hex digits of everything that decides the captions."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def captions_of(root: Path) -> dict[str, dict[str, Any]]:
+    """{name: header} of the captions beside a dataset."""
+    headers = {}
+    for path in sorted((root / "captions").glob("*.json")):
+        try:
+            header = json.loads(path.read_text())
+            sound = header_name(header) == path.stem and {"source", "dataset", "clip_frames"} <= set(header)
+        except (ValueError, AttributeError):
+            sound = False
+        if not sound:
+            raise UserError(f"{path} is damaged or was changed: move it away and run videowm caption again")
+        headers[path.stem] = header
+    return headers
+
+
+def check_dataset(path: Path, header: dict[str, Any], dataset: Dataset) -> None:
+    if header["dataset"] != dataset.hash:
+        raise UserError(
+            f"{path} belongs to a dataset with hash {header['dataset']}, {dataset.root} has {dataset.hash}: "
+            "move it away or caption this dataset"
+        )
+
+
+def key_of(line: dict[str, Any]) -> ClipKey:
+    return ClipKey(line["episode"], line["start"], line["frames"])
+
+
+def caption_of(line: dict[str, Any]) -> Caption:
+    return Caption(line["short"], line["detailed"], line["source"])
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSON-lines file; what follows the last newline was cut off by a kill and does not count."""
+    content = path.read_bytes() if path.exists() else b""
+    try:
+        return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+    except ValueError:
+        raise UserError(f"{path} is damaged: move it away and run videowm caption again") from None
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    write_atomic(path, b"".join(map(encode_line, lines)))
+
+
+def encode_line(line: dict[str, Any]) -> bytes:
+    return json.dumps(line, ensure_ascii=False).encode(errors="replace") + b"\n"
+
+
+class LineWriter:
+    """Appends lines that are on the disk when `write` returns; one process a file. A torn last line is cut off."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.file = path, open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by `close`
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.file.close()
+            raise UserError(f"another process writes {path}: wait for it to end") from None
+        self.mend()
+
+    def mend(self) -> None:
+        self.file.seek(0)
+        self.file.truncate(self.file.read().rfind(b"\n") + 1)
+
+    def write(self, line: dict[str, Any]) -> None:
+        try:
+            content = encode_line(line)
+            if self.file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            os.fsync(self.file.fileno())
+        except OSError:
+            self.mend()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file; an empty one goes."""
+        self.file.close()
+        if self.path.stat().st_size == 0:
+            self.path.unlink()
+
+
+def caption_from_state(data: str | Path, *, clip_frames: int) -> tuple[str, int]:
+    """Caption every clip of a recorded world from its states and actions -> (name, number of captions).
+
+    The phrasing is a function of (episode, start), so the same command gives the same file.
+    """
+    dataset = Dataset(data)
+    world = WORLDS[dataset.name]() if dataset.name in WORLDS else None
+    if world is None or dataset.state_names != world.state_names:
+        raise UserError(
+            f"{data} ({dataset.name}) has no recorded states that a world can put into words (worlds: "
+            f"{', '.join(WORLDS)}): caption it with --base-url and --model"
+        )
+    lines = []
+    for key in clips_to_caption(dataset, clip_frames):
+        states = dataset.states(key.episode)[key.start : key.start + key.frames]
+        actions = dataset.actions(key.episode)[key.start : key.start + key.frames - 1]
+        words = {
+            kind: world.caption(
+                states, actions, np.random.default_rng([key.episode, key.start]), detailed=kind == "detailed"
+            )
+            for kind in ("short", "detailed")
+        }
+        lines.append({**key._asdict(), **words, "source": "state"})
+    content = hashlib.sha256(b"".join(map(encode_line, lines))).hexdigest()[:16]
+    header = {"schema": 1, "source": "state", "dataset": dataset.hash, "world": dataset.name}
+    header |= {"clip_frames": clip_frames, "content": content}  # a world that learns new phrasings makes a new file
+    name = header_name(header)
+    write_lines(captions_path(dataset.root, name), lines)
+    write_json(captions_path(dataset.root, name).with_suffix(".json"), header)
+    return name, len(lines)
