@@ -185,6 +185,18 @@ def test_a_world_repeats_and_keeps_its_promises(name, tmp_path, monkeypatch):
     assert name == world.name and WORLDS[name] is type(world) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_clip_is_put_into_words(name):
+    """Guards a caption that needs an action for the last frame, which a clip has not, and details that say nothing."""
+    episode = play_once(opened(name), np.random.default_rng(1), 33)
+    states, actions = episode.states, episode.actions[: len(episode.states) - 1]
+    words = [
+        WORLDS[name]().caption(states, actions, np.random.default_rng(0), detailed=detailed)
+        for detailed in (False, True)
+    ]
+    assert words[1].startswith(words[0]) and len(words[1]) > len(words[0]) + 20
+
+
 def test_noise_is_only_in_its_corner():
     """Guards noise that spoils the game's picture, or that repeats from frame to frame."""
     plain, noisy = CarRacing(), open_world("carracing-noisy")

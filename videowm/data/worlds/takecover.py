@@ -106,7 +106,7 @@ class TakeCover:
             crowd = str(rng.choice([f"{few}, later {many} imps", f"first {few} and then {many} imps"]))
         throw = rng.choice(["throw fireballs at the player", "attack from across the hall with fireballs"])
         moved = actions[:, 0] != actions[:, 1]
-        needed = np.array([escape(state) for state in states])
+        needed = np.array([escape(state) for state in states[: len(actions)]])
         dodged = (needed != 0) & (np.sign(actions[:, 0] - actions[:, 1]) == needed)
         habits = ["runs left and right", "wanders sideways"]
         if moved.mean() < 0.2:
