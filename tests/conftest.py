@@ -25,7 +25,7 @@ TINY_VAE = [f"vae.args.{key}={value}" for key, value in VAE.items()] + [
 TINY_WORLD = [
     "hidden=32", "depth=1", "budget=null", "window=5", "train.steps=4", "train.batch=4", "train.trackers=[]",
     "train.precision=fp32", "train.log_every=1", "heldout.clips=4", "heldout.window=4", "heldout.context=2",
-    "rollout.clips=2", "rollout.context_frames=5", "rollout.horizon=4", "rollout.sampling_steps=2", "rollout.batch=2",
+    "rollout.clips=2", "rollout.context_frames=5", "rollout.horizon=4", "rollout.sampler.steps=2", "rollout.batch=2",
 ]  # fmt: skip
 
 

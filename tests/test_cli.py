@@ -120,7 +120,7 @@ def test_latents_of_another_autoencoder(videowm, dataset, vae_run, latents, tmp_
         (["--start", "-3"], ["--start -3 cannot be used"]),
         (["--context", "0"], ["0 frames"]),
         (["--frames", "0"], ["leave nothing to predict"]),
-        (["--sampling-steps", "0"], ["sampling_steps 0"]),
+        (["--sampling-steps", "0"], ["sampler.steps 0"]),
         (["--out", "clip.avi"], ["clip.avi", ".mp4"]),
     ],
 )

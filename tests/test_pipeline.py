@@ -11,7 +11,7 @@ import torch
 from videowm.data.dataset import Dataset
 from videowm.dit import DiT
 from videowm.dit.attention import block_causal_mask
-from videowm.dit.sample import schedule
+from videowm.dit.sample import Sampler, schedule
 from videowm.pipeline import WorldModelPipeline, rollout
 from videowm.types import UserError
 from videowm.vae.codec import to_float
@@ -71,7 +71,7 @@ def rolled() -> dict:
 def test_the_cached_rollout_is_the_naive_one(rolled, sampling_steps, shift):
     """Guards the cache, the sampler's levels and the positions together: within 1e-5 of a rollout without any cache."""
     settings = {"sampling_steps": sampling_steps, "shift": shift}
-    fast = rollout(**rolled, **settings)
+    fast = rollout(**rolled, sampler=Sampler(sampling_steps), shift=shift)
     slow = naive(rolled["transformer"], rolled["context"], rolled["actions"], rolled["noise"], **settings, window=None)
     assert ((fast - slow).norm() / slow.norm()).item() < 1e-5
     assert (fast - rolled["noise"]).norm() / slow.norm() > 0.1, "the model must have changed the noise"
@@ -84,14 +84,16 @@ def test_the_windowed_rollout_is_the_naive_one_under_a_band(rolled, monkeypatch)
     Only the mask is exchanged in the reference; a window of 2 or 4 gives other numbers.
     """
 
-    def band(query_steps, key_steps, tokens):
-        near = (query_steps[:, None] - key_steps[None, :] < 3).repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
-        return block_causal_mask(query_steps, key_steps, tokens) & near
+    def band(steps, tokens, window):
+        at = torch.arange(steps).repeat_interleave(tokens)
+        return block_causal_mask(steps, tokens, window) & (at[:, None] - at[None, :] < 3)
 
-    fast = {window: rollout(**rolled, sampling_steps=2, window=window) for window in (2, 3, 4)}
+    fast = {window: rollout(**rolled, sampler=Sampler(2), window=window) for window in (2, 3, 4)}
     monkeypatch.setattr("videowm.dit.model.block_causal_mask", band)
+    rolled["transformer"].masks.clear()
     slow = naive(rolled["transformer"], rolled["context"], rolled["actions"], rolled["noise"], sampling_steps=2,
                  shift=1.0, window=3)  # fmt: skip
+    rolled["transformer"].masks.clear()
     errors = {window: ((out - slow).norm() / slow.norm()).item() for window, out in fast.items()}
     assert errors[3] < 1e-5 < 1e-3 < min(errors[2], errors[4]), errors
 
@@ -101,7 +103,7 @@ def test_later_actions_change_no_earlier_step(rolled):
     """Guards actions given to the wrong step: from the changed action on all steps differ, before it none."""
     other = rolled | {"actions": rolled["actions"].clone()}
     other["actions"][:, 5] += 1
-    one, two = (rollout(**given, sampling_steps=2) for given in (rolled, other))
+    one, two = (rollout(**given, sampler=Sampler(2)) for given in (rolled, other))
     assert torch.equal(one[:, :2], two[:, :2]) and (one[:, 2:] != two[:, 2:]).flatten(2).any(2).all()
 
 
@@ -110,7 +112,7 @@ def test_save_and_load(pipeline, episode, tmp_path):
     pipeline.save_pretrained(tmp_path)
     loaded = WorldModelPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=False)
     frames, actions = episode[0][:, :9], episode[1][:, :16]
-    one, two = (p(frames, actions, generator=seeded(), sampling_steps=3) for p in (pipeline, loaded))
+    one, two = (p(frames, actions, generator=seeded(), sampler=Sampler(3)) for p in (pipeline, loaded))
     assert torch.equal(one.frames, two.frames) and torch.equal(one.latents, two.latents)
     assert loaded.trained_on == pipeline.trained_on and loaded.trained_on.action_names == ["steer", "gas", "brake"]
 
@@ -123,11 +125,11 @@ def test_contexts_of_any_length(pipeline, episode, context, kept):
     than the window that the model was trained on.
     """
     frames, actions = episode
-    out = pipeline(frames[:, :context], actions[:, : context + 7], generator=seeded(), sampling_steps=2)
+    out = pipeline(frames[:, :context], actions[:, : context + 7], generator=seeded(), sampler=Sampler(2))
     assert out.context_frames == kept and out.frames.shape == (1, kept + 8, 3, 64, 64)
     left_out = context - kept
     same = pipeline(
-        frames[:, left_out:context], actions[:, left_out : context + 7], generator=seeded(), sampling_steps=2
+        frames[:, left_out:context], actions[:, left_out : context + 7], generator=seeded(), sampler=Sampler(2)
     )
     assert torch.equal(out.frames, same.frames)
     decoded = pipeline.codec.decode(pipeline.codec.encode(frames[:, left_out:context]))
@@ -141,29 +143,42 @@ def test_futures_of_any_length(pipeline, episode, future):
     Within the last latent step a missing action counts as the last one repeated, so whole steps are compared.
     """
     frames, actions = episode[0][:, :5], episode[1]
-    out = pipeline(frames, actions[:, : 4 + future], generator=seeded(), sampling_steps=2).frames
-    longer = pipeline(frames, actions[:, : 4 + 8], generator=seeded(), sampling_steps=2)
+    out = pipeline(frames, actions[:, : 4 + future], generator=seeded(), sampler=Sampler(2)).frames
+    longer = pipeline(frames, actions[:, : 4 + 8], generator=seeded(), sampler=Sampler(2))
     assert out.shape[1] == 5 + future
     whole = 5 + future // 4 * 4
     noise = torch.randn(longer.latents[:, 2:].shape, generator=seeded())[:, : -(-future // 4)]
-    short = pipeline(frames, actions[:, : 4 + future], noise=noise, sampling_steps=2).frames
+    short = pipeline(frames, actions[:, : 4 + future], noise=noise, sampler=Sampler(2)).frames
     torch.testing.assert_close(short[:, :whole], longer.frames[:, :whole], rtol=1e-4, atol=1e-5)
 
 
 def test_seeds(pipeline, episode):
     """Guards a rollout that ignores its generator: the same seed gives the same bits, another one other frames."""
     frames, actions = episode[0][:, :5], episode[1][:, :12]
-    one, same, other = (pipeline(frames, actions, generator=seeded(s), sampling_steps=2).frames for s in (0, 0, 1))
+    one, same, other = (pipeline(frames, actions, generator=seeded(s), sampler=Sampler(2)).frames for s in (0, 0, 1))
     assert torch.equal(one, same) and not torch.equal(one[:, 5:], other[:, 5:])
     assert torch.equal(one[:, :5], other[:, :5]), "the context does not depend on the noise"
+
+
+def test_several_futures_of_one_context(pipeline, episode):
+    """Guards futures that share their noise or mix: in one call as in single calls from the same noise."""
+    frames, actions = episode[0][:, :5], episode[1][:, :12]
+    noise = torch.randn(3, 2, 4, 8, 8, generator=seeded())
+    together = pipeline(frames, actions, noise=noise, futures=3, sampler=Sampler(2)).frames
+    for i in range(3):
+        alone = pipeline(frames, actions, noise=noise[i, None], sampler=Sampler(2)).frames
+        torch.testing.assert_close(together[i, None], alone, rtol=1e-4, atol=1e-4)
+    assert (together[0, 5:] - together[1, 5:]).abs().max() > 1e-3
+    with pytest.raises(UserError, match="0 futures cannot be rolled out"):
+        pipeline(frames, actions, futures=0)
 
 
 def test_actions_steer(pipeline, episode):
     """Guards a pipeline that normalises or groups its actions away."""
     frames, actions = episode[0][:, :5], episode[1][:, :12].clone()
-    before = pipeline(frames, actions, generator=seeded(), sampling_steps=2).frames
+    before = pipeline(frames, actions, generator=seeded(), sampler=Sampler(2)).frames
     actions[:, 8:, 0] += 2
-    after = pipeline(frames, actions, generator=seeded(), sampling_steps=2).frames
+    after = pipeline(frames, actions, generator=seeded(), sampler=Sampler(2)).frames
     assert torch.equal(after[:, :9], before[:, :9]) and not torch.equal(after[:, 9:], before[:, 9:])
 
 
@@ -202,8 +217,8 @@ def test_what_does_not_belong_together(pipeline, episode, change, expected):
 
 def test_no_sampling_steps_at_all(pipeline, episode):
     """Guards noise shown as a prediction, which is what zero steps would leave."""
-    with pytest.raises(UserError, match="sampling_steps 0 cannot be used"):
-        pipeline(episode[0][:, :5], episode[1][:, :12], sampling_steps=0)
+    with pytest.raises(UserError, match="sampler.steps 0 cannot be used"):
+        pipeline(episode[0][:, :5], episode[1][:, :12], sampler=Sampler(0))
 
 
 def test_noise_of_a_wrong_shape(pipeline, episode):

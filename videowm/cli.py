@@ -111,7 +111,8 @@ def parser() -> argparse.ArgumentParser:
         "--actions", default=None, help='"left*8 gas*16", a table (.csv .npy .npz), or leave out: the episode\'s own'
     )
     p.add_argument("--frames", type=int, default=64, help="frames to predict under the episode's own actions")
-    p.add_argument("--sampling-steps", type=int, default=10)
+    p.add_argument("--sampling-steps", type=int, default=10, help="noise levels a latent step (default: %(default)s)")
+    p.add_argument("--guidance", type=float, default=1.0, help="on the actions; 1: none (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=Path("clip.mp4"))
 

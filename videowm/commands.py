@@ -16,6 +16,7 @@ from videowm.data.dataset import Dataset
 from videowm.data.latents import encode_dataset
 from videowm.data.played import Played
 from videowm.data.worlds import WORLDS
+from videowm.dit.sample import Sampler
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import DiffusersCodec, load_vae, to_float, to_uint8
@@ -48,8 +49,9 @@ def generate(args: argparse.Namespace) -> None:
     episode = dataset.split("test")[0] if args.episode is None else args.episode
     clip_actions, true_frames = future(args, dataset, episode, pipeline)
     context = to_float(dataset.frames(episode, range(args.start, args.start + args.context)))
+    sampler = Sampler(args.sampling_steps, action_guidance=args.guidance)
     out = pipeline(
-        context[None], torch.tensor(clip_actions)[None], sampling_steps=args.sampling_steps,
+        context[None], torch.tensor(clip_actions)[None], sampler=sampler,
         generator=torch.Generator().manual_seed(args.seed),
     )  # fmt: skip
     predicted = to_uint8(out.frames[0])

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from videowm.actions.group import check_actions, group_actions
 from videowm.dit import DiT
-from videowm.dit.attention import KVCache
-from videowm.dit.sample import euler, schedule
+from videowm.dit.sample import Sampler
+from videowm.dit.stream import LatentStream
 from videowm.types import UserError, pixel_frames
 from videowm.vae.codec import DiffusersCodec
 
@@ -30,8 +30,8 @@ class WorldModelOutput(BaseOutput):
 
 
 def rollout(
-    transformer: DiT, context: Tensor, actions: Tensor, noise: Tensor, *, sampling_steps: int, shift: float = 1.0,
-    window: int | None = None,
+    transformer: DiT, context: Tensor, actions: Tensor, noise: Tensor, *, sampler: Sampler | None = None,
+    shift: float = 1.0, window: int | None = None, generator: torch.Generator | None = None,
 ) -> Tensor:  # fmt: skip
     """Predict latent steps one after the other, each from those before it.
 
@@ -39,28 +39,16 @@ def rollout(
         context: clean latents "b t0 c h w", t0 >= 1.
         actions: grouped actions "b t0+n g" of context and future.
         noise: starting noise "b n c h w" of the n future steps.
-        sampling_steps: Euler steps per latent step.
+        shift: of the schedule, unless the sampler has its own.
         window: latent steps seen at once, the new one included; None: all.
+        generator: of the noise on finished steps, where the sampler wants some.
     Returns:
         predicted latents "b n c h w".
     """
     known, count = context.shape[1], noise.shape[1]
-    levels = schedule(sampling_steps, shift).to(context.device)
-    cache = KVCache(transformer.depth, None if window is None else window - 1)
-    first = 0 if window is None else max(0, known - window + 1)
-    clean = torch.zeros(context.shape[:2], device=context.device)
-    transformer(context[:, first:], clean[:, first:], actions[:, first:known], cache, write=True)
-    predicted = []
-    for i in range(count):
-        action = actions[:, known + i, None]
-
-        def velocity(x: Tensor, level: Tensor, action: Tensor = action) -> Tensor:
-            return transformer(x, level, action, cache)
-
-        step = euler(velocity, noise[:, i, None], levels)
-        transformer(step, clean[:, :1], action, cache, write=True)
-        predicted.append(step)
-    return torch.cat(predicted, dim=1)
+    stream = LatentStream(transformer, context, actions[:, :known], sampler=sampler, shift=shift,
+                          window=window or known + count, generator=generator)  # fmt: skip
+    return torch.cat([stream.step(actions[:, known + i, None], noise[:, i, None]) for i in range(count)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -158,7 +146,8 @@ class WorldModelPipeline(DiffusionPipeline):
         *,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
-        sampling_steps: int = 10,
+        sampler: Sampler | None = None,
+        futures: int = 1,
     ) -> WorldModelOutput:
         """Roll out the future of `frames` under `actions`.
 
@@ -166,28 +155,33 @@ class WorldModelPipeline(DiffusionPipeline):
             frames: context "b f 3 H W" in [-1, 1], f >= 1. The VAE takes 1 + k frames; earlier ones are left out.
             actions: "b n a", n >= f: f-1 actions between the context frames, then one for every frame to predict.
             generator: source of the starting noise, on the CPU or the pipeline's device.
-            noise: the starting noise itself "b steps c h w", instead of a generator.
+            noise: the starting noise itself "b*futures steps c h w", instead of a generator.
+            sampler: how a latent step is drawn (default: 10 Euler steps).
+            futures: rollouts from each context, each from noise of its own.
         Returns:
-            context and predicted frames, n+1 in all (fewer by the context frames left out).
+            context and predicted frames, n+1 in all (fewer by the context frames left out); the futures of a context
+            follow one another.
         """
         self.check(frames, actions)
-        if sampling_steps < 1:
-            raise UserError(f"sampling_steps {sampling_steps} cannot be used: give 1 or more")
+        if futures < 1:
+            raise UserError(f"{futures} futures cannot be rolled out: give 1 or more")
         k, device = self.time_stride, self._execution_device
         left_out = (frames.shape[1] - 1) % k
         frames, actions = frames[:, left_out:].to(device), actions[:, left_out:].to(device)
-        context = self.normalise(self.codec.encode(frames))
+        context = self.normalise(self.codec.encode(frames)).repeat_interleave(futures, 0)
+        actions = actions.repeat_interleave(futures, 0)
         wanted = actions.shape[1] + 1
         padding = -actions.shape[1] % k  # whole latent steps are predicted; what is too much is cut off below
         actions = torch.cat([actions, actions[:, -1:].expand(-1, padding, -1)], dim=1)
         grouped = self.group(actions)
-        shape = (len(frames), grouped.shape[1] - context.shape[1], *context.shape[2:])
+        shape = (len(context), grouped.shape[1] - context.shape[1], *context.shape[2:])
         if noise is None:
             noise = torch.randn(shape, generator=generator, device=generator.device if generator else device)
         if tuple(noise.shape) != shape:
             raise UserError(f"noise of shape {tuple(noise.shape)} was given, expected {shape}")
-        predicted = rollout(self.transformer, context, grouped, noise.to(device), sampling_steps=sampling_steps,
-                            shift=self.scheduler.config.shift, window=self.trained_on.window)  # fmt: skip
+        predicted = rollout(self.transformer, context, grouped, noise.to(device), sampler=sampler,
+                            shift=self.scheduler.config.shift, window=self.trained_on.window,
+                            generator=generator)  # fmt: skip
         latents = torch.cat([context, predicted], dim=1)
         decoded = self.codec.decode(self.denormalise(latents))[:, :wanted]
         return WorldModelOutput(decoded, latents, pixel_frames(context.shape[1], k))

@@ -21,3 +21,9 @@ def awakened(**shape) -> DiT:
 def model() -> DiT:
     """Two blocks of two heads over steps of 4x4 latents of 3 channels: 4 tokens a step, grouped actions of 5."""
     return awakened(depth=2, channels=3, height=4, width=4, actions=5, patch=2, hidden=32, heads=2)
+
+
+@pytest.fixture
+def awake():
+    """Makes a transformer of any shape that is not at its start."""
+    return awakened

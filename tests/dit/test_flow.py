@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from videowm.dit import flow
-from videowm.dit.sample import euler, schedule
+from videowm.dit.sample import METHODS, Sampler, schedule
+from videowm.types import UserError
 
 
 def test_ends_and_slope_of_the_path():
@@ -27,32 +28,51 @@ def test_one_euler_step_along_the_true_velocity_arrives():
     """Guards the sampler's sign: the true velocity is constant, so any number of steps ends exactly on the data."""
     data, noise = torch.randn(2, 1, 1, 2, 2, 2, generator=torch.Generator().manual_seed(0))
     for steps in (1, 7):
-        out = euler(lambda x, level: flow.velocity(data, noise), noise, schedule(steps))
+        out = METHODS["euler"](lambda x, i: flow.velocity(data, noise), noise, schedule(steps).tolist())
         torch.testing.assert_close(out, data, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_euler_is_first_order(shift):
-    """Guards a sampler that skips or repeats a level: for dx/dlevel = x cos(level) the error must halve with the step.
+@pytest.mark.parametrize(("method", "gain"), [("euler", 2), ("heun", 4)])
+def test_the_error_falls_with_the_order(shift, method, gain):
+    """Guards a sampler of a lower order, and a step from the wrong end: against dx/dlevel = x cos(level), solved.
 
-    The solution is x(0) = x(1) exp(-sin 1). A second-order method gives a ratio of 4, a wrong one about 1.
+    Twice the steps must halve Euler's error and quarter Heun's, four times in a row.
     """
     start = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
     exact = math.exp(-math.sin(1.0))
     errors = []
     for steps in (64, 128, 256, 512):
-        levels = schedule(steps, shift).double()
-        out = euler(lambda x, level: x * level[..., None, None, None].cos(), start, levels)
+        levels = schedule(steps, shift).double().tolist()
+        out = METHODS[method](lambda x, i, at=levels: x * math.cos(at[i]), start, levels)
         errors.append(abs(out.item() - exact))
     ratios = [a / b for a, b in zip(errors[:-1], errors[1:], strict=True)]
-    assert all(1.9 < ratio < 2.1 for ratio in ratios), ratios
+    assert all(0.95 * gain < ratio < 1.05 * gain for ratio in ratios), ratios
 
 
-def test_euler_gives_every_sample_and_step_its_level():
-    """Guards levels of the wrong shape: the network wants one "b t", and each level but the last exactly once."""
+@pytest.mark.parametrize(("method", "expected"), [("euler", [0, 1, 2, 3]), ("heun", [0, 1, 1, 2, 2, 3, 3])])
+def test_where_the_network_is_asked(method, expected):
+    """Guards evaluations at clean data, where the noise cannot be known, and levels left out or asked twice."""
     seen = []
-    euler(lambda x, level: seen.append(level) or torch.zeros_like(x), torch.zeros(2, 3, 1, 1, 1), schedule(4))
-    assert torch.equal(torch.stack(seen), schedule(4)[:-1, None, None].expand(4, 2, 3))
+    METHODS[method](lambda x, i: seen.append(i) or torch.zeros_like(x), torch.zeros(1), schedule(4).tolist())
+    assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"steps": 0}, "sampler.steps 0"),
+        ({"levels": [1.0, 0.5, 0.7, 0.0]}, "levels must fall from 1 to 0"),
+        ({"levels": [0.9, 0.0]}, "levels must fall from 1 to 0"),
+        ({"levels": [1.0]}, "levels must fall from 1 to 0"),
+        ({"context_level": 1.5}, "sampler.context_level 1.5 is no noise level"),
+        ({"sinks": -1}, "sampler.sinks -1"),
+    ],
+)
+def test_samplers_that_cannot_be(settings, expected):
+    """Guards noise shown as a prediction, and schedules that end somewhere else than at clean data."""
+    with pytest.raises(UserError, match=expected):
+        Sampler(**settings)
 
 
 @pytest.mark.parametrize("shift", [1.0, 2.0, 0.5])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from einops import rearrange
+from torch.nn import functional as F
 
 from videowm.dit import DiT
-from videowm.dit.attention import KVCache, Rotary, block_causal_mask, rotate
+from videowm.dit.attention import Rotary, attention, block_causal_blocks, block_causal_mask, rotate
+from videowm.dit.model import modulate
+from videowm.types import UserError
 
 STEPS = 5
 
@@ -64,48 +68,127 @@ def test_samples_do_not_mix(model, inputs):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("parts", [(1, 1, 1, 1, 1), (3, 1, 1), (1, 4), (2, 3)])
-def test_the_cache_gives_what_the_whole_sequence_gives(model, inputs, parts):
-    """Guards positions, masks and order in the cache, for one and several steps at a time."""
-    cache, out, first = KVCache(model.depth), [], 0
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("local", [None, 2])
+@pytest.mark.parametrize("parts", [(1, 1, 1, 1, 1), (3, 1, 1), (5,)])
+def test_the_cache_gives_what_the_whole_sequence_gives(model, inputs, parts, local, static, monkeypatch):
+    """Guards positions, masks, rings and order in the cache: as part of the buffers, and all under a mask."""
+    monkeypatch.setattr(model, "windows", [local, None])
+    cache, out, first = model.new_cache(2, 6), [], 0
     for count in parts:
         part = {k: v[:, first : first + count] for k, v in inputs.items()}
-        read = model(**part, cache=cache)
+        if count == 1:
+            read = model.one_step(
+                part["latents"], model.modulations(part["level"], part["actions"]), cache, static=static
+            )
         out.append(model(**part, cache=cache, write=True))
-        assert torch.equal(read, out[-1]), "reading must not depend on writing"
+        assert count > 1 or torch.allclose(read, out[-1], atol=1e-6), "reading must not depend on writing"
         first += count
-    torch.testing.assert_close(torch.cat(out, dim=1), model(**inputs), rtol=1e-5, atol=1e-5)
-    assert cache.steps == list(range(STEPS)) and cache.next_step == STEPS
+    whole = model(**inputs)
+    torch.testing.assert_close(torch.cat(out, dim=1), whole, rtol=1e-5, atol=1e-5)
+    assert cache.next_step == STEPS
+    if local:
+        monkeypatch.undo()
+        assert (whole[:, 2:] - model(**inputs)[:, 2:]).abs().max() > 1e-3, "a local block must see less"
 
 
-@torch.no_grad()
-def test_reading_leaves_the_cache_alone(model, inputs):
-    """Guards denoising that appends at every sampler step: the held keys are the very same tensors afterwards."""
-    cache = KVCache(model.depth)
-    model(**{k: v[:, :2] for k, v in inputs.items()}, cache=cache, write=True)
-    held, steps = list(cache.keys), list(cache.steps)
-    model(**{k: v[:, 2:3] for k, v in inputs.items()}, cache=cache)
-    assert all(a is b for a, b in zip(cache.keys, held, strict=True)) and cache.steps == steps
-
-
-@torch.no_grad()
-def test_a_window_forgets_whole_steps(model, inputs):
-    """Guards a window counted in tokens: after five steps a window of two holds steps 3 and 4, and their keys only."""
-    windowed, whole = KVCache(model.depth, window=2), KVCache(model.depth)
+def remembered(model, inputs, window: int, sinks: int) -> torch.Tensor:
+    """A rollout's memory as it is defined, in lists: keys are turned for every query, as that one sees them."""
+    cache = [[] for _ in range(model.depth)]
+    out, size = [], (model.hidden // model.blocks[0].attention.heads,)
     for i in range(STEPS):
-        step = {k: v[:, i, None] for k, v in inputs.items()}
-        model(**step, cache=windowed, write=True)
-        if i < 2:  # until something is forgotten, both see the same
-            model(**step, cache=whole, write=True)
-            assert torch.equal(windowed.keys[1], whole.keys[1])
-    assert windowed.steps == [3, 4] and windowed.keys[1].shape[2] == 2 * model.tokens
+        part = {k: v[:, i, None] for k, v in inputs.items()}
+        modulations = model.modulations(part["level"], part["actions"])
+        x = model.patched(part["latents"])
+        seen = [j for j in range(i + 1) if i - j < window - (sinks if i >= window else 0) or j < sinks]
+        at = {j: j if j >= sinks or i < window else i - window + 1 + j for j in seen}
+        for block, modulation, held in zip(model.blocks, modulations, cache):
+            shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(2)
+            qkv = block.attention.qkv(modulate(x, shift1, scale1).flatten(1, 2))
+            query, key, value = rearrange(qkv, "b l (three n k) -> three b n l k", three=3, n=block.attention.heads)
+            query, key = (F.rms_norm(part, size, eps=1e-6) for part in (query, key))
+            held.append((key, value))
+            keys = [rotate(held[j][0], *model.rotary.angles(torch.tensor([at[j]]))) for j in seen]
+            query = rotate(query, *model.rotary.angles(torch.tensor([i])))
+            mixed = attention(query, torch.cat(keys, 2), torch.cat([held[j][1] for j in seen], 2), None)
+            attended = block.attention.project(rearrange(mixed, "b n l k -> b l (n k)"))
+            x = x + gate1 * attended[:, None]
+            x = x + gate2 * block.down(F.gelu(block.up(modulate(x, shift2, scale2)), approximate="tanh"))
+        out.append(model.unpatched(model.head(x, modulations[-1])))
+    return torch.cat(out, dim=1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("window", "sinks"), [(3, 0), (2, 0), (3, 1), (4, 2), (9, 1)])
+def test_a_sliding_window_with_and_without_sinks(model, inputs, window, sinks):
+    """Guards rings that overwrite the wrong step and sinks whose positions stay behind: against lists, step by step."""
+    cache, out = model.new_cache(2, window, sinks=sinks), []
+    for i in range(STEPS):
+        out.append(model(**{k: v[:, i, None] for k, v in inputs.items()}, cache=cache, write=True))
+    out = torch.cat(out, dim=1)
+    torch.testing.assert_close(out, remembered(model, inputs, window, sinks), rtol=1e-5, atol=1e-5)
+    if window < STEPS:
+        assert (out - model(**inputs)).abs()[:, -1].max() > 1e-3, "a window must forget"
+        other = remembered(model, inputs, window, 1 - sinks if sinks < 2 and window > 2 else 0)
+        assert window == 2 or (out - other).abs()[:, -1].max() > 1e-3, "sinks must matter"
+
+
+@torch.no_grad()
+def test_sinks_do_not_wear_out(model, inputs):
+    """Guards keys that are turned on from their last place, so that rounding adds up: 300 slides later as at first.
+
+    And memory that grows: every buffer keeps its size.
+    """
+    cache = model.new_cache(2, 3, sinks=1)
+    part = {k: v[:, :1] for k, v in inputs.items()}
+    sizes = [k.shape for k in cache.keys + cache.values]
+    for _ in range(300):
+        model(**part, cache=cache, write=True)
+    kept, turned = cache.kept[0], cache.keys[0][:, :, : model.tokens]
+    torch.testing.assert_close(turned, rotate(kept, *cache.rotary.forward_in_time(torch.tensor([298]))))
+    assert [k.shape for k in cache.keys + cache.values] == sizes and cache.next_step == 300
+
+
+def test_several_steps_only_at_the_beginning(model, inputs):
+    """Guards positions that start again at 0 in the middle of a rollout."""
+    cache = model.new_cache(2, 6)
+    model(**{k: v[:, :2] for k, v in inputs.items()}, cache=cache, write=True)
+    with pytest.raises(ValueError, match="one after the other"):
+        model(**{k: v[:, 2:4] for k, v in inputs.items()}, cache=cache)
+    with pytest.raises(UserError, match="3 sinks leave no room in a window of 4 latent steps: give 2 at most"):
+        model.new_cache(1, 4, sinks=3)
 
 
 def test_mask_by_hand():
-    """Guards a transposed mask or wrong token order: two cached steps and two new ones of two tokens, written out."""
-    mask = block_causal_mask(torch.tensor([2, 3]), torch.tensor([0, 1, 2, 3]), tokens=2)
-    rows = ["111111..", "111111..", "11111111", "11111111"]
-    assert mask.tolist() == [[c == "1" for c in row] for row in rows]
+    """Guards a transposed mask or wrong token order: three steps of two tokens that see two steps, written out."""
+    rows = ["11....", "11....", "1111..", "1111..", "..1111", "..1111"]
+    assert block_causal_mask(3, 2, 2).tolist() == [[c == "1" for c in row] for row in rows]
+    assert block_causal_mask(3, 2)[-1].all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("local", [None, 2])
+def test_flex_attention_is_the_same_attention(local):
+    """Guards a block mask that hides other pairs than the boolean one (uncompiled; there is no gradient on a CPU)."""
+    query, key, value = torch.randn(3, 1, 1, 4 * 128, 16, generator=torch.Generator().manual_seed(0))
+    blocks = attention(query, key, value, block_causal_blocks(4, 128, local, torch.device("cpu")))
+    plain = attention(query, key, value, block_causal_mask(4, 128, local))
+    torch.testing.assert_close(blocks, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_compile_without_graph_breaks(inputs, awake):
+    """Guards a break that would leave the GPU waiting: fullgraph raises at one. One graph serves all blocks."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    model, counter = awake(depth=3, channels=3, height=4, width=4, actions=5, hidden=32, heads=2), CompileCounter()
+    with torch.no_grad():
+        plain = model(**inputs)
+        for module in (*model.blocks, model.head):
+            module.compile(fullgraph=True, dynamic=False, backend=counter)
+        torch.testing.assert_close(model(**inputs), plain, rtol=1e-5, atol=1e-5)
+    assert counter.frame_count == 2, "blocks share one graph, the head has the other"
+    model.uncompile()
 
 
 def test_only_differences_of_steps_reach_the_scores():
@@ -135,7 +218,9 @@ def test_the_start_is_nothing():
     assert torch.equal(out, torch.zeros(1, 2, 3, 4, 4))
     tokens = torch.randn(1, 2, 4, 64)
     rotary = fresh.rotary.angles(torch.arange(2))
-    assert torch.equal(fresh.blocks[0](tokens, torch.randn(1, 2, 64), rotary, None, None, 0, write=False), tokens)
+    assert torch.equal(
+        fresh.blocks[0](tokens, fresh.modulations(torch.rand(1, 2), torch.randn(1, 2, 5))[0], rotary, None), tokens
+    )
 
 
 def test_depth_is_the_one_dial():

@@ -10,6 +10,7 @@ import torch
 
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
+from videowm.dit.sample import Sampler
 from videowm.evaluate import fidelity
 from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
 from videowm.evaluate.rollouts import RolloutConfig, held_out_starts, roll, rollouts
@@ -17,7 +18,7 @@ from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import to_float
 
-CONFIG = RolloutConfig(clips=4, context_frames=5, horizon=8, sampling_steps=2, batch=3)
+CONFIG = RolloutConfig(clips=4, context_frames=5, horizon=8, sampler=Sampler(2), batch=3)
 
 
 @pytest.fixture(scope="module")

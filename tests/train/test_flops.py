@@ -8,11 +8,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from videowm.dit import DiT
-from videowm.dit.attention import KVCache
 from videowm.train.flops import causal_pairs, image_dit_forward_flops, model_flops, parameters, peak_flops
 
 SIZES = [
     {"depth": 1, "channels": 4, "height": 8, "width": 8, "actions": 13, "patch": 2},
+    {"depth": 4, "channels": 4, "height": 8, "width": 8, "actions": 13, "patch": 2, "local": 2},
     {"depth": 3, "channels": 8, "height": 6, "width": 4, "actions": 5, "patch": 1, "hidden": 96},
 ]
 
@@ -24,7 +24,8 @@ def test_the_count_is_what_is_computed(shape, steps):
 
     Equality is exact and for two shapes and lengths, so no two errors cancel.
     """
-    model, cache = DiT(**shape).eval(), KVCache(shape["depth"])
+    model = DiT(**shape).eval()
+    cache = model.new_cache(1, steps)
     step = (torch.zeros(1, 1, shape["channels"], shape["height"], shape["width"]), torch.zeros(1, 1))
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
@@ -48,6 +49,7 @@ def test_training_is_three_forward_passes():
 def test_pairs_by_hand():
     """Guards the triangle: steps of 2 tokens see 2, 4 and 6 tokens, so 3 steps have 4 + 8 + 12 pairs."""
     assert [causal_pairs(steps, 2) for steps in (1, 2, 3)] == [4, 12, 24]
+    assert causal_pairs(3, 2, window=2) == 20
 
 
 @pytest.mark.parametrize(
@@ -65,15 +67,14 @@ def test_the_published_table(depth, width, gmacs):
 
 @pytest.mark.parametrize("shape", SIZES)
 def test_every_parameter_has_its_part(shape):
-    """Guards N of the law: parts sum to the whole, and the body is 12 width² a block and what biases and gains add.
+    """Guards N of the law: parts sum to the whole, and the body is 12 width² a block, exactly.
 
-    A block's attention has 4 width² + 4 width and two gains of a head's size, its MLP 8 width² + 5 width.
+    A block's attention has 4 width², its MLP 8 width².
     """
     model = DiT(**shape)
     parts, width = parameters(model), model.hidden
     assert sum(parts.values()) == sum(p.numel() for p in model.parameters())
-    head = width // model.blocks[0].attention.heads
-    assert parts["body"] == model.depth * (12 * width**2 + 9 * width + 2 * head)
+    assert parts["body"] == model.depth * 12 * width**2
     modulation = model.depth * (6 * width**2 + 6 * width) + 2 * width**2 + 2 * width
     assert parts["adaln"] == modulation + 256 * width + width + width**2 + width
 

@@ -1,4 +1,4 @@
-"""Block-causal attention over spacetime tokens, rotary positions and the key-value cache."""
+"""Block-causal attention over spacetime tokens and rotary positions."""
 
 from __future__ import annotations
 
@@ -6,19 +6,37 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+Mask = Tensor | BlockMask | None
+# Keys and values "b n l k" of finished steps with room for the present one, and the places "l" that are written to.
+Store = tuple[Tensor, Tensor, Tensor]
 
 
-def block_causal_mask(query_steps: Tensor, key_steps: Tensor, tokens: int) -> Tensor:
+def block_causal_mask(steps: int, tokens: int, window: int | None = None) -> Tensor:
     """Boolean mask: a token sees every token of its own and of earlier latent steps.
 
     Args:
-        query_steps, key_steps: indices of the latent steps, int "t".
+        steps: latent steps of the clip.
         tokens: tokens per latent step.
+        window: latent steps seen at most, the own one included; None: all.
     Returns:
-        bool "t_q*s t_k*s", True where attention is allowed.
+        bool "t*s t*s", True where attention is allowed.
     """
-    allowed = query_steps[:, None] >= key_steps[None, :]
-    return allowed.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+    at = torch.arange(steps).repeat_interleave(tokens)
+    behind = at[:, None] - at[None, :]
+    return (behind >= 0) & (behind < (window or steps))
+
+
+def block_causal_blocks(steps: int, tokens: int, window: int | None, device: torch.device) -> BlockMask:
+    """The same mask for FlexAttention, which leaves out what it hides (arXiv 2412.05496)."""
+
+    def seen(b: Tensor, n: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        behind = query // tokens - key // tokens
+        return (behind >= 0) & (behind < (window or steps))
+
+    length = steps * tokens
+    return create_block_mask(seen, None, None, length, length, device=device)
 
 
 class Rotary(nn.Module):
@@ -38,10 +56,10 @@ class Rotary(nn.Module):
         self.base = base
 
     def angles(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine "t*s k/2" for latent steps numbered `steps` (int "t")."""
+        """Cosine and sine "t*s k/2", float32, for latent steps numbered `steps` (int "t")."""
         height, width = self.shape
-        at = {"device": steps.device, "dtype": torch.float32}
-        time = steps.float()[:, None] * self.base ** -(torch.arange(self.time, **at) / self.time)
+        at = {"device": steps.device, "dtype": torch.float64}  # float32 is off by 1e-3 after 10,000 steps
+        time = steps.double()[:, None] * self.base ** -(torch.arange(self.time, **at) / self.time)
         frequency = self.base ** -(torch.arange(self.space, **at) / self.space)
         rows = torch.arange(height, **at)[:, None] * frequency
         columns = torch.arange(width, **at)[:, None] * frequency
@@ -54,7 +72,12 @@ class Rotary(nn.Module):
             ],
             dim=-1,
         ).flatten(0, 1)
-        return angle.cos(), angle.sin()
+        return angle.cos().float(), angle.sin().float()
+
+    def forward_in_time(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine "1 k/2" that move keys on by `steps` (int "1") latent steps, not in the picture."""
+        cos, sin = self.angles(steps)
+        return cos[:1], sin[:1]  # the first token stands in row 0 and column 0
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -64,13 +87,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
-def unit(x: Tensor, scale: Tensor) -> Tensor:
-    """Root-mean-square normalisation over the last axis, in the precision of `x`."""
-    return F.rms_norm(x, x.shape[-1:], scale.to(x.dtype), eps=1e-6)
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
     """Scaled dot-product attention over "b n l k"; written out on a CPU, where short clips make that twice as fast."""
+    if isinstance(mask, BlockMask):
+        return flex_attention(query, key, value, block_mask=mask)
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
@@ -79,57 +99,25 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) ->
     return scores.softmax(dim=-1).to(value.dtype) @ value
 
 
-class KVCache:
-    """Keys and values of finished latent steps: read while denoising, appended to once per finished step.
-
-    Holds at most `window` steps per layer; older ones fall out. `steps` are the absolute indices of those held.
-    """
-
-    def __init__(self, layers: int, window: int | None = None) -> None:
-        self.window = window
-        self.keys: list[Tensor | None] = [None] * layers
-        self.values: list[Tensor | None] = [None] * layers
-        self.steps: list[int] = []
-        self.next_step = 0
-
-    def extended(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Cached keys and values "b n l k" of one layer followed by the given ones."""
-        if self.keys[layer] is None:
-            return keys, values
-        return torch.cat([self.keys[layer], keys], dim=2), torch.cat([self.values[layer], values], dim=2)
-
-    def append(self, layer: int, keys: Tensor, values: Tensor, tokens: int) -> None:
-        """Store a layer's keys and values of new steps; forget what lies before the window."""
-        keys, values = self.extended(layer, keys, values)
-        keep = None if self.window is None else self.window * tokens
-        if keep is not None and keys.shape[2] > keep:
-            keys, values = keys[:, :, -keep:].contiguous(), values[:, :, -keep:].contiguous()
-        self.keys[layer], self.values[layer] = keys, values
-
-    def advance(self, count: int) -> None:
-        """Number the `count` steps that every layer has just appended."""
-        self.steps += range(self.next_step, self.next_step + count)
-        self.next_step += count
-        if self.window is not None:
-            self.steps = self.steps[-self.window :]
-
-
 class Attention(nn.Module):
-    """Multi-head self-attention with QK-norm (arXiv 2302.05442, section 3.1) and rotary positions."""
+    """Multi-head self-attention with QK-norm (arXiv 2302.05442, section 3.1, without gains) and rotary positions."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, tokens: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.query_scale = nn.Parameter(torch.ones(width // heads))
-        self.key_scale = nn.Parameter(torch.ones(width // heads))
-        self.project = nn.Linear(width, width)
+        self.heads, self.tokens = heads, tokens  # tokens per latent step
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
 
-    def heads_of(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values "b n l k" of tokens "b l d"."""
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask, store: Store | None) -> Tensor:
+        """Tokens "b l d" -> "b l d". With a store, keys and values go into it; one step then sees all that it holds."""
         query, key, value = rearrange(self.qkv(x), "b l (three n k) -> three b n l k", three=3, n=self.heads)
-        return rotate(unit(query, self.query_scale), *rotary), rotate(unit(key, self.key_scale), *rotary), value
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        out = attention(query, key.to(query.dtype), value.to(query.dtype), mask)
-        return self.project(rearrange(out, "b n l k -> b l (n k)"))
+        size = query.shape[-1:]
+        query, key = (rotate(F.rms_norm(part, size, eps=1e-6), *rotary) for part in (query, key))
+        if store is not None:
+            keys, values, where = store
+            kept = len(where)  # of several steps, those that later ones will still see
+            keys.index_copy_(2, where, key[:, :, -kept:].to(keys.dtype))
+            values.index_copy_(2, where, value[:, :, -kept:].to(values.dtype))
+            if rotary[0].shape[0] == self.tokens:
+                key, value = keys.to(query.dtype), values.to(query.dtype)
+        return self.project(rearrange(attention(query, key, value, mask), "b n l k -> b l (n k)"))

@@ -15,7 +15,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from videowm.dit.attention import Attention, KVCache, Rotary, block_causal_mask
+from videowm.dit.attention import Attention, Mask, Rotary, Store, block_causal_blocks, block_causal_mask
+from videowm.dit.cache import KVCache
+from videowm.types import UserError
 
 HEAD_SIZE = 64
 
@@ -29,32 +31,39 @@ def level_features(level: Tensor, width: int) -> Tensor:
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Tokens "b t s d", normalised, then scaled and shifted by one pair "b t 1 d" a latent step."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
 class Block(nn.Module):
     """Attention and MLP, each modulated and gated by the step's condition (adaLN-Zero)."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, tokens: int) -> None:
         super().__init__()
-        self.modulation = nn.Linear(width, 6 * width)
-        self.attention = Attention(width, heads)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
+        self.attention = Attention(width, heads, tokens)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
 
-    def forward(self, x: Tensor, condition: Tensor, rotary, mask: Tensor | None, cache: KVCache | None, layer: int, *,
-                write: bool) -> Tensor:  # fmt: skip
-        """Tokens "b t s d", condition "b t d" -> tokens "b t s d"."""
-        t, s = x.shape[1:3]
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, :, None].chunk(6, dim=-1)
-        query, key, value = self.attention.heads_of(modulate(x, shift1, scale1).flatten(1, 2), rotary)
-        if cache is not None:
-            new_key, new_value = key, value
-            key, value = cache.extended(layer, key, value)
-            if write:
-                cache.append(layer, new_key, new_value, s)
-        x = x + gate1 * self.attention.attend(query, key, value, mask).unflatten(1, (t, s))
+    def forward(
+        self, x: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask, store: Store | None = None
+    ) -> Tensor:
+        """Tokens "b t s d", modulation "b t 6 1 d" -> tokens "b t s d"."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(2)
+        attended = self.attention(modulate(x, shift1, scale1).flatten(1, 2), rotary, mask, store)
+        x = x + gate1 * attended.unflatten(1, x.shape[1:3])
         return x + gate2 * self.down(F.gelu(self.up(modulate(x, shift2, scale2)), approximate="tanh"))
+
+
+class Head(nn.Module):
+    """From tokens to the patches they stand for."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.unembed = nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Tokens "b t s d", modulation "b t 2 1 d" -> "b t s outputs", float32."""
+        shift, scale = modulation.unbind(2)
+        return self.unembed(modulate(x, shift, scale)).float()
 
 
 class DiT(ModelMixin, ConfigMixin):
@@ -66,6 +75,7 @@ class DiT(ModelMixin, ConfigMixin):
         actions: size of one grouped action (see `videowm.actions.group`).
         patch: side of the square patch that becomes one token.
         hidden, heads: width d of the tokens and number of heads, where they are not to follow from `depth`.
+        local: latent steps that three of four blocks see, the own one included; None: all blocks see all.
         trained_on: what a user of the weights must know (see `videowm.pipeline.TrainedOn`); the network ignores it.
     """
 
@@ -80,6 +90,7 @@ class DiT(ModelMixin, ConfigMixin):
         patch: int = 2,
         hidden: int | None = None,
         heads: int | None = None,
+        local: int | None = None,
         trained_on: dict | None = None,
     ) -> None:
         super().__init__()
@@ -91,9 +102,12 @@ class DiT(ModelMixin, ConfigMixin):
         self.level_mlp = nn.Sequential(nn.Linear(256, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.action_mlp = nn.Sequential(nn.Linear(actions, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.rotary = Rotary(hidden // heads, *self.grid)
-        self.blocks = nn.ModuleList(Block(hidden, heads) for _ in range(depth))
-        self.final_modulation = nn.Linear(hidden, 2 * hidden)
-        self.unembed = nn.Linear(hidden, channels * patch * patch)
+        self.modulation = nn.Linear(hidden, (6 * depth + 2) * hidden)  # of all blocks and of the head
+        self.blocks = nn.ModuleList(Block(hidden, heads, self.tokens) for _ in range(depth))
+        self.head = Head(hidden, channels * patch * patch)
+        # Three of four blocks look back less far, where `local` is given; the last one never does.
+        self.windows = [None if local is None or (depth - i) % 4 == 1 else local for i in range(depth)]
+        self.compiled, self.masks = False, {}
         self.initialise()
 
     @property
@@ -106,8 +120,9 @@ class DiT(ModelMixin, ConfigMixin):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        for layer in [block.modulation for block in self.blocks] + [self.final_modulation, self.unembed]:
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for layer in (self.modulation, self.head.unembed):
             nn.init.zeros_(layer.weight)
 
     def forward(
@@ -119,33 +134,93 @@ class DiT(ModelMixin, ConfigMixin):
             latents: "b t c h w", noised according to `level`.
             level: "b t" in [0, 1].
             actions: grouped actions "b t g".
-            cache: keys and values of earlier steps; the given steps follow them.
-            write: append the given steps to the cache.
+            cache: keys and values of earlier steps; the given step follows them. Several steps only into an empty one.
+            write: the given steps are finished and stay in the cache.
         Returns:
             velocity (noise minus data) "b t c h w", float32.
         """
-        t = latents.shape[1]
-        first = cache.next_step if cache is not None else 0
-        steps = torch.arange(first, first + t, device=latents.device)
-        rotary = self.rotary.angles(steps)
-        mask = self.mask(steps, cache)
-        x = self.embed(rearrange(latents, "b t c (h p) (w q) -> b t (h w) (p q c)", p=self.patch, q=self.patch))
-        condition = F.silu(self.level_mlp(level_features(level, 256)) + self.action_mlp(actions))
-        for layer, block in enumerate(self.blocks):
-            x = block(x, condition, rotary, mask, cache, layer, write=write)
+        t, modulations = latents.shape[1], self.modulations(level, actions)
+        if cache is None:
+            out = self.sequence(latents, modulations)
+        elif t == 1:
+            out = self.one_step(latents, modulations, cache)
+        elif cache.next_step:
+            raise ValueError(f"{t} steps were given to a cache that holds {cache.next_step}: give one after the other")
+        else:
+            out = self.sequence(latents, modulations, cache)
         if write:
             cache.advance(t)
-        shift, scale = self.final_modulation(condition)[:, :, None].chunk(2, dim=-1)
-        out = self.unembed(modulate(x, shift, scale)).float()
-        h, w = self.grid
-        return rearrange(out, "b t (h w) (p q c) -> b t c (h p) (w q)", h=h, w=w, p=self.patch, q=self.patch)
+        return out
 
-    def mask(self, steps: Tensor, cache: KVCache | None) -> Tensor | None:
-        """None where every query may see every key: one new step, which is what a rollout does."""
-        if len(steps) == 1:
+    def modulations(self, level: Tensor, actions: Tensor) -> list[Tensor]:
+        """Shifts, scales and gates "b t 6 1 d" of every block, then "b t 2 1 d" of the head."""
+        dtype = self.embed.weight.dtype
+        condition = self.level_mlp(level_features(level, 256).to(dtype)) + self.action_mlp(actions.to(dtype))
+        whole = self.modulation(F.silu(condition)).unflatten(-1, (6 * self.depth + 2, 1, self.hidden))
+        return list(whole.split([6] * self.depth + [2], dim=2))
+
+    def sequence(self, latents: Tensor, modulations: list[Tensor], cache: KVCache | None = None) -> Tensor:
+        """Velocity "b t c h w" of a clip from its first step on; keys and values go into an empty cache."""
+        t, x = latents.shape[1], self.patched(latents)
+        rotary = self.rotary.angles(torch.arange(t, device=latents.device))
+        for i, block in enumerate(self.blocks):
+            store = cache.store(i, t, static=False)[0] if cache is not None else None
+            run = block.forward if store is not None else block  # lengths of contexts differ: not worth compiling
+            x = run(x, modulations[i], rotary, self.mask(t, self.windows[i], latents.device), store)
+        return self.unpatched(self.head(x, modulations[-1]))
+
+    def one_step(self, latents: Tensor, modulations: list[Tensor], cache: KVCache, *, static: bool = False) -> Tensor:
+        """Velocity "b 1 c h w" of the step that follows those in the cache; see `KVCache.store` for `static`."""
+        x = self.patched(latents)
+        for i, block in enumerate(self.blocks):
+            store, mask = cache.store(i, 1, static=static)
+            run = block if static else block.forward
+            x = run(x, modulations[i], cache.angles, mask, store)
+        return self.unpatched(self.head.forward(x, modulations[-1]))
+
+    def patched(self, latents: Tensor) -> Tensor:
+        """Latents "b t c h w" -> tokens "b t s d"."""
+        tokens = rearrange(latents, "b t c (h p) (w q) -> b t (h w) (p q c)", p=self.patch, q=self.patch)
+        return self.embed(tokens.to(self.embed.weight.dtype))
+
+    def unpatched(self, tokens: Tensor) -> Tensor:
+        """What the head says "b t s (p q c)" -> "b t c h w"."""
+        h, w = self.grid
+        return rearrange(tokens, "b t (h w) (p q c) -> b t c (h p) (w q)", h=h, w=w, p=self.patch, q=self.patch)
+
+    def mask(self, steps: int, window: int | None, device: torch.device) -> Mask:
+        """The mask of a clip of `steps` latent steps, made once; None where every token sees every other."""
+        if steps == 1:
             return None
-        earlier = torch.tensor(cache.steps if cache is not None else [], device=steps.device, dtype=steps.dtype)
-        return block_causal_mask(steps, torch.cat([earlier, steps]), self.tokens)
+        key = (steps, window, device, self.compiled)
+        if key not in self.masks:
+            make = block_causal_blocks if self.compiled else block_causal_mask
+            where = {"device": device} if self.compiled else {}
+            mask = make(steps, self.tokens, window, **where)
+            self.masks[key] = mask.to(device)
+        return self.masks[key]
+
+    def new_cache(self, batch: int, window: int, *, sinks: int = 0) -> KVCache:
+        """An empty cache for `batch` streams that see `window` latent steps, the present one included."""
+        if sinks and sinks > window - 2:
+            most = max(0, window - 2)
+            raise UserError(f"{sinks} sinks leave no room in a window of {window} latent steps: give {most} at most")
+        windows = [window if w is None else min(w, window) for w in self.windows]
+        attention = self.blocks[0].attention
+        return KVCache(windows, self.rotary, (batch, attention.heads, self.hidden // attention.heads),
+                       self.embed.weight, sinks=sinks)  # fmt: skip
+
+    def compile_blocks(self) -> None:
+        """Compile blocks and head (one compilation serves all blocks); clips must then keep one shape."""
+        self.compiled = True
+        for module in (*self.blocks, self.head):
+            module.compile(fullgraph=True, dynamic=False)
+
+    def uncompile(self) -> None:
+        """Back to plain PyTorch, for shapes that change."""
+        self.compiled = False
+        for module in (*self.blocks, self.head):
+            module._compiled_call_impl = None
 
 
 # diffusers takes a module path "….dit.…" for its own DiT pipeline; the package name alone is not mistaken.

@@ -1,13 +1,50 @@
-"""Samplers are functions of a velocity function: the caller closes over model, actions and cache."""
+"""Samplers are functions of a velocity function: the caller closes over model, actions, guidance and cache."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-Velocity = Callable[[Tensor, Tensor], Tensor]  # (x "b t c h w", level "b t") -> velocity "b t c h w"
+from videowm.types import UserError
+
+Velocity = Callable[[Tensor, int], Tensor]  # (x, i) -> velocity of x at levels[i]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a latent step is drawn. A guidance of 1 is none; each other one costs one more stream of the batch."""
+
+    steps: int = 10  # evaluations of the network (Heun: intervals, two evaluations each but the last)
+    method: Literal["euler", "heun"] = "euler"
+    levels: list[float] | None = None  # the levels themselves, from 1 to 0, instead of `steps`
+    shift: float | None = None  # None: the model's own
+    action_guidance: float = 1.0  # classifier-free (arXiv 2207.12598) on the actions, dropped in training
+    history_guidance: float = 1.0  # on the context (arXiv 2502.06764), against a context noised to `history_level`
+    history_level: float = 1.0
+    context_level: float = 0.0  # noise on finished steps, as the network is told: hides what drifts
+    sinks: int = 0  # first steps that a sliding window never forgets
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"sampler.steps {self.steps} cannot be used: give 1 or more")
+        for name in ("history_level", "context_level"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"sampler.{name} {getattr(self, name)} is no noise level: give 0 (clean) to 1 (noise)")
+        if self.sinks < 0:
+            raise UserError(f"sampler.sinks {self.sinks} cannot be used: give the number of steps to keep, 0 or more")
+        falls = self.levels is None or all(a > b for a, b in zip(self.levels, self.levels[1:]))
+        if not falls or (self.levels is not None and (len(self.levels) < 2 or self.levels[0] != 1 or self.levels[-1])):
+            raise UserError(f"sampler.levels {self.levels} is no schedule: levels must fall from 1 to 0")
+
+    def schedule(self, shift: float) -> Tensor:
+        """The levels "n+1" of the n intervals; `shift` is the model's own."""
+        if self.levels is not None:
+            return torch.tensor(self.levels)
+        return schedule(self.steps, shift if self.shift is None else self.shift)
 
 
 def schedule(steps: int, shift: float = 1.0) -> Tensor:
@@ -16,8 +53,20 @@ def schedule(steps: int, shift: float = 1.0) -> Tensor:
     return (shift * level / (1 + (shift - 1) * level)).float()
 
 
-def euler(velocity: Velocity, x: Tensor, levels: Tensor) -> Tensor:
+def euler(velocity: Velocity, x: Tensor, levels: Sequence[float]) -> Tensor:
     """Follow dx/dlevel from levels[0] to levels[-1] by Euler's method; first order in the step."""
-    for level, following in zip(levels[:-1], levels[1:], strict=True):
-        x = x + (following - level) * velocity(x, level.expand(x.shape[:2]))
+    for i in range(len(levels) - 1):
+        x = x + (levels[i + 1] - levels[i]) * velocity(x, i)
     return x
+
+
+def heun(velocity: Velocity, x: Tensor, levels: Sequence[float]) -> Tensor:
+    """The same by Heun's method, second order; the last step is Euler's (arXiv 2206.00364, algorithm 1)."""
+    for i in range(len(levels) - 2):
+        size = levels[i + 1] - levels[i]
+        slope = velocity(x, i)
+        x = x + size * (slope + velocity(x + size * slope, i + 1)) / 2
+    return x + (levels[-1] - levels[-2]) * velocity(x, len(levels) - 2)
+
+
+METHODS = {"euler": euler, "heun": heun}

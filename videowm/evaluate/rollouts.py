@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
+from videowm.dit.sample import Sampler
 from videowm.evaluate import fidelity
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
@@ -24,7 +25,7 @@ class RolloutConfig:
     clips: int = 48
     context_frames: int = 9
     horizon: int = 16
-    sampling_steps: int = 10
+    sampler: Sampler = field(default_factory=Sampler)
     seed: int = 0
     batch: int = 16
 
@@ -81,7 +82,7 @@ def roll(pipeline: WorldModelPipeline, start: Start, config: RolloutConfig, acti
     for i in range(0, len(start.frames), config.batch):
         rows = slice(i, i + config.batch)
         out = pipeline(start.frames[rows, : start.context_frames], actions[rows], noise=start.noise[rows],
-                       sampling_steps=config.sampling_steps)  # fmt: skip
+                       sampler=config.sampler)  # fmt: skip
         parts.append(out.frames.cpu())
     return torch.cat(parts)
 

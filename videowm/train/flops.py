@@ -14,18 +14,19 @@ def block_flops(tokens: int, pairs: int, width: int) -> int:
     return 24 * tokens * width**2 + 4 * pairs * width
 
 
-def causal_pairs(steps: int, tokens: int) -> int:
-    """Query-key pairs of a block-causal clip of `steps` latent steps of `tokens` tokens."""
-    return tokens**2 * steps * (steps + 1) // 2
+def causal_pairs(steps: int, tokens: int, window: int | None = None) -> int:
+    """Query-key pairs of a block-causal clip of `steps` latent steps of `tokens` tokens that see `window` steps."""
+    return tokens**2 * sum(min(step, window or steps) for step in range(1, steps + 1))
 
 
 def dit_forward_flops(
-    *, depth: int, width: int, steps: int, tokens: int, patch_values: int, actions: int, level_features: int = 256
-) -> int:
-    """Forward FLOPs of `videowm.dit.DiT` on one clip of `steps` latent steps of `tokens` tokens each."""
+    *, windows: list[int | None], width: int, steps: int, tokens: int, patch_values: int, actions: int,
+    level_features: int = 256,
+) -> int:  # fmt: skip
+    """Forward FLOPs of `videowm.dit.DiT` on one clip of `steps` latent steps of `tokens` tokens, a window a block."""
     length = steps * tokens
-    blocks = depth * block_flops(length, causal_pairs(steps, tokens), width)
-    modulation = steps * (12 * depth + 4) * width**2
+    blocks = sum(block_flops(length, causal_pairs(steps, tokens, window), width) for window in windows)
+    modulation = steps * (12 * len(windows) + 4) * width**2
     ends = 2 * (2 * length * patch_values * width)
     condition = 2 * steps * width * (level_features + width + actions + width)
     return blocks + modulation + ends + condition
@@ -44,7 +45,7 @@ def model_flops(model, steps: int) -> int:
     """Forward FLOPs of a `DiT` on one clip of `steps` latent steps."""
     config = model.config
     return dit_forward_flops(
-        depth=model.depth,
+        windows=model.windows,
         width=model.hidden,
         steps=steps,
         tokens=model.tokens,

@@ -65,6 +65,7 @@ class WorldRun:
     depth: int = 4
     patch: int = 2
     hidden: int | None = None  # width, 64 * depth unless given
+    local: int | None = None  # latent steps that three of four blocks see; None: all see all
     window: int = 8  # latent steps a sample
     budget: float | None = None  # training FLOPs; sets train.steps
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -255,7 +256,15 @@ def make_model(config: WorldRun, index: dict[str, Any]) -> DiT:
         window=config.window, vae_hash=index["vae_hash"],
     )  # fmt: skip
     return DiT(
-        config.depth, channels, height, width, actions, config.patch, config.hidden, trained_on=asdict(trained_on)
+        config.depth,
+        channels,
+        height,
+        width,
+        actions,
+        config.patch,
+        config.hidden,
+        local=config.local,
+        trained_on=asdict(trained_on),
     )
 
 

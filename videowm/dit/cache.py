@@ -1,0 +1,100 @@
+"""Keys and values of finished latent steps, in buffers of fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from videowm.dit.attention import Mask, Rotary, Store, rotate
+
+
+class KVCache:
+    """What a rollout remembers: written once per finished step, read by every sampler step after it.
+
+    Every block has a ring of `windows[block]` latent steps, the present one included: the present step writes its keys
+    into a free place, over and over while it is denoised, and `advance` makes them stay. Attention does not mind the
+    order of the places. Memory and shapes never change, so a rollout may go on for ever and be a CUDA graph.
+
+    Attention sinks (arXiv 2309.17453): the first `sinks` steps are never forgotten. Once the window slides they stay
+    at its beginning: their keys are turned along, so no distance is longer than in training.
+    """
+
+    def __init__(
+        self, windows: Sequence[int], rotary: Rotary, shape: tuple[int, int, int], like: Tensor, *, sinks: int = 0
+    ) -> None:
+        """`shape` is (b, heads n, head size k); buffers get the device and dtype of `like`."""
+        batch, heads, size = shape
+        self.windows, self.rotary, self.sinks = tuple(windows), rotary, sinks
+        self.tokens = rotary.shape[0] * rotary.shape[1]
+        self.keys = [like.new_zeros(batch, heads, w * self.tokens, size) for w in windows]
+        self.values = [torch.zeros_like(k) for k in self.keys]
+        self.device = like.device
+        self.next_step = 0
+        # The graph of a rollout reads these, so they are filled anew, never replaced.
+        self.where = {w: torch.zeros(self.tokens, dtype=torch.int64, device=self.device) for w in set(windows)}
+        self.visible = {w: torch.zeros(1, w * self.tokens, dtype=torch.bool, device=self.device) for w in set(windows)}
+        self.angles = rotary.angles(torch.zeros(1, device=self.device))
+        self.kept: list[Tensor] = []
+        self.prepare()
+
+    def sinks_of(self, window: int) -> int:
+        """Steps that blocks of this window never forget; those that look back less than the others forget all."""
+        return self.sinks if window == max(self.windows) else 0
+
+    def slot(self, window: int, step: int) -> int:
+        """The place of a latent step in rings of `window` steps."""
+        sinks = self.sinks_of(window)
+        return step if step < window else sinks + (step - sinks) % (window - sinks)
+
+    def places(self, window: int, steps: range) -> Tensor:
+        """Indices "l" of the tokens of some steps in rings of `window` steps."""
+        slots = torch.tensor([self.slot(window, step) for step in steps], dtype=torch.int64)
+        return (slots[:, None] * self.tokens + torch.arange(self.tokens)).flatten().to(self.device)
+
+    @property
+    def full(self) -> bool:
+        """Whether no ring has a place that was never written to, the present step's included."""
+        return self.next_step + 1 >= max(self.windows)
+
+    def advance(self, count: int) -> None:
+        """The `count` steps that every block has just written are finished."""
+        self.next_step += count
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Where the next step stands and writes, and what it sees."""
+        step, longest = self.next_step, max(self.windows)
+        for window in set(self.windows):
+            self.where[window].copy_(self.places(window, range(step, step + 1)))
+            self.visible[window].copy_(torch.arange(window * self.tokens) < (step + 1) * self.tokens)
+        for buffer, value in zip(self.angles, self.rotary.angles(torch.tensor([step], device=self.device))):
+            buffer.copy_(value)
+        if self.sinks and step >= longest:
+            self.turn_sinks(step - longest + 1)
+
+    def turn_sinks(self, steps: int) -> None:
+        """Place the first steps at the beginning of the window, which has moved on by `steps`."""
+        length = self.sinks * self.tokens
+        held = [k[:, :, :length] for k, w in zip(self.keys, self.windows) if w == max(self.windows)]
+        if not self.kept:
+            self.kept = [k.clone() for k in held]  # turning these, not the last ones, adds up no rounding
+        angles = self.rotary.forward_in_time(torch.tensor([steps], device=self.device))
+        for keys, original in zip(held, self.kept):
+            keys.copy_(rotate(original, *angles))
+
+    def store(self, block: int, steps: int, *, static: bool) -> tuple[Store, Mask]:
+        """Where a block writes its keys and values, and the mask over what it then sees.
+
+        Args:
+            steps: how many latent steps are given; several only at the beginning.
+            static: the whole buffers with a mask, so that shapes stay; else the part in use, without.
+        """
+        window, keys, values = self.windows[block], self.keys[block], self.values[block]
+        if steps > 1:
+            return (keys, values, self.places(window, range(max(0, steps - window), steps))), None
+        if static and not self.full:
+            return (keys, values, self.where[window]), self.visible[window]
+        used = min(window, self.next_step + 1) * self.tokens
+        return (keys[:, :, :used], values[:, :, :used], self.where[window]), None
