@@ -56,14 +56,14 @@ def run(args: argparse.Namespace) -> int:
     if args.verb == "fit":
         return run_fit(args)
     from scaling import dispatch
-    from scaling.plan import load_sweep, plan, table
+    from scaling.plan import Speeds, load_sweep, plan, table
 
     sweep = load_sweep(args.sweep, args.overrides)
     if args.verb == "report":
         return run_report(args, sweep)
     points = plan(sweep)
     if args.verb == "plan":
-        print(table(points))
+        print(table(points, Speeds.of(sweep, points)))
     if args.verb == "status":
         for point in points:
             print(f"{point.name:16s} {dispatch.state(point)}")

@@ -187,7 +187,8 @@ class Run:
         return self.out / "checkpoints"
 
     def resume(self, origin: Path | None) -> None:
-        """Go on from the newest intact checkpoint, a branch at first from its `origin`; a kept one is missing: go back."""
+        """Go on from the newest intact checkpoint, a branch at first from `origin`; where one to be kept is
+        missing, go back before it."""
         steps = self.config.steps
         until = min([steps, *trunk.missing(self.out, steps, self.config.keep_at)])
         found = checkpoint.latest(self.checkpoints, until) or origin

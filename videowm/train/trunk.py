@@ -52,8 +52,8 @@ def origin(start: StartConfig, resolved: dict[str, Any], cooldown_from: int) -> 
         )
     if start.step > cooldown_from:
         raise UserError(
-            f"train.start.step {start.step} lies within the cooldown, which begins at step {cooldown_from}: start there "
-            "or before"
+            f"train.start.step {start.step} lies within the cooldown, which begins at step {cooldown_from}: start "
+            "there or before"
         )
     if found is None or not checkpoint.intact(found):
         raise UserError(
