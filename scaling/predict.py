@@ -219,11 +219,12 @@ def in_percent(predicted: float, true: float, last: float) -> str:
 def sentence(path: Path, p: dict[str, Any]) -> str:
     """A prediction as lines for a terminal."""
     low, high = p["interval"]
+    interval = f"{100 * p['level']:.0f} % [{low:.4f}, {high:.4f}]"
     size = "" if p["n"] is None else f" at N = {p['n']:.3g} (depth {p['depth']}), D = {p['d']:.3g} tokens"
     looked = "" if p["held_out"] else "\n  not held out: a run of this budget had been finished before"
     bases = ", ".join(f"{name} {value:.4f}" for name, value in p["baselines"].items())
     return (
-        f"{p['y']} at {p['budget']:.3g} FLOPs: {p['loss']:.4f}, {100 * p['level']:.0f} % [{low:.4f}, {high:.4f}]{size}\n"
+        f"{p['y']} at {p['budget']:.3g} FLOPs: {p['loss']:.4f}, {interval}{size}\n"
         f"  {p['form']} law ({p['status']}) on {len(p['runs'])} runs; {p['form_chosen']}\n  {bases}\n"
         f"  frozen {p['time']} in {path}, sha256 {p['sha256'][:16]}{looked}"
     )
