@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from scaling.law import Law, optimum
 from videowm.types import UserError
 
 FEWEST_STEPS = 1000  # a shorter run is mostly warmup and cooldown, and says little about a longer one
-DEEPEST = 48
+DEEPEST = 32  # 1.6e9 body parameters
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def depths(grid: GridConfig, dial: Dial, budget: float) -> list[int]:
 
 def label(budget: float) -> str:
     """3e14, 1.28e13."""
-    return f"{budget:.4g}".replace("e+", "e")
+    return re.sub(r"e\+0*", "e", f"{budget:.4g}")
 
 
 def expand(grid: GridConfig, base, out: str) -> list[dict[str, Any]]:

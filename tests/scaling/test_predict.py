@@ -29,8 +29,8 @@ def study(seed: int, noise: float = 5e-4) -> Runs:
 
 
 def test_a_planted_law_is_predicted():
-    """Guards the way from a fit to a number at a budget: of 40 studies the interval holds the new run in 31 to 40 (36 are
-    expected), and the median error is below 5 % of the gain at ten times the compute."""
+    """Guards the way from a fit to a number at a budget: of 40 studies the interval holds the new run in 31 to 40
+    (36 are expected), and the median error is below 5 % of the gain at ten times the compute."""
     n, d = chinchilla_optimum(TRUTH, TARGET)
     true, rng, inside, errors = float(evaluate("surface", TRUTH, n, d, None)), np.random.default_rng(1), 0, []
     for seed in range(40):
@@ -59,8 +59,9 @@ def test_a_target_within_the_runs_is_no_prediction():
 
 def test_errors_by_hand():
     """Guards signs and denominators: 0.48 for 0.50 after 0.60 is -4 % of the loss and -20 % of the gain of 0.10."""
-    said = {"budget": 1e17, "y": "heldout/loss", "form": "surface", "status": "converged", "level": 0.9,
-            "loss": 0.48, "interval": [0.47, 0.49], "held_out": True, "baselines": {"no further gain": 0.6, "power": 0.45}}  # fmt: skip
+    said = {"budget": 1e17, "y": "heldout/loss", "form": "surface", "status": "converged", "level": 0.9}
+    said |= {"loss": 0.48, "interval": [0.47, 0.49], "held_out": True}
+    said |= {"baselines": {"no further gain": 0.6, "power": 0.45}}
     runs = [(8e16, 0.3), (9.5e16, 0.5), (1.05e17, 0.55), (3e17, 0.2)]
     records = [{"name": f"{c:g}", "flops": {"train": c}, "metrics": {"heldout/loss": loss}} for c, loss in runs]
     (row,) = predict.comparison([said], records)
