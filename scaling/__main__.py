@@ -1,4 +1,4 @@
-"""`python -m scaling plan|run|status|fit|report SWEEP.yaml`."""
+"""`python -m scaling plan|run|status|fit|predict|report SWEEP.yaml`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from videowm.types import UserError
 
+FORMS = ("surface", "frontier", "second-order")
 DESCRIPTION = """Plan, run and read scaling sweeps.
 
 examples:
@@ -16,6 +17,7 @@ examples:
   python -m scaling status configs/sweep/quickstart.yaml
   python -m scaling fit configs/sweep/quickstart.yaml             fit a law to the finished points
   python -m scaling fit table.csv --n params --c flops --loss loss --out law.json
+  python -m scaling predict configs/sweep/quickstart.yaml --budget 4e14     freeze what the law says of a larger run
   python -m scaling report configs/sweep/quickstart.yaml"""
 
 
@@ -27,20 +29,29 @@ def parser() -> argparse.ArgumentParser:
         "plan": "resolve every point and count its FLOPs",
         "run": "run the points that have no record yet",
         "status": "say which points are done",
+        "predict": "freeze a prediction, with its interval and hash, before the run exists",
         "report": "write report.html and log the curve to wandb",
     }
     for name, text in helps.items():
         p = verbs.add_parser(name, help=text, description=text)
         p.add_argument("sweep", type=Path, help="sweep YAML")
-        p.add_argument("overrides", nargs="*", metavar="key=value")
-        if name == "report":
+        p.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the sweep, such as cap=1e17")
+        if name in ("predict", "report"):
             p.add_argument("--y", default="heldout/loss", help="any metric of the records (default: %(default)s)")
+        if name == "predict":
+            p.add_argument(
+                "--budget", type=float, action="append", required=True, help="training FLOPs; may be repeated"
+            )
+            p.add_argument(
+                "--form", choices=FORMS, help="default: what predicts the highest budget best from the others"
+            )
+        if name == "report":
             p.add_argument("--no-wandb", action="store_true", help="do not log a summary run")
     p = verbs.add_parser(
         "fit", help="fit a law to a sweep or to a table", description="fit a law to a sweep or a table"
     )
     p.add_argument("source", type=Path, help="sweep YAML or CSV")
-    p.add_argument("--form", default="surface", choices=("surface", "frontier", "second-order", "power"))
+    p.add_argument("--form", default="surface", choices=(*FORMS, "power"))
     p.add_argument("--out", type=Path, help="law.json to write")
     p.add_argument("--figure", type=Path, help="figure to write (.png, .svg)")
     p.add_argument("--y", default="heldout/loss", help="metric of a sweep's records (default: %(default)s)")
@@ -56,14 +67,20 @@ def run(args: argparse.Namespace) -> int:
     if args.verb == "fit":
         return run_fit(args)
     from scaling import dispatch
-    from scaling.plan import load_sweep, plan, table
+    from scaling.plan import Speeds, load_sweep, plan, table
 
     sweep = load_sweep(args.sweep, args.overrides)
     if args.verb == "report":
         return run_report(args, sweep)
+    if args.verb == "predict":
+        from scaling.predict import freeze, sentence
+
+        for budget in args.budget:
+            print(sentence(*freeze(sweep, budget, form=args.form, y=args.y)))
+        return 0
     points = plan(sweep)
     if args.verb == "plan":
-        print(table(points))
+        print(table(points, Speeds.of(sweep, points)))
     if args.verb == "status":
         for point in points:
             print(f"{point.name:16s} {dispatch.state(point)}")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from scaling.grid import FEWEST_STEPS, GridConfig, expand
 from videowm import config as configuration
 from videowm.types import UserError
+
+if TYPE_CHECKING:
+    from videowm.train.tasks import WorldRun
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,15 @@ class SweepConfig:
 
     base: str  # configuration of a `task: world` run
     out: str  # sweep directory; every point gets a run directory in it
-    points: list[dict[str, Any]]  # dotted overrides of each point, and its optional `name`
+    points: list[dict[str, Any]] = field(default_factory=list)  # dotted overrides of each, and its optional `name`
+    grid: GridConfig | None = None  # instead of points: budgets and sizes
     set: dict[str, Any] = field(default_factory=dict)  # dotted overrides of all points
     title: str = "Quality against compute"
     strip_clips: int = 4  # starts shown in the report's strip
     strip_frames: int = 48  # frames each of them is rolled out
     retries: int = 1  # further tries of a point that failed
+    speed: float | None = None  # FLOP/s to estimate hours with, until points of this sweep have been timed
+    cap: float | None = None  # FLOPs that all points together may spend
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Point:
     tokens: int  # processed
     steps: int
     after: str | None = None  # name of the point whose checkpoint this one goes on from
+    spent: float = 0.0  # FLOPs of its own steps; `flops` is the whole path's
 
 
 def load_sweep(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> SweepConfig:
@@ -47,8 +56,8 @@ def load_sweep(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Sweep
     names = [point_name(point) for point in sweep.points]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"{path}: two points are named {sorted(twice)[0]!r}: give each its own `name`")
-    if not names:
-        raise UserError(f"{path}: a sweep needs at least one entry in `points`")
+    if bool(names) == (sweep.grid is not None):
+        raise UserError(f"{path}: a sweep needs a `grid`, or at least one entry in `points`, and not both")
     return sweep
 
 
@@ -57,30 +66,66 @@ def point_name(point: dict[str, Any]) -> str:
     return str(point.get("name") or "_".join(f"{k.split('.')[-1]}{v}" for k, v in sorted(point.items())))
 
 
+def resolve(sweep: SweepConfig, overrides: dict[str, Any]) -> tuple[dict[str, Any], WorldRun]:
+    """The base with the sweep's overrides and these: as written to a file, and checked, its steps not yet counted."""
+    from videowm.train.tasks import TASKS
+
+    data = configuration.read(sweep.base)
+    if data.get("task") != "world":
+        raise UserError(f"{sweep.base}: a sweep's base must be a `task: world` configuration")
+    name = point_name(overrides)
+    differs = {**sweep.set, **{k: v for k, v in overrides.items() if k != "name"}, "out": str(Path(sweep.out) / name)}
+    for key, value in differs.items():
+        configuration.apply_override(data, f"{key}={json.dumps(value)}")
+    return data, configuration.build(TASKS["world"], data, where=f"point {name}")
+
+
 def plan(sweep: SweepConfig) -> list[Point]:
     """Resolve every point, write its configuration file and plan.jsonl; the latents must exist."""
-    from videowm.train.flops import model_flops, parameters
-    from videowm.train.tasks import TASKS, meta_model, with_steps
+    from videowm.train.tasks import with_steps
 
     out, points = Path(sweep.out), []
-    for overrides in sweep.points:
+    listed = sweep.points if sweep.grid is None else expand(sweep.grid, resolve(sweep, {"name": "base"})[1], sweep.out)
+    for overrides in listed:
+        data, run = resolve(sweep, overrides)
         name = point_name(overrides)
-        data = configuration.read(sweep.base)
-        if data.get("task") != "world":
-            raise UserError(f"{sweep.base}: a sweep's base must be a `task: world` configuration")
-        differs = {**sweep.set, **{k: v for k, v in overrides.items() if k != "name"}, "out": str(out / name)}
-        for key, value in differs.items():
-            configuration.apply_override(data, f"{key}={json.dumps(value)}")
-        run = with_steps(configuration.build(TASKS["world"], data, where=f"point {name}"))
-        model = meta_model(run)
-        samples = run.train.steps * run.train.batch
         path = out / "plan" / f"{name}.yaml"
+        points.append(point_of(name, path, with_steps(run)))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, yaml.safe_dump(data, sort_keys=False))
-        points.append(Point(name, out / name, path, 3.0 * model_flops(model, run.window) * samples, parameters(model),
-                            samples * run.window * model.tokens, run.train.steps))  # fmt: skip
+    spent = sum(point.spent for point in points)
+    if sweep.cap is not None and spent > sweep.cap:
+        raise UserError(
+            f"the points would spend {spent:.3g} FLOPs, above the cap of {sweep.cap:.3g}: raise `cap`, or plan less"
+        )
+    names = {point.name for point in points}
+    points = [point if point.after in names else replace(point, after=None) for point in points]
     write_whole(out / "plan.jsonl", "".join(json.dumps(configuration.to_dict(point)) + "\n" for point in points))
     return points
+
+
+def point_of(name: str, path: Path, run: WorldRun) -> Point:
+    """What one run will be. A trunk that was finished, and is now to go further, is unfinished again."""
+    from videowm.train.flops import model_flops, parameters
+    from videowm.train.tasks import meta_model
+
+    model, start, directory = meta_model(run), run.train.start, Path(run.out)
+    samples = run.train.steps * run.train.batch
+    flops = 3.0 * model_flops(model, run.window) * samples
+    own = run.train.steps - (start.step if start else 0)
+    if run.train.trunk:
+        reopen(directory, run.train.steps, run.train.keep_at)
+    return Point(name, directory, path, flops, parameters(model), samples * run.window * model.tokens, run.train.steps,
+                 Path(start.run).name if start else None, flops * own / run.train.steps)  # fmt: skip
+
+
+def reopen(run: Path, steps: int, keep_at: list[int]) -> None:
+    """Put the record of a trunk aside that does not reach as far as is planned now, or lacks a step to keep."""
+    from videowm.train.trunk import covers
+
+    path = run / "record.json"
+    if path.exists() and not covers(run, record := json.loads(path.read_text()), steps, keep_at):
+        os.replace(path, run / f"record-{record['steps']}.json")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -89,10 +134,47 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(aside, path)
 
 
-def table(points: list[Point]) -> str:
-    """The plan as a person reads it."""
-    rows = [f"{'point':16s} {'FLOPs':>10s} {'N body':>10s} {'tokens':>10s} {'steps':>8s}"]
-    for p in points:
-        rows.append(f"{p.name:16s} {p.flops:10.3g} {p.params['body']:10.3g} {p.tokens:10.3g} {p.steps:8d}")
-    rows.append(f"{'total':16s} {sum(p.flops for p in points):10.3g}")
+def table(points: list[Point], speeds: Speeds) -> str:
+    """The plan as a person reads it: what every point costs, and what is short of steps."""
+    width = max(16, *(len(p.name) for p in points))
+    rows = [
+        f"{'point':{width}s} {'FLOPs':>10s} {'spent':>10s} {'N body':>10s} {'tokens':>10s} {'steps':>8s} {'hours':>8s}"
+    ]
+    hours = [speeds.hours(p) for p in points]
+    for p, h in zip(points, hours, strict=True):
+        rows.append(f"{p.name:{width}s} {p.flops:10.3g} {p.spent:10.3g} {p.params['body']:10.3g} {p.tokens:10.3g} "
+                    f"{p.steps:8d} {shown(h):>8s}")  # fmt: skip
+    whole = None if None in hours else sum(hours)
+    rows.append(f"{'total':{width}s} {'':10s} {sum(p.spent for p in points):10.3g} {'':30s} {shown(whole):>8s}")
+    if short := [p.name for p in points if p.steps < FEWEST_STEPS]:
+        rows.append(f"fewer than {FEWEST_STEPS:,} steps, too few for a law: {', '.join(short)}")
     return "\n".join(rows)
+
+
+def shown(hours: float | None) -> str:
+    return "unknown" if hours is None else f"{hours:.3g}"
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """FLOP/s by size, as finished points of the sweep reached them on this device, else one number or nothing."""
+
+    measured: list[tuple[float, float]]  # (N body, FLOP/s)
+    given: float | None
+
+    @staticmethod
+    def of(sweep: SweepConfig, points: list[Point]) -> Speeds:
+        import torch
+
+        from scaling.records import read_record
+        from videowm.train.loop import device_name
+
+        here = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        records = [r for p in points if (r := read_record(p.run)) and r["device"] == here and r["wall_seconds"]]
+        return Speeds([(r["params"]["body"], r["flops"]["spent"] / r["wall_seconds"]) for r in records], sweep.speed)
+
+    def hours(self, point: Point) -> float | None:
+        """Of training alone; evaluation comes on top."""
+        size = point.params["body"]
+        near = min(self.measured, key=lambda pair: abs(math.log(pair[0] / size)), default=(size, self.given))[1]
+        return near and point.spent / near / 3600

@@ -24,8 +24,9 @@ def read_record(run: Path) -> dict[str, Any] | None:
 
 
 def finished(points: list[Point]) -> list[dict[str, Any]]:
-    """Records of the finished points by rising compute; of another bank, VAE or dataset they do not mix."""
-    records = [record for point in points if (record := read_record(point.run)) is not None]
+    """Records of the finished points by rising compute, without trunks; other banks, VAEs or datasets do not mix."""
+    found = [record for point in points if (record := read_record(point.run)) is not None]
+    records = [record for record in found if record.get("role") != "trunk"]
     for key in ("bank", "vae", "data"):
         found = sorted({record["hashes"][key] for record in records})
         if len(found) > 1:
@@ -40,9 +41,11 @@ def runs_of(records: list[dict[str, Any]], y: str = "heldout/loss") -> Runs:
     for record in records:
         if y not in record["metrics"]:
             raise UserError(f"record of {record['name']} has no {y!r}; it has {', '.join(sorted(record['metrics']))}")
+    trunks = [record.get("trunk") for record in records]
     return Runs(
         n=np.array([record["params"]["body"] for record in records], float),
         d=np.array([record["tokens"]["target"] for record in records], float),
         c=np.array([record["flops"]["train"] for record in records], float),
         loss=np.array([record["metrics"][y] for record in records], float),
+        trunk=np.array([t or r["name"] for t, r in zip(trunks, records, strict=True)]) if any(trunks) else None,
     )

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from scaling import futures
-from scaling.fit import fit
+from scaling.fit import fit, selection
 from scaling.law import Law, identifiable
 from scaling.plan import SweepConfig, plan, write_whole
+from scaling.predict import comparison, measured, predictions
 from scaling.records import finished, runs_of
 from videowm.types import UserError
 
@@ -27,8 +28,9 @@ def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> Path:
     if not records:
         raise UserError(f"{sweep.out} has no finished point yet: python -m scaling run SWEEP.yaml")
     law, why_not = law_of(records, y)
-    shown = futures.pictures(sweep, records)
-    curves = {"loss": loss_figure(records, y, law), "horizon": horizon_figure(records)}
+    best, predicted = best_of_budgets(records, y), predictions(sweep, y)
+    shown = futures.pictures(sweep, best)
+    curves = {"loss": loss_figure(records, y, law, predicted), "horizon": horizon_figure(best)}
     rows = table_rows(records)
     folder = Path(sweep.out) / "report"
     files = {f"{name}.png": png for name, png in curves.items()}
@@ -38,12 +40,18 @@ def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> Path:
     embedded = {name.replace(".", "_"): base64.b64encode(data).decode() for name, data in files.items()}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text()).render(
-        title=sweep.title, summary=summary(records, y), rows=rows, why_not=why_not, law=law, files=embedded, y=y,
-        first=records[0], best=records[-1], strip_frames=sweep.strip_frames,
+        title=sweep.title, summary=summary(best, y), rows=rows, why_not=why_not, law=law, files=embedded, y=y,
+        predicted=comparison(predicted, records), best=best[-1], strip_frames=sweep.strip_frames,
     )  # fmt: skip
     path = Path(sweep.out) / "report.html"
     write_whole(path, page)
     return path
+
+
+def best_of_budgets(records: list[dict[str, Any]], y: str) -> list[dict[str, Any]]:
+    """The lowest of every budget, by rising compute: what the pictures show of a grid."""
+    runs = runs_of(records, y)
+    return [record for record, weight in zip(records, selection(runs, "frontier")[0], strict=True) if weight > 0]
 
 
 def law_of(records: list[dict[str, Any]], y: str) -> tuple[Law | None, str | None]:
@@ -131,8 +139,8 @@ def as_png(figure) -> bytes:
     return buffer.getvalue()
 
 
-def loss_figure(records: list[dict[str, Any]], y: str, law: Law | None) -> bytes:
-    """The held-out loss of every point against its training compute, with the law where there is one."""
+def loss_figure(records: list[dict[str, Any]], y: str, law: Law | None, predicted: list[dict[str, Any]]) -> bytes:
+    """The held-out loss of every point against its compute, the law where there is one, and what was predicted."""
     import numpy as np
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
@@ -146,13 +154,26 @@ def loss_figure(records: list[dict[str, Any]], y: str, law: Law | None) -> bytes
     else:
         grid = np.geomspace(c.min(), c.max() * 2, 100)
         axes.plot(grid, law.predict_c(grid), color="#1f4e9c", linewidth=1.2)
-    for record, x, value in zip(records, c, loss, strict=True):
-        axes.annotate(record["name"], (x, value), xytext=(7, 6), textcoords="offset points", fontsize=9)
+    few = best_of_budgets(records, y) if len(records) > 8 else records
+    for record in few:
+        at = (record["flops"]["train"], record["metrics"][y])
+        axes.annotate(record["name"], at, xytext=(7, 6), textcoords="offset points", fontsize=9)
+    draw_predictions(axes, predicted, records)
     axes.set(xscale="log", yscale="log", xlabel="training compute (FLOPs)", ylabel=y)
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(ScalarFormatter() if loss.max() / loss.min() < 4 else NullFormatter())
-    axes.set_xlim(c.min() / 1.6, c.max() * 2.2)
+    axes.set_xlim(c.min() / 1.6, max([c.max(), *(p["budget"] for p in predicted)]) * 2.2)
     return as_png(figure)
+
+
+def draw_predictions(axes, predicted: list[dict[str, Any]], records: list[dict[str, Any]]) -> None:
+    """Open where frozen, with the interval; filled where the run was measured."""
+    for p in predicted:
+        bars = [[p["loss"] - p["interval"][0]], [p["interval"][1] - p["loss"]]]
+        axes.errorbar([p["budget"]], [p["loss"]], yerr=bars, fmt="D", color="#d64541", mfc="white", capsize=3, zorder=4)
+        if record := measured(p, records):
+            at = (record["flops"]["train"], record["metrics"][p["y"]])
+            axes.plot(*at, "D", color="#d64541", markersize=4, zorder=5)
 
 
 def horizon_figure(records: list[dict[str, Any]]) -> bytes:

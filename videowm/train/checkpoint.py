@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,16 @@ MANIFEST = "manifest.json"
 
 
 def save(
-    directory: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], *, keep: int
-) -> Path:
-    """Write `directory/step-N` holding NAME.safetensors for each group and state.json; prune to the `keep` newest."""
+    directory: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], *, keep: int,
+    keep_at: Sequence[int] = (),
+) -> Path:  # fmt: skip
+    """Write `directory/step-N` holding NAME.safetensors for each group and state.json.
+
+    Of the others the `keep` newest stay, and for good those of the steps `keep_at`: runs branch off them.
+    """
     target = directory / f"step-{step:08d}"
+    if step in keep_at and intact(target):
+        return target
     aside = directory / f".step-{step:08d}.{os.getpid()}"
     directory.mkdir(parents=True, exist_ok=True)
     for leftover in directory.glob(".step-*"):
@@ -45,7 +52,7 @@ def save(
     except Exception as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise disk_error(error, directory) from error
-    held = steps(directory)
+    held = [path for path in steps(directory) if path == target or number(path) not in keep_at]
     newest = held.index(target) + 1
     for old in held[: max(0, newest - keep)] + held[newest:]:  # a later one is damaged, or the run had gone on from it
         shutil.rmtree(old, ignore_errors=True)
@@ -95,9 +102,20 @@ def intact(checkpoint: Path) -> bool:
         return False
 
 
-def latest(directory: Path) -> Path | None:
-    """The newest intact checkpoint; damaged ones are passed over."""
-    return next((path for path in reversed(steps(directory)) if intact(path)), None)
+def number(checkpoint: Path) -> int:
+    """The step of a published checkpoint."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def at(directory: Path, step: int) -> Path | None:
+    """The published checkpoint of one step, intact or not."""
+    return next((path for path in steps(directory) if number(path) == step), None)
+
+
+def latest(directory: Path, until: int | None = None) -> Path | None:
+    """The newest intact checkpoint, of step `until` at most; damaged ones are passed over."""
+    held = [path for path in steps(directory) if until is None or number(path) <= until]
+    return next((path for path in reversed(held) if intact(path)), None)
 
 
 def load(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

@@ -24,10 +24,11 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from videowm import config as configuration
-from videowm.train import checkpoint, optim
+from videowm.train import checkpoint, optim, trunk
 from videowm.train.flops import peak_flops
 from videowm.train.lock import RunLock
 from videowm.train.log import Log
+from videowm.train.trunk import StartConfig
 from videowm.types import UserError
 
 
@@ -39,7 +40,7 @@ class TrainConfig:
     batch: int = 8
     lr: float = 3e-3
     accumulate: int = 1
-    warmup: float = 0.1  # fraction of the run
+    warmup: float = 0.1  # below 1 a fraction of the run, from 1 on a number of steps
     cooldown: float = 0.2  # fraction of the run, 1 - sqrt
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
@@ -50,6 +51,9 @@ class TrainConfig:
     log_every: int = 10
     save_every: int = 500
     keep: int = 2
+    keep_at: list[int] = dataclasses.field(default_factory=list)  # steps whose checkpoints are never deleted
+    trunk: bool = False  # a run for others to start from: it is neither cooled down nor evaluated
+    start: StartConfig | None = None  # go on from a trunk's checkpoint
     trackers: list[Literal["wandb", "tensorboard"]] = dataclasses.field(
         default_factory=lambda: ["wandb", "tensorboard"]
     )
@@ -58,6 +62,11 @@ class TrainConfig:
         for name in ("steps", "batch", "accumulate", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} {getattr(self, name)} cannot be used: give 1 or more")
+        if self.trunk and (self.cooldown or self.ema or 0 < self.warmup < 1):
+            raise UserError(
+                f"a trunk has no length of its own, but train.warmup is {self.warmup}, train.cooldown {self.cooldown} "
+                f"and train.ema {self.ema}: give the warmup in steps (1 or more) and 0 for the others"
+            )
 
 
 class Draws:
@@ -107,8 +116,15 @@ def train(task: Task, config: TrainConfig, out: Path, resolved: dict[str, Any]) 
     """Train `task` in the run directory `out`, going on where an earlier call stopped; return its record."""
     if (out / "record.json").exists():
         check_same_run(out, resolved)
-        print(f"{out} is finished: nothing to do")
-        return json.loads((out / "record.json").read_text())
+        record = json.loads((out / "record.json").read_text())
+        if trunk.covers(out, record, config.steps, config.keep_at):
+            print(f"{out} is finished: nothing to do")
+            return record
+    config = dataclasses.replace(config, keep_at=sorted({*config.keep_at, *trunk.kept_before(out)}))
+    resolved = resolved | {"train": resolved["train"] | {"keep_at": config.keep_at}}
+    origin = None
+    if config.start is not None and checkpoint.latest(out / "checkpoints") is None:
+        origin = trunk.origin(config.start, resolved, optim.cooldown_from(config.steps, config.cooldown))
     accelerator = make_accelerator(config, out)
     run = Run(task, config, out, accelerator)
     lock = None
@@ -116,13 +132,14 @@ def train(task: Task, config: TrainConfig, out: Path, resolved: dict[str, Any]) 
         prepare_directory(out, resolved)
         lock = RunLock(out)
     accelerator.wait_for_everyone()
-    run.resume()
+    run.resume(origin)
     log = Log(accelerator, out, steps=config.steps, first=run.step, name=task.name, config=resolved,
               trackers=config.trackers)  # fmt: skip
     try:
         learn(run, config, log)
         record = run.finish() if accelerator.is_main_process else {}
-        log.write(config.steps, {k: v for k, v in record.get("metrics", {}).items() if not isinstance(v, list)})
+        if metrics := record.get("metrics"):
+            log.write(config.steps, {k: v for k, v in metrics.items() if not isinstance(v, list)})
     finally:
         log.close()
         if lock is not None:
@@ -142,7 +159,7 @@ def learn(run: Run, config: TrainConfig, log: Log) -> None:
             values = run.measured(metrics, time.perf_counter() - began)
             log.write(run.step, values)
             log.progress(run.step, config.batch, {"loss": values["loss"]})
-        if run.step % config.save_every == 0 or last:
+        if run.step % config.save_every == 0 or run.step in config.keep_at or last:
             run.save()
 
 
@@ -163,14 +180,18 @@ class Run:
         self.average = optim.Average(task.model, config.ema * config.steps) if config.ema else None
         self.step, self.seconds, self.seconds_before = 0, 0.0, 0.0
         self.first = 0
+        self.began = 0 if config.start is None else config.start.step
 
     @property
     def checkpoints(self) -> Path:
         return self.out / "checkpoints"
 
-    def resume(self) -> None:
-        """Go on from the newest intact checkpoint, if there is one."""
-        found = checkpoint.latest(self.checkpoints)
+    def resume(self, origin: Path | None) -> None:
+        """Go on from the newest intact checkpoint, a branch at first from `origin`; where one to be kept is
+        missing, go back before it."""
+        steps = self.config.steps
+        until = min([steps, *trunk.missing(self.out, steps, self.config.keep_at)])
+        found = checkpoint.latest(self.checkpoints, until) or origin
         if found is None:
             return
         groups, state = checkpoint.load(found)
@@ -179,7 +200,7 @@ class Run:
         if self.average is not None:
             self.average.values = {k: v.to(self.accelerator.device) for k, v in groups["average"].items()}
         self.step = self.first = state["step"]
-        self.seconds_before = self.seconds = state["seconds"]
+        self.seconds_before = self.seconds = 0.0 if found == origin else state["seconds"]
 
     def save(self) -> None:
         """Write a checkpoint (main process)."""
@@ -191,7 +212,8 @@ class Run:
         }
         if self.average is not None:
             tensors["average"] = self.average.values
-        checkpoint.save(self.checkpoints, self.step, tensors, {"seconds": self.seconds}, keep=self.config.keep)
+        checkpoint.save(self.checkpoints, self.step, tensors, {"seconds": self.seconds}, keep=self.config.keep,
+                        keep_at=self.config.keep_at)  # fmt: skip
 
     def slots(self, micro: int) -> range:
         """This process's slots of the global batch in accumulation step `micro`."""
@@ -264,25 +286,31 @@ class Run:
         return peak and self.task.step_flops * steps_per_second / (peak * self.accelerator.num_processes)
 
     def finish(self) -> dict[str, Any]:
-        """Export the model, evaluate it and write record.json, last."""
+        """Export the model, evaluate it (a trunk is for its branches only) and write record.json, last."""
         if self.average is not None:
             self.task.model.load_state_dict(self.average.values)
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # from here on in full precision
         self.task.model.eval()
-        self.task.export(self.out)
-        metrics = dict(self.task.evaluate())
-        steps_per_second = self.config.steps / self.seconds if self.seconds else 0.0
+        metrics = {}
+        if not self.config.trunk:
+            self.task.export(self.out)
+            metrics = dict(self.task.evaluate())
+        own = self.config.steps - self.began
         record = {
             "schema": 1,
             "name": self.out.name,
+            "role": "trunk" if self.config.trunk else "run",
+            "trunk": Path(self.config.start.run).name if self.config.start else None,
             "seed": self.task.seed,
             "steps": self.config.steps,
             "wall_seconds": round(self.seconds, 2),
             "device": device_name(self.accelerator.device),
-            "mfu": self.mfu(steps_per_second),
+            "mfu": self.mfu(own / self.seconds if self.seconds else 0.0),
             **self.task.record(),
             "metrics": metrics,
         }
+        if "flops" in record:  # `train` is the whole path's, what a run from scratch would have cost
+            record["flops"]["spent"] = record["flops"]["train"] * own // self.config.steps
         write_json(self.out / "record.json", record)
         return record
 
@@ -327,31 +355,17 @@ def prepare_directory(out: Path, resolved: dict[str, Any]) -> None:
     os.replace(aside, out / "config.yaml")
 
 
-# What may change between two calls of the same run: how it is executed, not what it computes.
-FREE = (
-    "out",
-    "train.workers",
-    "train.log_every",
-    "train.save_every",
-    "train.keep",
-    "train.trackers",
-    "train.accumulate",
-)
-
-
 def check_same_run(out: Path, resolved: dict[str, Any]) -> None:
-    """Refuse to go on in a directory whose run was configured otherwise."""
-    from videowm.train.log import flatten
-
+    """Refuse to go on in a directory whose run was configured otherwise; a trunk may become longer."""
     if not (out / "config.yaml").exists():
         raise UserError(f"{out} has a record but no config.yaml, so it cannot be this run: choose another out=")
-    theirs, ours = flatten(yaml.safe_load((out / "config.yaml").read_text())), flatten(resolved)
-    for key in sorted(set(theirs) | set(ours)):
-        if key not in FREE and theirs.get(key) != ours.get(key):
-            raise UserError(
-                f"{out} holds another run: {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here; "
-                "choose another out= or remove the directory"
-            )
+    longer = {"train.steps"} if resolved["train"]["trunk"] else set()
+    if differs := trunk.first_difference(out, resolved, trunk.FREE | longer):
+        key, there, here = differs
+        raise UserError(
+            f"{out} holds another run: {key} is {there!r} there and {here!r} here; "
+            "choose another out= or remove the directory"
+        )
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -11,14 +11,20 @@ from torch import nn
 def wsd(step: int, steps: int, warmup: float, cooldown: float) -> float:
     """Warmup-stable-decay factor in (0, 1] (arXiv 2405.18392): linear up, flat, then 1 - sqrt down to zero.
 
-    `warmup` and `cooldown` are fractions of the run, so the schedule moves with its length.
+    `warmup` (below 1; from 1 on it is a number of steps) and `cooldown` are fractions of the run, so the schedule moves
+    with its length.
     """
-    rise, fall = warmup * steps, cooldown * steps
+    rise, fall = warmup if warmup >= 1 else warmup * steps, cooldown * steps
     if step < rise:
         return (step + 1) / (rise + 1)
-    if step >= steps - fall:
+    if step >= cooldown_from(steps, cooldown):
         return 1 - math.sqrt((step + 1 - (steps - fall)) / (fall + 1))
     return 1.0
+
+
+def cooldown_from(steps: int, cooldown: float) -> int:
+    """The first step at a falling rate: up to here runs of every length are one run, if their warmups are."""
+    return math.ceil(steps - cooldown * steps)
 
 
 def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:

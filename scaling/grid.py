@@ -1,0 +1,160 @@
+"""From budgets to runs: sizes around the expected optimum, seeds, trunks and their branches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+
+from scaling.law import Law, optimum
+from videowm.types import UserError
+
+FEWEST_STEPS = 1000  # a shorter run is mostly warmup and cooldown, and says little about a longer one
+DEEPEST = 32  # 1.6e9 body parameters
+
+
+@dataclass(frozen=True)
+class OptimumConfig:
+    """Where the best size of a budget is expected: one of the two."""
+
+    tokens_per_parameter: float | None = None  # D = ratio x N
+    law: str | None = None  # law.json of a surface
+
+    def __post_init__(self) -> None:
+        if (self.tokens_per_parameter is None) == (self.law is None):
+            raise UserError("grid.optimum needs one of tokens_per_parameter and law: give a number or a law.json")
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """The runs of a study by their budgets. Sizes are depths; nothing else of the base configuration moves."""
+
+    budgets: list[float]  # training FLOPs
+    targets: list[float] = field(default_factory=list)  # budgets to predict: one run each, at the expected optimum
+    optimum: OptimumConfig | None = None
+    sizes: list[int] | None = None  # depths, the same at every budget; else `per_budget` around the optimum
+    per_budget: int = 5
+    spread: float = 4.0  # the sizes span N/spread ... N*spread
+    seeds: int = 1
+    seeds_at_lowest: int | None = None  # at the lowest budget; None: as everywhere
+    trunks: bool = True  # one long run a (size, seed), cooled down at every budget
+    force: bool = False  # take runs below 1,000 steps too
+
+    def __post_init__(self) -> None:
+        if not self.budgets or min([*self.budgets, *self.targets]) <= 0:
+            raise UserError(f"grid.budgets {self.budgets} cannot be used: give at least one number of FLOPs above 0")
+        if self.optimum is None and (self.sizes is None or self.targets):
+            raise UserError("grid.optimum is missing: give tokens_per_parameter or law, around which sizes are chosen")
+        if self.spread < 1 or min(self.per_budget, self.seeds, self.seeds_at_lowest or 1) < 1:
+            raise UserError("grid.spread, per_budget, seeds and seeds_at_lowest are 1 or more: correct the grid")
+
+
+@dataclass(frozen=True)
+class Dial:
+    """What depths 1, 2, ... of a base configuration are in parameters and in compute."""
+
+    n: np.ndarray  # body parameters, "depths"
+    per_token: np.ndarray  # exact training FLOPs of a target token, "depths"
+
+    @staticmethod
+    def of(base) -> Dial:
+        """Counted on the transformer of the `WorldRun` `base`."""
+        from videowm.train.flops import model_flops, parameters
+        from videowm.train.tasks import meta_model
+
+        models = [meta_model(replace(base, depth=depth)) for depth in range(1, DEEPEST + 1)]
+        clips = [3 * model_flops(model, base.window) / (base.window * model.tokens) for model in models]
+        return Dial(np.array([parameters(m)["body"] for m in models], float), np.array(clips))
+
+    def cost(self, n: float, d: float) -> float:
+        """Exact FLOPs of training N parameters on D tokens; between two depths FLOPs/N is interpolated in ln N."""
+        return n * d * float(np.exp(np.interp(np.log(n), np.log(self.n), np.log(self.per_token / self.n))))
+
+    def depth(self, n: float) -> int:
+        """The depth nearest to N."""
+        return 1 + int(np.abs(np.log(self.n / n)).argmin())
+
+
+def expected_optimum(rule: OptimumConfig, budget: float, cost: Callable[[float, float], float]) -> tuple[float, float]:
+    """N and D that `rule` expects to be best for `budget` FLOPs."""
+    if rule.law is not None:
+        try:
+            return optimum(Law.from_json(Path(rule.law).read_text()), budget, cost)
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"grid.optimum.law {rule.law} cannot be read ({error}): give a law.json") from None
+    ratio = rule.tokens_per_parameter
+    log_n = brentq(lambda x: np.log(cost(np.exp(x), ratio * np.exp(x)) / budget), 0, 60)
+    return float(np.exp(log_n)), ratio * float(np.exp(log_n))
+
+
+def depths(grid: GridConfig, dial: Dial, budget: float) -> list[int]:
+    """The sizes of one budget: evenly spaced in ln N around the optimum, each depth once."""
+    if budget in grid.targets:
+        return [dial.depth(expected_optimum(grid.optimum, budget, dial.cost)[0])]
+    if grid.sizes is not None:
+        return grid.sizes
+    n, _ = expected_optimum(grid.optimum, budget, dial.cost)
+    steps = np.linspace(-1, 1, grid.per_budget) if grid.per_budget > 1 else [0.0]
+    return sorted({dial.depth(n * grid.spread**step) for step in steps})
+
+
+def label(budget: float) -> str:
+    """3e14, 1.28e13."""
+    return re.sub(r"e\+0*", "e", f"{budget:.4g}")
+
+
+def expand(grid: GridConfig, base, out: str) -> list[dict[str, Any]]:
+    """Overrides of every run, trunks first; `base` is the sweep's base as a `WorldRun`."""
+    dial, lowest = Dial.of(base), min(grid.budgets)
+    lengths: dict[tuple[int, int], dict[float, int]] = {}  # (depth, seed) -> budget -> steps
+    for budget in sorted({*grid.budgets, *grid.targets}):
+        seeds = (grid.seeds_at_lowest or grid.seeds) if budget == lowest else grid.seeds
+        for depth in depths(grid, dial, budget):
+            step = dial.per_token[depth - 1] * tokens_a_step(replace(base, depth=depth))
+            steps = max(1, round(budget / step))
+            if steps < FEWEST_STEPS and not grid.force:
+                raise UserError(
+                    f"d{depth} at {label(budget)} FLOPs would have {steps:,} steps, fewer than {FEWEST_STEPS:,}: give "
+                    "larger budgets, smaller sizes or a smaller train.batch, or set grid.force to true"
+                )
+            for seed in range(1 if budget in grid.targets else seeds):
+                lengths.setdefault((depth, seed), {})[budget] = steps
+    points = [
+        point for (depth, seed), steps in lengths.items() for point in family(grid, base, out, depth, seed, steps)
+    ]
+    return sorted(points, key=lambda point: "train.trunk" not in point)
+
+
+def tokens_a_step(base) -> int:
+    """Target tokens of one optimiser step."""
+    from videowm.train.tasks import meta_model
+
+    return base.window * meta_model(base).tokens * base.train.batch
+
+
+def family(grid: GridConfig, base, out: str, depth: int, seed: int, steps: dict[float, int]) -> list[dict[str, Any]]:
+    """The runs of one size and seed: a trunk and a branch for each budget, or a run of its own for each."""
+    from videowm.train.optim import cooldown_from
+
+    suffix = f"-s{seed}" if seed else ""
+    common = {"depth": depth, "seed": base.seed + seed, "budget": None}
+    runs = {f"d{depth}-{label(budget)}{suffix}": count for budget, count in steps.items()}
+    if not grid.trunks:
+        return [{"name": name, **common, "train.steps": count} for name, count in runs.items()]
+    warmup = base.train.warmup
+    if 0 < warmup < 1:
+        warmup = max(1, round(warmup * min(runs.values())))
+    trunk, common = f"d{depth}-trunk{suffix}", common | {"train.warmup": warmup}
+    leaves = {name: cooldown_from(count, base.train.cooldown) for name, count in runs.items()}
+    keep = sorted(set(leaves.values()))
+    points = [{"name": trunk, **common, "train.steps": keep[-1], "train.keep_at": keep, "train.trunk": True,
+               "train.cooldown": 0}]  # fmt: skip
+    for name, count in runs.items():
+        start = {"run": str(Path(out) / trunk), "step": leaves[name]}
+        points.append({"name": name, **common, "train.steps": count, "train.start": start})
+    return points

@@ -1,0 +1,230 @@
+"""Predictions that are frozen before the run exists, and what became of them.
+
+A prediction is a file with a sha256 over all that it says. It is written once; the report reads it and compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaling.fit import baselines, bootstrap_fit, fit
+from scaling.grid import Dial, OptimumConfig, expected_optimum, label
+from scaling.law import Law, Runs, budgets, identifiable, optimum, require_extrapolation, score
+from scaling.plan import Point, SweepConfig, plan, resolve
+from scaling.records import finished, runs_of
+from videowm.types import UserError
+
+REACHED = 0.9  # a run with this share of a budget has looked at it
+NEAR = 1.2  # and one above this many times the budget is another target
+CANDIDATES = ("surface", "frontier", "second-order")
+LEVEL = 0.9
+Cost = Callable[[float, float], float]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a law says of one budget."""
+
+    form: str
+    status: str  # of the fit, "converged" or what is wrong with it
+    params: dict[str, float]
+    n: float | None  # expected to be best at this budget; None where neither the law nor the sweep has a rule
+    d: float | None
+    loss: float
+    interval: list[float]  # of one new run
+    block: str  # what the bootstrap drew: "run" or "trunk"
+    baselines: dict[str, float]  # "no further gain" is the lowest loss of the highest budget that was fitted
+
+
+def forecast(runs: Runs, budget: float, form: str, cost: Cost, rule: OptimumConfig | None = None,
+             draws: int = 1000) -> Forecast:  # fmt: skip
+    """Fit `form` to `runs` and extrapolate to `budget` FLOPs, at the compute optimum under `cost(N, D)`."""
+    result = bootstrap_fit(runs, form, draws, level=LEVEL)
+    law, best = result.law, (None, None)
+    require_extrapolation(law, budget)
+    if form == "surface":
+        best = optimum(law, budget, cost)
+        loss, interval = law.predict(*best), result.interval(*best, level=LEVEL)
+    else:
+        best = expected_optimum(rule, budget, cost) if rule else best
+        loss, interval = law.predict_c(budget), result.interval_c(budget, level=LEVEL)
+    return Forecast(form, law.status, law.params, *best, float(loss), [float(v) for v in interval], result.block,
+                    baselines(runs, budget))  # fmt: skip
+
+
+def choose_form(runs: Runs) -> tuple[str, str]:
+    """The form that predicts the best run of the highest budget from the lower ones, and a sentence saying so."""
+    labels = budgets(runs.c)
+    below = runs.keep(labels < labels.max()) if labels.max() > 0 else runs
+    top = np.flatnonzero(labels == labels.max())
+    best = top[runs.loss[top].argmin()]
+    errors = {
+        form: validation_error(fit(below, form), runs, best) for form in CANDIDATES if not identifiable(below, form)
+    }
+    if errors:
+        form = min(errors, key=lambda name: abs(errors[name]))
+        said = ", ".join(f"{name} {error:+.3g} %" for name, error in errors.items())
+        return (
+            form,
+            f"chosen by the error at {runs.c[best]:.3g} FLOPs of a fit to the lower budgets: {said} of the loss",
+        )
+    usable = [form for form in CANDIDATES if not identifiable(runs, form)]
+    if not usable:
+        raise UserError(identifiable(runs, "frontier"))
+    return usable[0], "the first form that these runs identify: without their highest budget they identify none"
+
+
+def validation_error(law: Law, runs: Runs, at: int) -> float:
+    """Error of the law at one run, in % of its loss."""
+    predicted = law.predict(runs.n[at], runs.d[at]) if law.form == "surface" else law.predict_c(runs.c[at])
+    return score(predicted, runs.loss[at], runs.loss[at]).loss_percent
+
+
+def freeze(sweep: SweepConfig, budget: float, *, form: str | None = None, y: str = "heldout/loss",
+           draws: int = 1000) -> tuple[Path, dict[str, Any]]:  # fmt: skip
+    """Write what the finished points below `budget` predict for it, once; return the file and what it says."""
+    points = plan(sweep)
+    records = finished(points)
+    used = [record for record in records if record["flops"]["train"] < REACHED * budget]
+    if not used:
+        raise UserError(f"{sweep.out} has no finished point below {budget:.3g} FLOPs: run the sweep first")
+    sources = {record["name"]: digest_of(points, record["name"]) for record in used}
+    path = Path(sweep.out) / "predictions" / file_name(budget, y)
+    if path.exists():
+        return path, frozen(path, sources, form)
+    runs = runs_of(used, y)
+    chosen, why = (form, "named by the user") if form else choose_form(runs)
+    dial = Dial.of(resolve(sweep, {"name": "base"})[1])
+    said = asdict(forecast(runs, budget, chosen, dial.cost, sweep.grid and sweep.grid.optimum, draws))
+    content = {
+        "budget": budget, "y": y, "form_chosen": why, "level": LEVEL, **said,
+        "depth": said["n"] and dial.depth(said["n"]), "held_out": len(used) == len(records), "runs": sources,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }  # fmt: skip
+    content["sha256"] = digest(content)
+    publish_once(path, json.dumps(content, indent=1) + "\n")
+    return path, read(path)
+
+
+def file_name(budget: float, y: str) -> str:
+    return label(budget) + ("" if y == "heldout/loss" else "-" + y.replace("/", "-")) + ".json"
+
+
+def digest_of(points: list[Point], name: str) -> str:
+    """sha256 of the record of a point."""
+    run = next(point.run for point in points if point.name == name)
+    return hashlib.sha256((run / "record.json").read_bytes()).hexdigest()
+
+
+def digest(content: dict[str, Any]) -> str:
+    """sha256 over all that a prediction says but the hash itself."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def publish_once(path: Path, text: str) -> None:
+    """Whole or not there, and never over a file that is there: a link fails where a rename would replace."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        raise UserError(f"{path} was written by another call just now: run the same command again to see it") from None
+    finally:
+        aside.unlink()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A frozen prediction; one that was changed is refused."""
+    try:
+        content = json.loads(path.read_text())
+        whole = content["sha256"] == digest(content)
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} does not match its own sha256, so it is not what was frozen: restore the file")
+    return content
+
+
+def frozen(path: Path, sources: dict[str, str], form: str | None) -> dict[str, Any]:
+    """The prediction in `path`, if the same command would make it again."""
+    content = read(path)
+    if form not in (None, content["form"]):
+        raise UserError(f"{path} froze the form {content['form']}, not {form}: a prediction is never overwritten")
+    if content["runs"] != sources:
+        changed = sorted({name for name, _ in content["runs"].items() ^ sources.items()})
+        raise UserError(
+            f"{path} was fitted to other records ({', '.join(changed[:3])} differ): a prediction is never overwritten, "
+            "predict another budget"
+        )
+    return content
+
+
+# ---- what became of it ----------------------------------------------------------------------------------------------
+
+
+def predictions(sweep: SweepConfig, y: str) -> list[dict[str, Any]]:
+    """The frozen predictions of a sweep for one metric, by rising budget."""
+    found = [read(path) for path in sorted((Path(sweep.out) / "predictions").glob("*.json"))]
+    return sorted((content for content in found if content["y"] == y), key=lambda content: content["budget"])
+
+
+def measured(prediction: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The finished run with the lowest loss at the budget that was predicted."""
+    budget, y = prediction["budget"], prediction["y"]
+    at = [r for r in records if REACHED <= r["flops"]["train"] / budget <= NEAR and y in r["metrics"]]
+    return min(at, key=lambda record: record["metrics"][y], default=None)
+
+
+def comparison(predicted: list[dict[str, Any]], records: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """One row a prediction: predicted against measured, beside both baselines."""
+    rows = []
+    for p in predicted:
+        low, high = p["interval"]
+        row = {
+            "FLOPs": f"{p['budget']:.3g}",
+            "form": p["form"] + ("" if p["status"] == "converged" else f" ({p['status']})"),
+            "predicted": f"{p['loss']:.4f}",
+            f"{100 * p['level']:.0f} % interval": f"{low:.4f} to {high:.4f}",
+            "held out": "yes" if p["held_out"] else "no",
+        }
+        record = measured(p, records)
+        value = None if record is None else record["metrics"][p["y"]]
+        row |= {"measured": "not run yet" if record is None else f"{value:.4f} ({record['name']})"}
+        row |= {"inside": "" if record is None else ("yes" if low <= value <= high else "no")}
+        last = p["baselines"]["no further gain"]
+        for name, guess in {"error": p["loss"], **p["baselines"]}.items():
+            row[name] = "" if record is None else in_percent(guess, value, last)
+        rows.append(row)
+    return rows
+
+
+def in_percent(predicted: float, true: float, last: float) -> str:
+    """Signed error in % of the loss and of the gain."""
+    result = score(predicted, true, last)
+    gain = "no gain" if result.gain_percent is None else f"{result.gain_percent:+.1f} % of gain"
+    return f"{result.loss_percent:+.2f} % of L, {gain}"
+
+
+def sentence(path: Path, p: dict[str, Any]) -> str:
+    """A prediction as lines for a terminal."""
+    low, high = p["interval"]
+    interval = f"{100 * p['level']:.0f} % [{low:.4f}, {high:.4f}]"
+    size = "" if p["n"] is None else f" at N = {p['n']:.3g} (depth {p['depth']}), D = {p['d']:.3g} tokens"
+    looked = "" if p["held_out"] else "\n  not held out: a run of this budget had been finished before"
+    bases = ", ".join(f"{name} {value:.4f}" for name, value in p["baselines"].items())
+    return (
+        f"{p['y']} at {p['budget']:.3g} FLOPs: {p['loss']:.4f}, {interval}{size}\n"
+        f"  {p['form']} law ({p['status']}) on {len(p['runs'])} runs; {p['form_chosen']}\n  {bases}\n"
+        f"  frozen {p['time']} in {path}, sha256 {p['sha256'][:16]}{looked}"
+    )

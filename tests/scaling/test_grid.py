@@ -1,0 +1,149 @@
+"""A grid end to end: planned, trained as trunks and branches, fitted, predicted, extended, reported."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from scaling import predict, records
+from scaling.__main__ import parser, run
+from scaling.grid import Dial, GridConfig, OptimumConfig, depths, expected_optimum, label
+from scaling.plan import Speeds, load_sweep, plan, resolve, table
+from scaling.report import report
+from videowm.train.loop import launch
+from videowm.types import UserError
+
+ROOT = Path(__file__).parents[2]
+GRID = {"budgets": [4e8, 8e8, 1.6e9, 3.2e9], "sizes": [1, 2, 3], "seeds_at_lowest": 2, "force": True}
+
+
+@pytest.fixture(scope="session")
+def grid_file(world_arguments, tmp_path_factory) -> Path:
+    """Three sizes of width 32 at four budgets, two seeds at the lowest."""
+    folder = tmp_path_factory.mktemp("grid")
+    common = {k: yaml.safe_load(v) for k, v in (argument.split("=", 1) for argument in world_arguments)}
+    sweep = {
+        "base": str(ROOT / "configs/world/quickstart.yaml"),
+        "out": str(folder / "out"),
+        "grid": GRID,
+        "set": common,
+    }
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump(sweep))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(grid_file) -> Path:
+    """The grid, each point trained by its own configuration file within this process."""
+    points = plan(load_sweep(grid_file))
+    for point in points:
+        launch(point.config, [])
+    return grid_file
+
+
+def test_the_plan_of_a_grid(grid_file):
+    """Guards runs that are missing, doubled, out of order, or that cost other than they spend."""
+    points = plan(load_sweep(grid_file))
+    names = [point.name for point in points]
+    sizes = [(d, s) for d in (1, 2, 3) for s in ("", "-s1")]
+    assert sorted(names[:6]) == sorted(f"d{d}-trunk{s}" for d, s in sizes)
+    branches = {f"d{d}-{label(c)}" for d in (1, 2, 3) for c in GRID["budgets"]} | {f"d{d}-4e8-s1" for d in (1, 2, 3)}
+    assert set(names[6:]) == branches and len(names) == 6 + 15
+    for point in points[6:]:
+        depth, budget = re.match(r"d(\d)-([0-9.e]+)", point.name).groups()
+        assert point.after == f"d{depth}-trunk" + point.name.partition("-s")[1] + point.name.partition("-s")[2]
+        assert point.flops == pytest.approx(float(budget), abs=point.flops / point.steps / 2 * 1.001)
+        assert 0.2 - 1 / point.steps < point.spent / point.flops <= 0.2 + 1e-9
+    separate = load_sweep(grid_file, ["grid.trunks=false"])
+    assert sum(p.spent for p in points) < 0.7 * sum(p.spent for p in plan(separate)), "what trunks are for"
+
+
+def test_sizes_stand_around_the_optimum(grid_file):
+    """Guards the rule's algebra on exact costs: D/N is the ratio, the budget is spent, sizes span it evenly."""
+    dial = Dial.of(resolve(load_sweep(grid_file, ["set.hidden=null"]), {"name": "base"})[1])
+    assert dial.n[0] == pytest.approx(12 * 64**2, rel=0.05) and (np.diff(dial.n) > 0).all()
+    for depth in (2, 5):
+        assert dial.cost(dial.n[depth - 1], 1e6) == pytest.approx(1e6 * dial.per_token[depth - 1])
+    rule = OptimumConfig(tokens_per_parameter=40)
+    n, d = expected_optimum(rule, 1e15, dial.cost)
+    assert d / n == pytest.approx(40) and dial.cost(n, d) == pytest.approx(1e15, rel=1e-6)
+    chosen = depths(GridConfig([1e15], optimum=rule, targets=[1e17]), dial, 1e15)
+    assert 4 <= len(chosen) <= 5 and dial.n[chosen[0] - 1] < n / 2 and dial.n[chosen[-1] - 1] > 2 * n
+    assert len(depths(GridConfig([1e15], optimum=rule, targets=[1e17]), dial, 1e17)) == 1
+
+
+def test_trained_as_planned_and_fitted_by_trunk(trained, capsys):
+    """Guards a plan on another axis than the records, trunks among the fitted, and branches taken for independent."""
+    points = plan(load_sweep(trained))
+    for point in points:
+        record = records.read_record(point.run)
+        assert (point.flops, point.spent) == (record["flops"]["train"], record["flops"]["spent"])
+    found = records.finished(points)
+    assert len(found) == 15 and all("heldout/loss" in record["metrics"] for record in found)
+    assert len(np.unique(records.runs_of(found).trunk)) == 6
+    run(parser().parse_args(["fit", str(trained), "--form", "power", "--bootstrap", "50"]))
+    assert "draws by trunk" in capsys.readouterr().out
+
+
+def test_frozen_then_measured(trained, capsys):
+    """Guards the whole promise: written before, printed again as it was, no longer held out once a run has been seen.
+
+    The target is then planned as a further budget: the trunk goes on, and the run from it is compared.
+    """
+    sweep = load_sweep(trained)
+    path, said = predict.freeze(sweep, 6e9, form="frontier", draws=50)
+    kept = path.read_bytes()
+    assert said["held_out"] and len(said["runs"]) == 15 and path.name == "6e9.json" and said["block"] == "trunk"
+    run(parser().parse_args(["predict", str(trained), "--budget", "6e9"]))
+    assert f"sha256 {said['sha256'][:16]}" in capsys.readouterr().out and path.read_bytes() == kept
+    with pytest.raises(UserError, match="not beyond the fitted range"):
+        predict.freeze(sweep, 4e9, form="frontier", draws=50)
+    larger = load_sweep(trained, ["grid.targets=[6e9]", "grid.optimum={tokens_per_parameter: 1}"])
+    before = {p.name: p.run for p in plan(sweep)}
+    (target,) = (point for point in plan(larger) if point.name not in before)
+    assert records.read_record(before[target.after]) is None, "the trunk has further to go"
+    for point in plan(larger):
+        launch(point.config, [])
+    (row,) = predict.comparison(predict.predictions(larger, "heldout/loss"), records.finished(plan(larger)))
+    assert row["measured"].endswith(f"({target.name})") and "% of L" in row["error"]
+    assert predict.freeze(larger, 6e9)[1] == said, "the target is not among what it was predicted from"
+    assert not predict.freeze(larger, 6.2e9, form="frontier", draws=50)[1]["held_out"]
+    page = report(larger).read_text()
+    assert page.count("<td>not run yet</td>") == 0 and f"({target.name})</td>" in page and "trunk" not in page
+
+
+def test_hours_from_what_was_measured(trained):
+    """Guards times from another size or from nothing: the FLOP/s of the nearest record, else `speed`, else none."""
+    sweep = load_sweep(trained)
+    points = plan(sweep)
+    point = next(p for p in points if p.name == "d2-1.6e9")
+    assert Speeds([(point.params["body"] * 4, 1.0), (point.params["body"] * 1.1, 1e9)], None).hours(point) == (
+        pytest.approx(point.spent / 1e9 / 3600)
+    )
+    assert Speeds([], 1e10).hours(point) == pytest.approx(point.spent / 1e10 / 3600)
+    assert Speeds([], None).hours(point) is None and "unknown" in table(points, Speeds([], None))
+    assert len(Speeds.of(sweep, points).measured) >= 15 and "unknown" not in table(points, Speeds.of(sweep, points))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["cap=1e9"], "above the cap of 1e+09: raise `cap`"),
+        (["grid.force=false"], "steps, fewer than 1,000: give larger budgets"),
+        (["grid.sizes=null"], "grid.optimum is missing"),
+        (["grid.optimum={}"], "grid.optimum needs one of"),
+        (["grid.optimum={law: nowhere.json}", "grid.sizes=null"], "nowhere.json cannot be read"),
+        (["grid.budgets=[]"], "grid.budgets [] cannot be used"),
+        (["points=[{depth: 1}]"], "needs a `grid`, or at least one entry in `points`, and not both"),
+        (["grid.budget=[1e9]"], "unknown key 'budget', did you mean 'budgets'"),
+    ],
+)
+def test_a_wrong_grid_is_one_sentence(grid_file, overrides, sentence):
+    """Guards compute spent on what was not meant: each is refused before anything is trained."""
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        plan(load_sweep(grid_file, overrides))

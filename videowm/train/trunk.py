@@ -1,0 +1,79 @@
+"""Trunks and branches (warmup-stable-decay, arXiv 2405.18392): one long run at a constant rate, cooled down many times.
+
+A trunk keeps the checkpoints at which branches leave. A branch starts from one of them, goes on with the same order of
+data and cools down: on a CPU it is, bit for bit, the run that would have been trained in one go.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from videowm.train import checkpoint
+from videowm.train.log import flatten
+from videowm.types import UserError
+
+# What executes a run and does not change what it computes, and what sets a branch apart from its trunk.
+FREE = frozenset(
+    ["out", "train.start.run"]
+    + [f"train.{key}" for key in ("workers", "log_every", "save_every", "keep", "keep_at", "trackers", "accumulate")]
+)
+OF_A_BRANCH = frozenset(["budget", *(f"train.{key}" for key in ("steps", "cooldown", "trunk", "start", "start.step"))])
+
+
+@dataclasses.dataclass(frozen=True)
+class StartConfig:
+    """Where a branch leaves its trunk."""
+
+    run: str  # the trunk's run directory
+    step: int
+
+
+def first_difference(run: Path, resolved: dict[str, Any], free: frozenset[str]) -> tuple[str, Any, Any] | None:
+    """The first key outside `free` whose value in the configuration of `run` is another: key, there, here."""
+    theirs, ours = flatten(yaml.safe_load((run / "config.yaml").read_text())), flatten(resolved)
+    keys = sorted((set(theirs) | set(ours)) - free)
+    return next(((k, theirs.get(k), ours.get(k)) for k in keys if theirs.get(k) != ours.get(k)), None)
+
+
+def origin(start: StartConfig, resolved: dict[str, Any], cooldown_from: int) -> Path:
+    """The trunk's checkpoint that a branch starts from; one sentence where it is not there or not of such a run."""
+    run, found = Path(start.run), checkpoint.at(Path(start.run) / "checkpoints", start.step)
+    if not (run / "config.yaml").exists():
+        raise UserError(f"train.start.run {run} holds no run (no config.yaml): train the trunk first")
+    if differs := first_difference(run, resolved, FREE | OF_A_BRANCH):
+        key, there, here = differs
+        raise UserError(
+            f"the trunk {run} was trained otherwise: {key} is {there!r} there and {here!r} here; a branch differs in "
+            "its length and cooldown only"
+        )
+    if start.step > cooldown_from:
+        raise UserError(
+            f"train.start.step {start.step} lies within the cooldown, which begins at step {cooldown_from}: start "
+            "there or before"
+        )
+    if found is None or not checkpoint.intact(found):
+        raise UserError(
+            f"{run} keeps no intact checkpoint of step {start.step}: add the step to its train.keep_at and train it "
+            "again, which goes back as far as needed"
+        )
+    return found
+
+
+def kept_before(out: Path) -> list[int]:
+    """The steps whose checkpoints an earlier call of this run was told to keep."""
+    path = out / "config.yaml"
+    return yaml.safe_load(path.read_text())["train"].get("keep_at", []) if path.exists() else []
+
+
+def missing(out: Path, steps: int, keep_at: list[int]) -> list[int]:
+    """The steps of a run of `steps` that are to be kept and have no checkpoint."""
+    return [s for s in sorted(keep_at) if s <= steps and checkpoint.at(out / "checkpoints", s) is None]
+
+
+def covers(out: Path, record: dict[str, Any], steps: int, keep_at: list[int]) -> bool:
+    """Whether a finished run is what is asked for now; a trunk may have to go further, or to keep more."""
+    return record.get("role") != "trunk" or (record["steps"] >= steps and not missing(out, steps, keep_at))
