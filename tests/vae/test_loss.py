@@ -19,3 +19,21 @@ def test_terms_by_hand():
     assert metrics["mse"].item() == pytest.approx(0.04) and metrics["psnr"].item() == pytest.approx(20.0)
     without, _ = vae_loss(frames + 0.2, frames, latents, VAELossConfig(l1=0, kl=0))
     assert without.item() == pytest.approx(0.04)
+
+
+def test_terms_that_see_more_than_single_pixels():
+    """Guards axes mixed up: a ramp along the width has no motion, a ramp along time no gradient, each by hand.
+
+    An offset changes neither; SSIM is 1 for the truth itself and lower for the ramp.
+    """
+    frames, latents = torch.zeros(1, 5, 3, 16, 16), torch.zeros(1, 2, 4, 1, 1)
+    weights = VAELossConfig(l1=0, ssim=1, gradient=2, motion=3)
+    wide = torch.arange(16.0).div(100).expand_as(frames)
+    _, terms = vae_loss(wide, frames, latents, weights)
+    assert terms["gradient"].item() == pytest.approx(0.01 / 2) and terms["motion"].item() == 0 < terms["ssim"].item()
+    late = torch.arange(5.0).div(10).view(5, 1, 1, 1).expand_as(frames)
+    loss, terms = vae_loss(late, frames, latents, weights)
+    assert terms["gradient"].item() == 0 and terms["motion"].item() == pytest.approx(0.01)
+    assert loss.item() == pytest.approx((terms["mse"] + terms["ssim"] + 0.03).item())
+    _, terms = vae_loss(frames, frames, latents, weights)
+    assert terms["ssim"].item() == pytest.approx(0) and terms["mse"].item() == 0

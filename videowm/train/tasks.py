@@ -116,7 +116,7 @@ class VAETask:
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         frames = to_float(batch["frames"])
-        decoded, latents = model(frames, draws, self.config.loss.noise)
+        decoded, latents = model(frames)
         return vae_loss(decoded, frames, latents, self.config.loss)
 
     def evaluate(self) -> Iterator[tuple[str, Any]]:
@@ -142,12 +142,11 @@ class Autoencoder(nn.Module):
         self.vae = codec.vae
         self.codec = [codec]  # in a list: its weights are registered once, as `vae`
 
-    def forward(self, frames: Tensor, draws: Draws, noise: float) -> tuple[Tensor, Tensor]:
-        """Frames "b f 3 H W" -> decoded frames, latents; decoded from latents with `noise` added."""
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames "b f 3 H W" -> decoded frames, latents."""
         codec = self.codec[0]
         latents = codec.encode(frames)
-        shaken = latents + noise * draws.normal(*latents.shape[1:]) if noise else latents
-        return codec.decode_raw(shaken), latents
+        return codec.decode_raw(latents), latents
 
 
 class WorldTask:

@@ -4,32 +4,55 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
 class VAELossConfig:
-    """Weights of the loss terms; the mean squared error has weight 1.
+    """Weights of the loss terms; the mean squared error has weight 1, a term of weight 0 is not computed.
 
-    The posterior is a Gaussian around the latents with the fixed deviation `noise`: what the decoder must tolerate
-    is what the world model may get wrong. `kl` pulls the latents towards the unit Gaussian, so `noise` has a scale.
+    l1: mean absolute error. kl: of N(latents, 1) from N(0, 1). ssim: 1 - SSIM (Wang et al. 2004, eq. 13).
+    gradient: L1 between spatial differences. motion: MSE between frame differences.
     """
 
     l1: float = 0.1
-    noise: float = 0.0
     kl: float = 0.0
+    ssim: float = 0.0
+    gradient: float = 0.0
+    motion: float = 0.0
 
 
 def vae_loss(
     decoded: Tensor, frames: Tensor, latents: Tensor, config: VAELossConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """MSE and L1 between decoded and true frames "b f 3 H W" in [-1, 1], and the KL of the latents "b t c h w".
+    """The weighted sum over decoded and true frames "b f 3 H W" in [-1, 1] and latents "b t c h w", and every term.
 
     Also the PSNR of the batch in dB.
     """
-    decoded, frames = decoded.float(), frames.float()
+    decoded, frames, latents = decoded.float(), frames.float(), latents.float()
+    terms = {
+        "l1": lambda: F.l1_loss(decoded, frames),
+        "kl": lambda: latents.square().mean() / 2,  # per element, without its constant
+        "ssim": lambda: 1 - similarity(decoded, frames),
+        "gradient": lambda: sum(F.l1_loss(decoded.diff(dim=axis), frames.diff(dim=axis)) for axis in (-1, -2)) / 2,
+        "motion": lambda: F.mse_loss(decoded.diff(dim=1), frames.diff(dim=1)),
+    }
     mse = F.mse_loss(decoded, frames)
-    kl = latents.float().square().mean() / 2  # of N(latents, noise) from N(0, 1), per element, without its constant
-    loss = mse + config.l1 * F.l1_loss(decoded, frames) + config.kl * kl
-    return loss, {"mse": mse, "kl": kl, "psnr": -10 * (mse.detach() / 4).log10()}
+    values = {name: term() for name, term in terms.items() if getattr(config, name)}
+    loss = mse + sum(getattr(config, name) * value for name, value in values.items())
+    return loss, {"mse": mse, **values, "psnr": -10 * (mse.detach() / 4).log10()}
+
+
+def similarity(decoded: Tensor, frames: Tensor, *, window: int = 7) -> Tensor:
+    """Mean SSIM of frames "b f 3 H W" in [-1, 1], over a box window."""
+    x, y = decoded.flatten(0, 1), frames.flatten(0, 1)
+
+    def mean(z: Tensor) -> Tensor:
+        return F.avg_pool2d(z, window, stride=1)
+
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # of the data range 2
+    return torch.mean((2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2)))
