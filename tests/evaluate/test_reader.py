@@ -25,7 +25,14 @@ STATE = ["turn", "on_track"]
 def run(dataset, tmp_path_factory) -> Path:
     """A reader of the tiny recording, trained for seconds by the program's own command."""
     out = tmp_path_factory.mktemp("runs") / "reader"
-    small = ["reader.width=8", "reader.state=[turn,on_track]", "train.steps=60", "train.batch=4", "train.lr=3e-3"]
+    small = [
+        "train.precision=fp32",
+        "reader.width=8",
+        "reader.state=[turn,on_track]",
+        "train.steps=60",
+        "train.batch=4",
+        "train.lr=3e-3",
+    ]
     launch(ROOT / "configs/reader/carracing.yaml", [f"data={dataset}", f"out={out}", "train.trackers=[]", *small])
     return out
 
