@@ -1,4 +1,4 @@
-"""What can be trained: the video autoencoder and the world model."""
+"""What can be trained: the video autoencoder, the world model and the reader."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents, read_index
 from videowm.dit import DiT, flow
 from videowm.evaluate.heldout import HeldoutConfig, heldout, make_bank
+from videowm.evaluate.reader import Reader
 from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
 from videowm.evaluate.rollouts import RolloutConfig, rollouts, starting_points
 from videowm.pipeline import TrainedOn, WorldModelPipeline
 from videowm.train.flops import model_flops, parameters
 from videowm.train.loop import Draws, TrainConfig
+from videowm.train.reader import ReaderRun, ReaderTask
 from videowm.types import UserError, latent_steps
 from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to_float
 from videowm.vae.loss import VAELossConfig, vae_loss
@@ -74,21 +76,24 @@ class WorldRun:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
 
-TASKS: dict[str, type] = {"vae": VAERun, "world": WorldRun}
+TASKS: dict[str, type] = {"vae": VAERun, "world": WorldRun, "reader": ReaderRun}
 
 
-def build_task(config: VAERun | WorldRun) -> VAETask | WorldTask:
+def build_task(config: VAERun | WorldRun | ReaderRun) -> VAETask | WorldTask | ReaderTask:
     """The task of a configuration, its weights drawn under its seed."""
     torch.manual_seed(config.seed)
-    return VAETask(config) if isinstance(config, VAERun) else WorldTask(config)
+    kinds = {VAERun: VAETask, WorldRun: WorldTask, ReaderRun: ReaderTask}
+    return kinds[type(config)](config)
 
 
-def finished_task(config: VAERun | WorldRun, run: Path, device: torch.device) -> VAETask | WorldTask:
+def finished_task(config: VAERun | WorldRun | ReaderRun, run: Path, device: torch.device):
     """The task of a finished run with its trained weights, ready to be evaluated."""
     task = build_task(config)
-    trained = load_vae(run) if isinstance(task, VAETask) else WorldModelPipeline.open(run).transformer
-    target = task.codec.vae if isinstance(task, VAETask) else task.model
-    target.load_state_dict(trained.state_dict())
+    if isinstance(task, VAETask):
+        task.codec.vae.load_state_dict(load_vae(run).state_dict())
+    else:
+        trained = Reader.open(run) if isinstance(task, ReaderTask) else WorldModelPipeline.open(run).transformer
+        task.model.load_state_dict(trained.state_dict())
     task.model.to(device).eval()
     return task
 

@@ -1,0 +1,101 @@
+"""Train the reader: windows of real frames -> the action and the state of one of their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from videowm import config as configuration
+from videowm.data.clips import ClipStream, even_clips
+from videowm.data.dataset import Dataset
+from videowm.evaluate import scores
+from videowm.evaluate.fidelity import standard_error
+from videowm.evaluate.reader import Reader, ReaderConfig, describe, targets
+from videowm.train.loop import Draws, TrainConfig
+from videowm.vae.codec import to_float
+
+
+@dataclass(frozen=True)
+class ReaderRun:
+    """`task: reader`: train the network that reads actions and state off frames."""
+
+    task: Literal["reader"]
+    out: str
+    data: str
+    seed: int = 0
+    clip: int = 17  # frames read at once, of which all windows are samples
+    heldout_clips: int = 64
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+class ReaderTask:
+    """Read actions and state off real frames."""
+
+    name = "reader"
+    step_flops = None
+
+    def __init__(self, config: ReaderRun) -> None:
+        self.config, self.seed = config, config.seed
+        self.dataset = Dataset(config.data)
+        self.model = Reader(config.reader, describe(self.dataset, config.reader))
+        self.clips = ClipStream(self.dataset, frames=config.clip, split="train", seed=config.seed)
+        self.heldout = even_clips(self.dataset, frames=config.clip, split="test", count=config.heldout_clips)
+        self.tables: dict[int, np.ndarray] = {}
+
+    def rows(self, episode: int, start: int) -> np.ndarray:
+        """The targets "w k" of a clip's windows."""
+        if episode not in self.tables:
+            self.tables[episode] = targets(self.dataset, episode, self.config.reader.state)
+        first = start + self.config.reader.lag
+        return self.tables[episode][first : first + self.config.clip - self.config.reader.frames + 1]
+
+    def load(self, step: int, slots: range) -> dict[str, Tensor]:
+        clips = [self.clips[step * self.config.train.batch + slot] for slot in slots]
+        rows = np.stack([self.rows(clip.episode, clip.start) for clip in clips])
+        return {"frames": torch.from_numpy(np.stack([clip.frames for clip in clips])), "rows": torch.from_numpy(rows)}
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error of standardised targets; the frames get noise, which a rollout has too."""
+        frames = to_float(batch["frames"])
+        frames = frames + 0.02 * draws.normal(*frames.shape[1:])
+        readable = self.model.readable
+        mean, std = (torch.tensor(v, device=frames.device) for v in (readable.mean, readable.std))
+        true = ((batch["rows"] - mean) / std).flatten(0, 1)
+        read = model(self.model.windows(frames).flatten(0, 1))
+        return (read.float() - true).square().mean(), {}
+
+    @torch.no_grad()
+    def evaluate(self) -> Iterator[tuple[str, Any]]:
+        """R² of every target on held-out episodes, and the accuracy of those that are 0 or 1."""
+        read, true, readable = [], [], self.model.readable
+        for episode, start in self.heldout:
+            frames = to_float(self.dataset.clip(episode, start, self.config.clip).frames)
+            read.append(self.model.read(frames[None])[0].numpy())
+            true.append(self.rows(episode, start))
+        episodes = np.array([episode for episode, _ in self.heldout])
+        read, true = np.stack(read), np.stack(true)
+        for i, name in enumerate(readable.names):
+            score, error = scores.r2(read[..., [i]], true[..., [i]], episodes)
+            yield f"reader/{name}_r2", score
+            yield f"reader/{name}_r2_se", error
+            if readable.binary[i]:
+                right = ((read[..., i] > 0.5) == (true[..., i] > 0.5)).mean(1)
+                yield f"reader/{name}_accuracy", float(right.mean())
+                yield f"reader/{name}_accuracy_se", standard_error(right, episodes)
+
+    def export(self, out) -> None:
+        self.model.save(out)
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "config_hash": configuration.digest(self.config, without=("out",)),
+            "params": {"reader": sum(p.numel() for p in self.model.parameters())},
+            "frames": {"seen": self.config.train.steps * self.config.train.batch * self.config.clip},
+            "hashes": {"data": self.dataset.hash, "reader": self.model.hash},
+        }
