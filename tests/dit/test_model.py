@@ -8,7 +8,7 @@ from einops import rearrange
 from torch.nn import functional as F
 
 from videowm.dit import DiT
-from videowm.dit.attention import Rotary, attention, block_causal_blocks, block_causal_mask, rotate
+from videowm.dit.attention import Rotary, attention, block_causal_blocks, block_causal_mask, rotate, unit
 from videowm.dit.model import modulate
 from videowm.types import UserError
 
@@ -95,7 +95,7 @@ def test_the_cache_gives_what_the_whole_sequence_gives(model, inputs, parts, loc
 def remembered(model, inputs, window: int, sinks: int) -> torch.Tensor:
     """A rollout's memory as it is defined, in lists: keys are turned for every query, as that one sees them."""
     cache = [[] for _ in range(model.depth)]
-    out, size = [], (model.hidden // model.blocks[0].attention.heads,)
+    out = []
     for i in range(STEPS):
         part = {k: v[:, i, None] for k, v in inputs.items()}
         modulations = model.modulations(part["level"], part["actions"])
@@ -106,7 +106,7 @@ def remembered(model, inputs, window: int, sinks: int) -> torch.Tensor:
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(2)
             qkv = block.attention.qkv(modulate(x, shift1, scale1).flatten(1, 2))
             query, key, value = rearrange(qkv, "b l (three n k) -> three b n l k", three=3, n=block.attention.heads)
-            query, key = (F.rms_norm(part, size, eps=1e-6) for part in (query, key))
+            query, key = unit(query, block.attention.query_scale), unit(key, block.attention.key_scale)
             held.append((key, value))
             keys = [rotate(held[j][0], *model.rotary.angles(torch.tensor([at[j]]))) for j in seen]
             query = rotate(query, *model.rotary.angles(torch.tensor([i])))

@@ -67,14 +67,14 @@ def test_the_published_table(depth, width, gmacs):
 
 @pytest.mark.parametrize("shape", SIZES)
 def test_every_parameter_has_its_part(shape):
-    """Guards N of the law: parts sum to the whole, and the body is 12 width² a block, exactly.
+    """Guards N of the law: parts sum to the whole, and the body is 12 width² a block and two gains.
 
-    A block's attention has 4 width², its MLP 8 width².
+    A block's attention has 4 width² and two gains of a head's size, its MLP 8 width².
     """
     model = DiT(**shape)
     parts, width = parameters(model), model.hidden
     assert sum(parts.values()) == sum(p.numel() for p in model.parameters())
-    assert parts["body"] == model.depth * 12 * width**2
+    assert parts["body"] == model.depth * (12 * width**2 + 2 * width // model.blocks[0].attention.heads)
     modulation = model.depth * (6 * width**2 + 6 * width) + 2 * width**2 + 2 * width
     assert parts["adaln"] == modulation + 256 * width + width + width**2 + width
 

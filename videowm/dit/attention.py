@@ -87,6 +87,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
+def unit(x: Tensor, scale: Tensor) -> Tensor:
+    """Root-mean-square normalisation over the last axis, in the precision of `x`."""
+    return F.rms_norm(x, x.shape[-1:], scale.to(x.dtype), eps=1e-6)
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
     """Scaled dot-product attention over "b n l k"; written out on a CPU, where short clips make that twice as fast."""
     if isinstance(mask, BlockMask):
@@ -100,19 +105,20 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with QK-norm (arXiv 2302.05442, section 3.1, without gains) and rotary positions."""
+    """Multi-head self-attention with QK-norm (arXiv 2302.05442, section 3.1) and rotary positions."""
 
     def __init__(self, width: int, heads: int, tokens: int) -> None:
         super().__init__()
         self.heads, self.tokens = heads, tokens  # tokens per latent step
+        self.query_scale = nn.Parameter(torch.ones(width // heads))
+        self.key_scale = nn.Parameter(torch.ones(width // heads))
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.project = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask, store: Store | None) -> Tensor:
         """Tokens "b l d" -> "b l d". With a store, keys and values go into it; one step then sees all that it holds."""
         query, key, value = rearrange(self.qkv(x), "b l (three n k) -> three b n l k", three=3, n=self.heads)
-        size = query.shape[-1:]
-        query, key = (rotate(F.rms_norm(part, size, eps=1e-6), *rotary) for part in (query, key))
+        query, key = rotate(unit(query, self.query_scale), *rotary), rotate(unit(key, self.key_scale), *rotary)
         if store is not None:
             keys, values, where = store
             kept = len(where)  # of several steps, those that later ones will still see
