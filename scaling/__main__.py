@@ -17,7 +17,7 @@ examples:
   python -m scaling status configs/sweep/quickstart.yaml
   python -m scaling fit configs/sweep/quickstart.yaml             fit a law to the finished points
   python -m scaling fit table.csv --n params --c flops --loss loss --out law.json
-  python -m scaling predict configs/sweep/quickstart.yaml --budget 4e14     freeze what the law says of a larger run
+  python -m scaling predict study.yaml --budget 1e17              freeze what the law says of a larger run
   python -m scaling report configs/sweep/quickstart.yaml"""
 
 

@@ -9,20 +9,30 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
 from tqdm import tqdm
 
 from scaling.plan import Point, SweepConfig, write_whole
 from scaling.records import read_record
 from videowm.train.lock import held
+from videowm.train.trunk import covers
 
 
 def state(point: Point) -> str:
     """done, running, failed or todo."""
-    if read_record(point.run) is not None:
+    if done(point):
         return "done"
     if held(point.run):
         return "running"
     return "failed" if failures(point) else "todo"
+
+
+def done(point: Point) -> bool:
+    """Whether there is a record, and of a trunk one that goes as far, and keeps what, the plan now says."""
+    record = read_record(point.run)
+    if record is None or record.get("role") != "trunk":
+        return record is not None
+    return covers(point.run, record, point.steps, yaml.safe_load(point.config.read_text())["train"]["keep_at"])
 
 
 def failures(point: Point) -> list[str]:

@@ -60,6 +60,7 @@ class Dial:
 
     n: np.ndarray  # body parameters, "depths"
     per_token: np.ndarray  # exact training FLOPs of a target token, "depths"
+    clip: int  # target tokens of one sample, at every depth
 
     @staticmethod
     def of(base) -> Dial:
@@ -68,8 +69,9 @@ class Dial:
         from videowm.train.tasks import meta_model
 
         models = [meta_model(replace(base, depth=depth)) for depth in range(1, DEEPEST + 1)]
-        clips = [3 * model_flops(model, base.window) / (base.window * model.tokens) for model in models]
-        return Dial(np.array([parameters(m)["body"] for m in models], float), np.array(clips))
+        clip = base.window * models[0].tokens
+        per_token = np.array([3 * model_flops(model, base.window) / clip for model in models])
+        return Dial(np.array([parameters(model)["body"] for model in models], float), per_token, clip)
 
     def cost(self, n: float, d: float) -> float:
         """Exact FLOPs of training N parameters on D tokens; between two depths FLOPs/N is interpolated in ln N."""
@@ -115,8 +117,7 @@ def expand(grid: GridConfig, base, out: str) -> list[dict[str, Any]]:
     for budget in sorted({*grid.budgets, *grid.targets}):
         seeds = (grid.seeds_at_lowest or grid.seeds) if budget == lowest else grid.seeds
         for depth in depths(grid, dial, budget):
-            step = dial.per_token[depth - 1] * tokens_a_step(replace(base, depth=depth))
-            steps = max(1, round(budget / step))
+            steps = max(1, round(budget / (dial.per_token[depth - 1] * dial.clip * base.train.batch)))
             if steps < FEWEST_STEPS and not grid.force:
                 raise UserError(
                     f"d{depth} at {label(budget)} FLOPs would have {steps:,} steps, fewer than {FEWEST_STEPS:,}: give "
@@ -128,13 +129,6 @@ def expand(grid: GridConfig, base, out: str) -> list[dict[str, Any]]:
         point for (depth, seed), steps in lengths.items() for point in family(grid, base, out, depth, seed, steps)
     ]
     return sorted(points, key=lambda point: "train.trunk" not in point)
-
-
-def tokens_a_step(base) -> int:
-    """Target tokens of one optimiser step."""
-    from videowm.train.tasks import meta_model
-
-    return base.window * meta_model(base).tokens * base.train.batch
 
 
 def family(grid: GridConfig, base, out: str, depth: int, seed: int, steps: dict[float, int]) -> list[dict[str, Any]]:

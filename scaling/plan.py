@@ -105,7 +105,7 @@ def plan(sweep: SweepConfig) -> list[Point]:
 
 
 def point_of(name: str, path: Path, run: WorldRun) -> Point:
-    """What one run will be. A trunk that was finished, and is now to go further, is unfinished again."""
+    """What one run will be."""
     from videowm.train.flops import model_flops, parameters
     from videowm.train.tasks import meta_model
 
@@ -113,19 +113,8 @@ def point_of(name: str, path: Path, run: WorldRun) -> Point:
     samples = run.train.steps * run.train.batch
     flops = 3.0 * model_flops(model, run.window) * samples
     own = run.train.steps - (start.step if start else 0)
-    if run.train.trunk:
-        reopen(directory, run.train.steps, run.train.keep_at)
     return Point(name, directory, path, flops, parameters(model), samples * run.window * model.tokens, run.train.steps,
                  Path(start.run).name if start else None, flops * own / run.train.steps)  # fmt: skip
-
-
-def reopen(run: Path, steps: int, keep_at: list[int]) -> None:
-    """Put the record of a trunk aside that does not reach as far as is planned now, or lacks a step to keep."""
-    from videowm.train.trunk import covers
-
-    path = run / "record.json"
-    if path.exists() and not covers(run, record := json.loads(path.read_text()), steps, keep_at):
-        os.replace(path, run / f"record-{record['steps']}.json")
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from videowm.types import UserError
@@ -23,6 +24,8 @@ examples:
   videowm info runs/world
   python -m scaling run configs/sweep/quickstart.yaml"""
 
+Verb = Callable[[str, str, str], argparse.ArgumentParser]  # (name, help, example) -> its parser
+
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
@@ -34,6 +37,13 @@ def parser() -> argparse.ArgumentParser:
         raw = argparse.RawDescriptionHelpFormatter
         return verbs.add_parser(name, help=help, description=help, epilog=f"example:\n  {example}", formatter_class=raw)
 
+    for add in (data_verbs, word_verbs, model_verbs, run_verbs):
+        add(verb)
+    return top
+
+
+def data_verbs(verb: Verb) -> None:
+    """The whole loop, and where data come from."""
     p = verb(
         "quickstart", "record, train, sweep and report, small, on a CPU", "videowm quickstart --out runs/quickstart"
     )
@@ -58,6 +68,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--size", type=int, default=64, help="height and width of the stored frames (default: %(default)s)")
 
+
+def word_verbs(verb: Verb) -> None:
+    """Words for clips and prompts."""
     p = verb("caption", "put every clip into words, by a model that sees frames or from the recorded state",
              "videowm caption data/carracing --base-url http://127.0.0.1:8000/v1 --model NAME --limit 20")  # fmt: skip
     p.add_argument("data", type=Path)
@@ -81,6 +94,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--start", type=int, default=0, help="the first frame's number within the episode")
     p.add_argument("--cache", type=Path, default=Path("~/.cache/videowm/prompts"), help="default: %(default)s")
 
+
+def model_verbs(verb: Verb) -> None:
+    """From a dataset to models."""
     p = verb("train", "train what a configuration describes; the same command again resumes",
              "videowm train configs/world/quickstart.yaml depth=6 train.steps=5000 out=runs/deeper")  # fmt: skip
     p.add_argument("config", type=Path, help="YAML file; runs/x/config.yaml repeats a run")
@@ -100,6 +116,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--workers", type=int, default=1, help="playing processes; they change nothing in the latents")
 
+
+def run_verbs(verb: Verb) -> None:
+    """What finished runs and datasets are asked for."""
     p = verb("generate", "continue held-out frames under given actions; writes truth, prediction and difference",
              'videowm generate runs/world --from data/carracing --actions "left*8 gas*16" --out clip.mp4')  # fmt: skip
     p.add_argument("run", type=Path)
@@ -112,7 +131,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--frames", type=int, default=64, help="frames to predict under the episode's own actions")
     p.add_argument("--sampling-steps", type=int, default=10, help="noise levels a latent step (default: %(default)s)")
-    p.add_argument("--guidance", type=float, default=1.0, help="on the actions; 1: none (default: %(default)s)")
+    p.add_argument(
+        "--guidance",
+        type=float,
+        default=1.0,
+        help="on the actions, of a run with flow.drop_actions; 1: none (default: %(default)s)",
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=Path("clip.mp4"))
 
@@ -122,7 +146,6 @@ def parser() -> argparse.ArgumentParser:
     p = verb("info", "say what a dataset, a latents folder or a run holds", "videowm info data/carracing")
     p.add_argument("path", type=Path)
     p.add_argument("--verify", action="store_true", help="also compare every file with its sha256")
-    return top
 
 
 def endpoint_options(p: argparse.ArgumentParser) -> None:

@@ -68,15 +68,16 @@ def test_detailed_words_follow_what_changes():
     states[:, 3], states[:, 6], states[20:40, 6], states[20:40, 4] = 30, 1, 0, 2
     states[20:40, 2], states[40:, 2], states[40:, 3], actions[40:, 2] = np.linspace(0, 2, 20), 2, 1, 0.5
     for seed in range(5):
-        words = CarRacing().caption(states, actions, np.random.default_rng(seed), detailed=True)
+        words = CarRacing().details(states, actions, np.random.default_rng(seed))
         parts = ["drives along the road, straight ahead", "drives over the grass, bending sharply left",
                  "stands still on the road", "has turned left by about a quarter of a circle"]  # fmt: skip
         places = [words.index(part) for part in parts]
         assert places == sorted(places) and ("slows down" in words or "slower" in words)
     mirrored = states * np.array([1, 1, -1, 1, -1, 1, 1, 1], np.float32)
-    words = CarRacing().caption(mirrored, actions, np.random.default_rng(0), detailed=True)
+    rng = np.random.default_rng(0)
+    words = CarRacing().caption(mirrored, actions, rng) + CarRacing().details(mirrored, actions, rng)
     assert "left" not in words and "bending sharply right" in words
-    assert CarRacing().caption(states[:2], actions[:1], np.random.default_rng(0), detailed=True).count(".") == 3
+    assert CarRacing().details(states[:2], actions[:1], rng).count(".") == 2
 
 
 def test_a_torn_line_is_mended_and_the_file_is_for_one(tmp_path):

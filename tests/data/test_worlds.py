@@ -190,11 +190,9 @@ def test_a_clip_is_put_into_words(name):
     """Guards a caption that needs an action for the last frame, which a clip has not, and details that say nothing."""
     episode = play_once(opened(name), np.random.default_rng(1), 33)
     states, actions = episode.states, episode.actions[: len(episode.states) - 1]
-    words = [
-        WORLDS[name]().caption(states, actions, np.random.default_rng(0), detailed=detailed)
-        for detailed in (False, True)
-    ]
-    assert words[1].startswith(words[0]) and len(words[1]) > len(words[0]) + 20
+    world, rng = WORLDS[name](), np.random.default_rng(0)
+    words = world.caption(states, actions, rng), world.details(states, actions, rng)
+    assert all(len(text) > 20 and text[0].isupper() and text.endswith(".") for text in words)
 
 
 def test_noise_is_only_in_its_corner():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from scaling import predict, records
+from scaling import dispatch, predict, records
 from scaling.__main__ import parser, run
 from scaling.grid import Dial, GridConfig, OptimumConfig, depths, expected_optimum, label
 from scaling.plan import Speeds, load_sweep, plan, resolve, table
@@ -105,8 +105,10 @@ def test_frozen_then_measured(trained, capsys):
         predict.freeze(sweep, 4e9, form="frontier", draws=50)
     larger = load_sweep(trained, ["grid.targets=[6e9]", "grid.optimum={tokens_per_parameter: 1}"])
     before = {p.name: p.run for p in plan(sweep)}
+    assert {dispatch.state(point) for point in plan(sweep)} == {"done"}
     (target,) = (point for point in plan(larger) if point.name not in before)
-    assert records.read_record(before[target.after]) is None, "the trunk has further to go"
+    (trunk,) = (point for point in plan(larger) if point.name == target.after)
+    assert dispatch.state(trunk) == dispatch.state(target) == "todo", "the trunk has further to go"
     for point in plan(larger):
         launch(point.config, [])
     (row,) = predict.comparison(predict.predictions(larger, "heldout/loss"), records.finished(plan(larger)))

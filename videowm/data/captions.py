@@ -198,12 +198,9 @@ def caption_from_state(data: str | Path, *, clip_frames: int) -> tuple[str, int]
     for key in clips_to_caption(dataset, clip_frames):
         states = dataset.states(key.episode)[key.start : key.start + key.frames]
         actions = dataset.actions(key.episode)[key.start : key.start + key.frames - 1]
-        words = {
-            kind: world.caption(
-                states, actions, np.random.default_rng([key.episode, key.start]), detailed=kind == "detailed"
-            )
-            for kind in ("short", "detailed")
-        }
+        rng = np.random.default_rng([key.episode, key.start])
+        short = world.caption(states, actions, rng)
+        words = {"short": short, "detailed": f"{short} {world.details(states, actions, rng)}"}
         lines.append({**key._asdict(), **words, "source": "state"})
     content = hashlib.sha256(b"".join(map(encode_line, lines))).hexdigest()[:16]
     header = {"schema": 1, "source": "state", "dataset": dataset.hash, "world": dataset.name}

@@ -16,8 +16,8 @@ class LatentStream:
     Guidance is batched: beside every stream runs one without its actions, or one with a noised context, each with a
     cache of its own, and their velocities are combined as v + (scale - 1) * (v - v_weaker).
 
-    On a GPU, once the window is full, a whole latent step (all sampler steps and the pass that writes its keys) is one
-    CUDA graph.
+    With `graph`, once the window is full, a whole latent step (all sampler steps and the pass that writes its keys) is
+    one CUDA graph.
     """
 
     @torch.no_grad()
@@ -31,17 +31,21 @@ class LatentStream:
         shift: float = 1.0,
         window: int,
         generator: torch.Generator | None = None,
-        graph: bool = True,
+        graph: bool = False,
     ) -> None:
         """Read the context: clean latents "b t c h w" and their grouped actions "b t g".
 
         Args:
             window: latent steps seen at once, the new one included; an older context is left out.
             generator: of the noise on the context, where the sampler wants some (default: seed 0 on the CPU).
-            graph: whether a GPU captures the latent step.
+            graph: capture the latent step on a GPU; pays where many follow.
         """
-        self.model, self.sampler, self.generator = model, sampler or Sampler(), generator or torch.Generator()
-        device, dtype = context.device, next(model.parameters()).dtype
+        self.model, self.sampler, self.generator = (
+            model,
+            sampler or Sampler(),
+            generator or torch.Generator().manual_seed(0),
+        )
+        device = context.device
         self.graph: torch.cuda.CUDAGraph | None = None
         self.use_graph = graph and device.type == "cuda"
         self.levels = self.sampler.schedule(shift)
@@ -56,10 +60,10 @@ class LatentStream:
         self.written = torch.zeros_like(self.noise)
         self.step_out = torch.zeros_like(self.noise)
         self.level = self.levels_of(b, device)
-        self.dtype = dtype
-        written = torch.randn(context.shape, generator=self.generator, device=self.generator.device).to(device)
         levels = self.level[:, -1:].expand(-1, context.shape[1])
-        model(self.noised(context, written, levels), levels, self.each_branch(actions), self.cache, write=True)
+        model(
+            self.noised(context, self.draw(context), levels), levels, self.each_branch(actions), self.cache, write=True
+        )
 
     def weaker_branches(self) -> list[tuple[float, float, bool]]:
         """(scale, level of the context, whether actions are given) of the stream itself and of what guides it."""
@@ -85,14 +89,18 @@ class LatentStream:
         count = len(self.branches)
         return flow.noised(latents.repeat(count, 1, 1, 1, 1), noise.repeat(count, 1, 1, 1, 1), level)
 
+    def draw(self, like: Tensor) -> Tensor:
+        """Noise for finished steps, where some branch wants it."""
+        if not any(level for _, level, _ in self.branches):
+            return torch.zeros_like(like)
+        return torch.randn(like.shape, generator=self.generator, device=self.generator.device).to(like.device)
+
     @torch.no_grad()
     def step(self, action: Tensor, noise: Tensor) -> Tensor:
         """The next latent step "b 1 c h w" under the grouped action "b 1 g", from the starting noise "b 1 c h w"."""
         self.action.copy_(action)
         self.noise.copy_(noise)
-        if any(level for _, level, _ in self.branches):
-            drawn = torch.randn(self.written.shape, generator=self.generator, device=self.generator.device)
-            self.written.copy_(drawn)
+        self.written.copy_(self.draw(self.written))
         if self.graph is None and self.use_graph and self.cache.full:
             self.capture()
         if self.graph is not None:

@@ -89,7 +89,7 @@ class Reader(nn.Module):
         if video.shape[1] < self.config.frames or tuple(video.shape[-2:]) != tuple(self.readable.size):
             raise UserError(
                 f"the reader takes {self.config.frames} frames or more of {self.readable.size}, got "
-                f"{video.shape[1]} of {tuple(video.shape[-2:])}: use a longer --horizon, or a reader of this dataset"
+                f"{video.shape[1]} of {tuple(video.shape[-2:])}: give a longer video, or a reader of this dataset"
             )
         return video.unfold(1, self.config.frames, 1).movedim(-1, 2)
 

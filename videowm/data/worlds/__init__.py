@@ -48,20 +48,14 @@ class World(Protocol):
     def driver(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Endless actions float32 "a", each chosen from the simulator's state at the moment it is asked for."""
 
-    def caption(
-        self,
-        states: np.ndarray,
-        actions: np.ndarray,
-        rng: np.random.Generator,
-        *,
-        detailed: bool = False,
-        over: bool = False,
-    ) -> str:
-        """What happened, in plain words, from states "f k" and actions "f a"; `rng` picks the phrasing.
+    def caption(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator, *, over: bool = False) -> str:
+        """What happened, in one plain sentence, from states "f k" and actions "f a" (a clip: "f-1 a").
 
-        One sentence; a detailed caption goes on with what changes from the first frame to the last. `over` says whether
-        the last action ended the game, which no state shows.
+        `rng` picks the phrasing; `over` says whether the last action ended the game, which no state shows.
         """
+
+    def details(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator) -> str:
+        """What goes on after that sentence in a detailed caption: what changes from the first frame to the last."""
 
 
 WORLDS: dict[str, type[Any]] = {world.name: world for world in (CarRacing, NoisyCarRacing, TakeCover, FourRooms)}

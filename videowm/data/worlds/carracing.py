@@ -182,15 +182,7 @@ class CarRacing:
         }
         return antics[str(rng.choice(list(antics)))]
 
-    def caption(
-        self,
-        states: np.ndarray,
-        actions: np.ndarray,
-        rng: np.random.Generator,
-        *,
-        detailed: bool = False,
-        over: bool = False,
-    ) -> str:
+    def caption(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator, *, over: bool = False) -> str:
         speed, spin, off = states[:, 3], states[:, 4], 1 - states[:, 6].mean()
         subject = rng.choice(["a red car drives", "the red race car goes", "seen from above, a red car moves"])
         paces = ("slowly", "at low speed"), ("at a moderate speed", "at medium pace"), ("fast", "at high speed")
@@ -208,10 +200,9 @@ class CarRacing:
         if (speed < 2).mean() > 0.08:
             habits.append("standing still for a while")
         text = f"{subject} {pace}, {', '.join(habits[:-1])} and {habits[-1]}."
-        text = text[0].upper() + text[1:]
-        return f"{text} {self._changes(states, actions, rng)}" if detailed else text
+        return text[0].upper() + text[1:]
 
-    def _changes(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator) -> str:
+    def details(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator) -> str:
         """Sentences on the beginning, middle and end of states "f k" and actions "f a", and on what they add up to."""
         parts = zip(np.array_split(states, 3), np.array_split(actions, 3), strict=True)
         moments = [self._moment(*part) for part in parts if len(part[0])]

@@ -99,15 +99,7 @@ class FourRooms:
         reach = 0.0 if node % 2 else 1.0  # farther out, the way to the doorway would touch the wall
         return RING[node][0] + rng.uniform(-reach, reach), RING[node][1] + rng.uniform(-reach, reach)
 
-    def caption(
-        self,
-        states: np.ndarray,
-        actions: np.ndarray,
-        rng: np.random.Generator,
-        *,
-        detailed: bool = False,
-        over: bool = False,
-    ) -> str:
+    def caption(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator, *, over: bool = False) -> str:
         numbers = ("no", "one", "two", "three", "four")
         rooms = [int(room) for room in states[:, 3] if room < 4]
         visits = [room for i, room in enumerate(rooms) if i == 0 or room != rooms[i - 1]]
@@ -119,12 +111,12 @@ class FourRooms:
         spins = ((actions[:, 0] != actions[:, 1]) & (actions[:, 2] == 0)).mean()
         looks = rng.choice(["looks around on the spot", "turns on the spot"]) if spins > 0.25 else "mostly walks ahead"
         who = rng.choice(["Seen through its eyes, someone", "A walker in a house of four rooms with coloured boxes"])
-        text = f"{who} {place}, {again} and {looks}."
-        if not detailed:
-            return text
+        return f"{who} {place}, {again} and {looks}."
+
+    def details(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator) -> str:
         turned = float(np.degrees(np.unwrap(states[:, 2])[[0, -1]] @ [-1, 1]))
         ends = "faces as at the start" if abs(turned) < 20 else f"has turned by {abs(turned):.0f} degrees"
-        return f"{text} It walks ahead in {(actions[:, 2] > 0.5).mean():.0%} of the frames and in the end {ends}."
+        return f"It walks ahead in {(actions[:, 2] > 0.5).mean():.0%} of the frames and in the end {ends}."
 
 
 def start_engine(height: int, width: int) -> Any:
@@ -132,9 +124,8 @@ def start_engine(height: int, width: int) -> Any:
     try:
         import pyglet
 
-        pyglet.options["headless"] = (
-            True  # before anything else of pyglet: it then draws through EGL, without a display
-        )
+        # Before anything else of pyglet: it then draws through EGL, without a display.
+        pyglet.options["headless"] = True
         from miniworld.entity import Box
         from miniworld.envs.fourrooms import FourRooms as Game
 

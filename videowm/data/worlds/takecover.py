@@ -90,15 +90,7 @@ class TakeCover:
             left -= 1
             yield np.array([side > 0, side < 0], np.float32)
 
-    def caption(
-        self,
-        states: np.ndarray,
-        actions: np.ndarray,
-        rng: np.random.Generator,
-        *,
-        detailed: bool = False,
-        over: bool = False,
-    ) -> str:
+    def caption(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator, *, over: bool = False) -> str:
         first, last = (int(n) for n in states[[0, -1], len(PLAYER)])
         few, many = number(first), number(last)
         crowd = f"{many} imp{'s' * (last != 1)}"
@@ -116,30 +108,27 @@ class TakeCover:
         hits = int((np.diff(states[:, 4]) < 0).sum()) + over
         hurt = "is never hit" if not hits else "is hit once" if hits == 1 else f"is hit {hits} times"
         end = rng.choice(["dies", "is killed in the end"] if over else ["survives", "is still alive at the end"])
-        text = f"{crowd} {throw}, who {rng.choice(habits)}, {hurt} and {end}.".capitalize()
-        return f"{text} {story(states, actions)}" if detailed else text
+        return f"{crowd} {throw}, who {rng.choice(habits)}, {hurt} and {end}.".capitalize()
+
+    def details(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator) -> str:
+        """One sentence on the beginning, the middle and the end."""
+        moments = []
+        for part, pressed in zip(np.array_split(states, 3), np.array_split(actions, 3), strict=True):
+            if len(part) == 0 or len(pressed) == 0:
+                continue
+            drift = float((pressed[:, 0] - pressed[:, 1]).mean())
+            way = "moves right" if drift < -0.3 else "moves left" if drift > 0.3 else "stays about where it is"
+            imps, balls = (int(n) for n in part[-1, len(PLAYER) + 2 : len(PLAYER) + 4])
+            seen = f"{number(imps)} imp{'s' * (imps != 1)} and {number(balls)} fireball{'s' * (balls != 1)}"
+            moments.append(f"it {way} and sees {seen}")
+        openings = ("at first", "then", "in the end")
+        return "; ".join(f"{opening} {moment}" for opening, moment in zip(openings, moments)).capitalize() + "."
 
 
 def number(count: int) -> str:
     """A count in words."""
     words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
     return words[count] if count < len(words) else "many"
-
-
-def story(states: np.ndarray, actions: np.ndarray) -> str:
-    """One sentence on the beginning, middle and end of states "f k" and actions "f-1 a"."""
-    moments = []
-    for part, pressed in zip(np.array_split(states, 3), np.array_split(actions, 3), strict=True):
-        if len(part) == 0 or len(pressed) == 0:
-            continue
-        drift = float((pressed[:, 0] - pressed[:, 1]).mean())
-        way = "moves right" if drift < -0.3 else "moves left" if drift > 0.3 else "stays about where it is"
-        imps, balls = (int(n) for n in part[-1, len(PLAYER) + 2 : len(PLAYER) + 4])
-        moments.append(
-            f"it {way} and sees {number(imps)} imp{'s' * (imps != 1)} and {number(balls)} fireball{'s' * (balls != 1)}"
-        )
-    openings = ("at first", "then", "in the end")
-    return "; ".join(f"{opening} {moment}" for opening, moment in zip(openings, moments)).capitalize() + "."
 
 
 def start_engine() -> Any:
