@@ -15,7 +15,7 @@ examples:
   python -m scaling plan configs/sweep/quickstart.yaml            what will be run, and how much it costs
   python -m scaling run configs/sweep/quickstart.yaml             run what is missing; again: does nothing
   python -m scaling status configs/sweep/quickstart.yaml
-  python -m scaling fit configs/sweep/quickstart.yaml             fit a law to the finished points
+  python -m scaling fit study.yaml                                fit a law to the finished points
   python -m scaling fit table.csv --n params --c flops --loss loss --out law.json
   python -m scaling predict study.yaml --budget 1e17              freeze what the law says of a larger run
   python -m scaling report configs/sweep/quickstart.yaml"""

@@ -38,7 +38,7 @@ class LatentStream:
         Args:
             window: latent steps seen at once, the new one included; an older context is left out.
             generator: of the noise on the context, where the sampler wants some (default: seed 0 on the CPU).
-            graph: capture the latent step on a GPU; pays where many follow.
+            graph: capture the latent step on a GPU.
         """
         self.model, self.sampler, self.generator = (
             model,
