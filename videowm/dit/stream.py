@@ -40,11 +40,8 @@ class LatentStream:
             generator: of the noise on the context, where the sampler wants some (default: seed 0 on the CPU).
             graph: capture the latent step on a GPU.
         """
-        self.model, self.sampler, self.generator = (
-            model,
-            sampler or Sampler(),
-            generator or torch.Generator().manual_seed(0),
-        )
+        self.model, self.sampler = model, sampler or Sampler()
+        self.generator = generator or torch.Generator().manual_seed(0)
         device = context.device
         self.graph: torch.cuda.CUDAGraph | None = None
         self.use_graph = graph and device.type == "cuda"
@@ -61,9 +58,8 @@ class LatentStream:
         self.step_out = torch.zeros_like(self.noise)
         self.level = self.levels_of(b, device)
         levels = self.level[:, -1:].expand(-1, context.shape[1])
-        model(
-            self.noised(context, self.draw(context), levels), levels, self.each_branch(actions), self.cache, write=True
-        )
+        context = self.noised(context, self.draw(context), levels)
+        model(context, levels, self.each_branch(actions), self.cache, write=True)
 
     def weaker_branches(self) -> list[tuple[float, float, bool]]:
         """(scale, level of the context, whether actions are given) of the stream itself and of what guides it."""

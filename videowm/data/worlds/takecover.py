@@ -96,7 +96,7 @@ class TakeCover:
         crowd = f"{many} imp{'s' * (last != 1)}"
         if last > first:
             crowd = str(rng.choice([f"{few}, later {many} imps", f"first {few} and then {many} imps"]))
-        throw = rng.choice(["throw fireballs at the player", "attack from across the hall with fireballs"])
+        throw = rng.choice(["throw fireballs at the player", "hurl fireballs from across the hall at the player"])
         moved = actions[:, 0] != actions[:, 1]
         needed = np.array([escape(state) for state in states[: len(actions)]])
         dodged = (needed != 0) & (np.sign(actions[:, 0] - actions[:, 1]) == needed)
