@@ -133,7 +133,8 @@ class GPT(Peer):
 
 class CogVideoX(Peer):
     """diffusers' CogVideoX: full attention, 3D rotary positions as in its 5B weights. It is fed one timestep a clip
-    and no text (it accepts none, and so works on exactly the tokens of the clip); actions only as text."""
+    and no text (it accepts none, and so works on exactly the tokens of the clip). The timestep's embedding has the
+    class' 512 channels, but 256 at width 384, where 512 would be most of the parameters."""
 
     def __init__(self, work: Work, depth: int) -> None:
         super().__init__()
@@ -142,7 +143,7 @@ class CogVideoX(Peer):
             num_attention_heads=work.heads, attention_head_dim=HEAD_SIZE, num_layers=depth, in_channels=work.channels,
             out_channels=work.channels, text_embed_dim=work.actions, max_text_seq_length=work.text, patch_size=2,
             sample_width=work.side, sample_height=work.side, sample_frames=4 * (work.steps - 1) + 1,
-            use_rotary_positional_embeddings=True,
+            use_rotary_positional_embeddings=True, time_embed_dim=min(512, 2 * work.hidden // 3),
         )  # fmt: skip
         grid = (work.grid, work.grid)
         where = self.net.proj_out.weight.device
@@ -220,13 +221,14 @@ def depth_of(name: str, work: Work) -> int:
 
 @torch.no_grad()
 def build(name: str, work: Work, device: torch.device | str) -> nn.Module:
-    """The model in fp32 with random weights. Matrices that start as zeros are drawn anew: zeros run faster."""
+    """The model in fp32 with random weights. Matrices that start as zeros are drawn anew: zeros run faster, and blocks
+    behind closed gates would hide mistakes. Outputs get about the size of inputs."""
     torch.manual_seed(0)
     with torch.device(device):
         model = MODELS[name](work, depth_of(name, work))
     for value in model.parameters():
         if value.ndim >= 2 and not value.any():
-            value.normal_(std=0.02)
+            value.normal_(std=value.shape[-1] ** -0.5)
     return model
 
 

@@ -101,6 +101,23 @@ def measure(step: Callable[[], object], seconds: float, *, warmup: int = 10) -> 
     return Times(statistics.median(each), min(each), mean, count, first)
 
 
+def kernels(step: Callable[[], object], count: int, steps: int = 3) -> str:
+    """A table of the `count` kernels that take the most time, over `steps` steps."""
+    on_gpu = torch.cuda.is_available()
+    activity = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[activity.CUDA if on_gpu else activity.CPU]) as profile:
+        for _ in range(steps):
+            step()
+        if on_gpu:
+            torch.cuda.synchronize()
+    rows = profile.key_averages()
+    spent = {r.key: (r.self_device_time_total if on_gpu else r.self_cpu_time_total) / 1e3 / steps for r in rows}
+    calls, total = {r.key: r.count / steps for r in rows}, sum(spent.values())
+    top = sorted(spent, key=spent.get, reverse=True)[:count]
+    lines = [f"  {spent[k]:8.3f} ms {spent[k] / total:6.1%} {calls[k]:6.0f} x  {k[:90]}" for k in top]
+    return "\n".join([f"  {total:8.3f} ms a step in all kernels", *lines])
+
+
 def matmul_tflops(size: int = 8192) -> float | None:
     """TFLOP/s of one large bf16 matrix product of random numbers: what this very card gives today."""
     if not torch.cuda.is_available():

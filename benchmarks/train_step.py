@@ -79,6 +79,8 @@ def row_of(name: str, work: Work, options: argparse.Namespace) -> dict:
     times = measure(step, options.seconds)
     if not step().isfinite():
         raise ArithmeticError("the loss is not finite")
+    if options.kernels:
+        print(kernels(step, options.kernels), flush=True)
     flops = training_flops(name, work)
     rate = work.clips / times.ms * 1e3
     peak = peak_flops(device_name())
@@ -116,6 +118,7 @@ def verdicts(rows: list[dict]) -> list[str]:
 def main(arguments: list[str] | None = None) -> list[dict]:
     options = parser(__doc__, list(SIZES), list(MODELS))
     options.add_argument("--text", type=int, default=0, help="text tokens of the peers; 0: the fewest that each takes")
+    options.add_argument("--kernels", type=int, default=0, help="print so many of each model's longest kernels")
     options = options.parse_args(arguments)
     torch.set_float32_matmul_precision("high")
     keys = ("size", "tokens", "model", "mode", "text")
