@@ -125,7 +125,8 @@ class GPT(Peer):
 
     def forward(self, latents: Tensor, level: Tensor, actions: Tensor) -> Tensor:
         x = rearrange(latents, "b t c (h p) (w q) -> b (t h w) (p q c)", p=2, q=2)
-        x = self.embed(x) + self.positions
+        x = self.embed(x)
+        x = x + self.positions.to(x.dtype)  # fp32 would make all that follows fp32, and the bound slower
         for layer in self.layers:
             x = layer(x)
         return rearrange(self.head(x), "b (t h w) (p q c) -> b t c (h p) (w q)", h=self.grid, w=self.grid, p=2, q=2)

@@ -9,8 +9,8 @@ by what the sampler adds to its starting noise, in relative L2 distance:
 - the graphed step against Euler's method over the plain model on the whole sequence, nothing cached or compiled;
 - two more graphed steps against a stream with a cache but neither graph nor compilation.
 
-It is right if it is no further from the fp32 answer than 1.5 x the plain model in bf16 is. How far off a stream would be
-that had forgotten the oldest of the 16 steps stands beside it (2.6 x at 33M on a CPU).
+It is right if it is no further from the fp32 answer than 1.5 x the plain model in bf16 is. How far off a stream would
+be that had forgotten the oldest of the 16 steps stands beside it (2.6 x at 33M on a CPU).
 
     python benchmarks/rollout.py --out rollout.json      # all rows
     python benchmarks/rollout.py --size tiny             # on a CPU, seconds
@@ -23,25 +23,10 @@ import time
 from collections.abc import Callable
 from itertools import cycle
 
+import timing
 import torch
 from diffusers.utils import logging
 from peers import SIZES, Work, build, depth_of, on_meta, parameters
-from timing import (
-    Results,
-    attempt,
-    bar,
-    command,
-    device,
-    device_name,
-    free,
-    markdown,
-    matmul_tflops,
-    measure,
-    parser,
-    peak_gib,
-    say,
-    versions,
-)  # fmt: skip
 from torch import Tensor
 
 from videowm.dit import DiT
@@ -85,7 +70,7 @@ def plain_step(model: DiT, context: Tensor, actions: Tensor, noise: Tensor, leve
 
 def model_in(dtype: torch.dtype, work: Work) -> DiT:
     """Our model, always with the same weights, rounded to bf16."""
-    return build("ours", work, device()).net.to(torch.bfloat16).to(dtype).eval()
+    return build("ours", work, timing.device()).net.to(torch.bfloat16).to(dtype).eval()
 
 
 def check(added: list[Tensor], work: Work, context: Tensor, actions: Tensor, noises: Tensor, steps: int) -> dict:
@@ -121,17 +106,17 @@ def ours(work: Work, streams: int, steps: int, options: argparse.Namespace) -> d
     model = model_in(torch.bfloat16, work)
     if compiled(options):
         model.compile_blocks()
-    context, _, _, noises = work.batch(streams, device())
-    actions = torch.randn(streams, 2 * CONTEXT, work.actions, device=device())
+    context, _, _, noises = work.batch(streams, timing.device())
+    actions = torch.randn(streams, 2 * CONTEXT, work.actions, device=timing.device())
     began = time.perf_counter()
     stream = LatentStream(model, context, actions[:, :CONTEXT], sampler=Sampler(steps), window=CONTEXT + 1, graph=True)
     added = [step(stream, actions, noises, i) for i in range(3)]
     first = {"first_s": time.perf_counter() - began}
     off = check(added, work, context, actions, noises, steps)
-    say(f"  right: {off['right']}; {off['off_plain']:.1e} from the plain model in bf16, which is {off['off_bf16']:.1e} "
-        f"from fp32; {off['times']:.2f} x that error, one step less would be {off['times_blind']:.2f} x")  # fmt: skip
+    timing.say(f"  right: {off['right']}; {off['off_plain']:.1e} from plain bf16, itself {off['off_bf16']:.1e} "
+               f"from fp32; {off['times']:.2f} x that error, one step less: {off['times_blind']:.2f} x")  # fmt: skip
     turn = cycle(range(CONTEXT))
-    return vars(measure(lambda: step(stream, actions, noises, next(turn)), options.seconds)) | first | off
+    return vars(timing.measure(lambda: step(stream, actions, noises, next(turn)), options.seconds)) | first | off
 
 
 class Window:
@@ -140,11 +125,11 @@ class Window:
     @torch.no_grad()
     def __init__(self, model: torch.nn.Module, work: Work, streams: int, steps: int) -> None:
         self.model, self.levels = model, schedule(steps).tolist()
-        self.latents, _, actions, _ = work.batch(streams, device())
+        self.latents, _, actions, _ = work.batch(streams, timing.device())
         self.latents, self.actions = self.latents.bfloat16(), actions.bfloat16()
-        self.level = [torch.full(actions.shape[:2], level, device=device()) for level in self.levels[:-1]]
+        self.level = [torch.full(actions.shape[:2], level, device=timing.device()) for level in self.levels[:-1]]
         self.noise = torch.randn_like(self.latents[:, -1:])
-        self.graph = captured(self.denoise) if device().type == "cuda" else None
+        self.graph = captured(self.denoise) if timing.device().type == "cuda" else None
 
     @torch.no_grad()
     def denoise(self) -> None:
@@ -168,7 +153,7 @@ class Window:
 
 
 def captured(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    """`run` as one CUDA graph, after two runs on a stream beside (compilation must be over)."""
+    """`run` as one CUDA graph, after two runs on a stream beside, which compile what is to be compiled."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -183,21 +168,21 @@ def captured(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
 
 def wan(work: Work, streams: int, steps: int, options: argparse.Namespace) -> dict:
     """Measure diffusers' Wan on its window of 16 latent steps."""
-    model = build("wan", work, device()).to(torch.bfloat16).eval()
+    model = build("wan", work, timing.device()).to(torch.bfloat16).eval()
     if compiled(options):
         model.compile_blocks()
     began = time.perf_counter()
-    window, noises = Window(model, work, streams, steps), work.batch(streams, device())[3].bfloat16()
+    window, noises = Window(model, work, streams, steps), work.batch(streams, timing.device())[3].bfloat16()
     turn = cycle(range(CONTEXT))
     first = {"first_s": time.perf_counter() - began}
-    times = measure(lambda: window.step(noises[:, next(turn), None]), options.seconds)
+    times = timing.measure(lambda: window.step(noises[:, next(turn), None]), options.seconds)
     if not window.latents.isfinite().all():
         raise ArithmeticError("the rollout is not finite")
     return vars(times) | first
 
 
 def compiled(options: argparse.Namespace) -> bool:
-    return not options.eager and device().type == "cuda"
+    return not options.eager and timing.device().type == "cuda"
 
 
 def row_of(model: str, case: tuple[str, int, int, int], options: argparse.Namespace) -> dict:
@@ -206,8 +191,8 @@ def row_of(model: str, case: tuple[str, int, int, int], options: argparse.Namesp
     work = Work(size, tokens, steps=CONTEXT)
     row = (ours if model == "ours" else wan)(work, streams, steps, options)
     count = parameters(on_meta(model, work, depth_of(model, work)))
-    row |= {"parameters": count / 1e6, "fps": 1e3 * streams / row["ms"], "gib": peak_gib()}
-    say(f"  {row['ms']:.2f} ms a latent step, {row['fps']:.1f} latent steps/s, first {row['first_s']:.0f} s")
+    row |= {"parameters": count / 1e6, "fps": 1e3 * streams / row["ms"], "gib": timing.peak_gib()}
+    timing.say(f"  {row['ms']:.2f} ms a latent step, {row['fps']:.1f} latent steps/s, first {row['first_s']:.0f} s")
     return row
 
 
@@ -222,20 +207,20 @@ def verdicts(rows: list[dict]) -> list[str]:
         text = "{}, {} tokens a step, {} streams, {} sampler steps".format(*case)
         if ran["ours", *case]["right"] != "yes":
             lines.append(f"- {text}: **WRONG**, {ran['ours', *case]['times']:.2f} x the error of plain bf16")
-        lines += [bar(f"{text}: latent steps/s", fps, least)] if least else [f"- {text}: {fps:.1f} latent steps/s"]
+        text += ": latent steps/s"
+        lines.append(timing.bar(text, fps, least) if least else f"- {text}: {fps:.1f}")
         if ("wan", *case) in ran:
             other = ran["wan", *case]
-            apart = "" if other["call"] == ran["ours", *case]["call"] else " (measured in another call)"
-            lines.append(f"- {text}: ours / Wan: {fps / other['fps']:.2f}{apart}")
+            lines.append(f"- {text}, ours / Wan: {fps / other['fps']:.2f}{timing.apart(ran['ours', *case], other)}")
     return lines
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
-    options = parser(__doc__, list(SIZES), ["ours", "wan"]).parse_args(arguments)
+    options = timing.parser(__doc__, list(SIZES), ["ours", "wan"]).parse_args(arguments)
     logging.set_verbosity_error()  # diffusers warns of every cast of weights
-    results, rate = Results(options.out, ("size", "tokens", "streams", "steps", "model", "mode")), matmul_tflops()
-    say(f"{device_name()}; {versions()}" + (f"; 8192^3 bf16 matmul {rate:.0f} TFLOP/s" if rate else ""))
-    graph = "graph" if device().type == "cuda" else "no graph"
+    results = timing.Results(options.out, ("size", "tokens", "streams", "steps", "model", "mode"))
+    rate = timing.opening()
+    graph = "graph" if timing.device().type == "cuda" else "no graph"
     mode = f"compiled, {graph}" if compiled(options) else f"eager, {graph}"
     for case in OURS:
         size, tokens, streams, steps = case
@@ -244,12 +229,8 @@ def main(arguments: list[str] | None = None) -> list[dict]:
                 continue
             row = {"size": size, "tokens": tokens, "streams": streams, "steps": steps, "model": model, "mode": mode}
             measured = lambda model=model, case=case: row_of(model, case, options)  # noqa: E731
-            attempt(results, row | {"matmul_tflops": rate}, measured, options)
-    free()
-    ran = [r for r in results.rows if r["device"] == device_name()]
-    print(f"\n`{command()}`\n{device_name()}; {versions()}\n")
-    print(markdown(ran, COLUMNS), *verdicts(ran), sep="\n")
-    return ran
+            timing.attempt(results, row | {"matmul_tflops": rate}, measured, options)
+    return timing.report(results, COLUMNS, verdicts)
 
 
 if __name__ == "__main__":

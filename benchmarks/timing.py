@@ -195,6 +195,27 @@ def markdown(rows: list[dict], columns: dict[str, tuple[str, str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def opening() -> float | None:
+    """Say what this runs on; TFLOP/s of a large matrix product, on a GPU."""
+    rate = matmul_tflops()
+    say(f"{device_name()}; {versions()}" + (f"; 8192^3 bf16 matmul {rate:.0f} TFLOP/s" if rate else ""))
+    return rate
+
+
+def report(results: Results, columns: dict, verdicts: Callable[[list[dict]], list[str]]) -> list[dict]:
+    """Print table and verdicts over all rows of this device; return them."""
+    free()
+    rows = [row for row in results.rows if row["device"] == device_name()]
+    print(f"\n`{command()}`\n{device_name()}; {versions()}\n")
+    print(markdown(rows, columns), *verdicts(rows), sep="\n")
+    return rows
+
+
+def apart(row: dict, other: dict) -> str:
+    """A remark where two rows do not come from one call."""
+    return "" if row["call"] == other["call"] else " (measured in another call)"
+
+
 def bar(text: str, value: float, least: float) -> str:
     """One line about one bar."""
     return f"- {text}: **{value:.4g}**, bar {least:g}: {'reached' if value >= least else 'not reached'}"

@@ -14,24 +14,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+import timing
 import torch
 from peers import MODELS, PEERS, SIZES, Work, build, depth_of, parameters, training_flops
-from timing import (
-    Results,
-    attempt,
-    bar,
-    command,
-    device,
-    device_name,
-    free,
-    markdown,
-    matmul_tflops,
-    measure,
-    parser,
-    peak_gib,
-    say,
-    versions,
-)  # fmt: skip
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,72 +57,68 @@ def training_step(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tensor]
 
 def row_of(name: str, work: Work, options: argparse.Namespace) -> dict:
     """Measure one model."""
-    model = build(name, work, device()).train()
-    if not (options.eager or device().type == "cpu"):
+    model = build(name, work, timing.device()).train()
+    if not (options.eager or timing.device().type == "cpu"):
         model.compile_blocks()
-    step = training_step(model, work.batch(work.clips, device()))
-    times = measure(step, options.seconds)
+    step = training_step(model, work.batch(work.clips, timing.device()))
+    times = timing.measure(step, options.seconds)
     if not step().isfinite():
         raise ArithmeticError("the loss is not finite")
     if options.kernels:
-        print(kernels(step, options.kernels), flush=True)
+        print(timing.kernels(step, options.kernels), flush=True)
     flops = training_flops(name, work)
     rate = work.clips / times.ms * 1e3
-    peak = peak_flops(device_name())
+    peak = peak_flops(timing.device_name())
     row = vars(times) | {
         "parameters": parameters(model) / 1e6, "depth": depth_of(name, work), "tflop": flops / 1e12,
         "ktokens": rate * work.steps * work.tokens / 1e3, "tflops": rate * flops / 1e12,
-        "mfu": 100 * rate * flops / peak if peak else None, "gib": peak_gib(),
+        "mfu": 100 * rate * flops / peak if peak else None, "gib": timing.peak_gib(),
     }  # fmt: skip
-    say(f"  {row['ms']:.2f} ms, {row['ktokens']:.0f}k tokens/s, first step {row['first_s']:.0f} s")
+    timing.say(f"  {row['ms']:.2f} ms, {row['ktokens']:.0f}k tokens/s, first step {row['first_s']:.0f} s")
     return row
 
 
 def verdicts(rows: list[dict]) -> list[str]:
     """Ours against the best peer and the GPT of each row group, beside the bars."""
     lines = []
-    for group in dict.fromkeys((r["size"], r["tokens"], r["mode"]) for r in rows):
-        ran = {r["model"]: r for r in rows if (r["size"], r["tokens"], r["mode"]) == group and "error" not in r}
+    keys = ("size", "tokens", "mode", "text")
+    for group in dict.fromkeys(tuple(r[key] for key in keys) for r in rows):
+        ran = {r["model"]: r for r in rows if tuple(r[key] for key in keys) == group and "error" not in r}
         if "ours" not in ran:
             continue
         ours, bars = ran["ours"], BARS.get(group[:2], {})
-        label = f"{group[0]}, {group[1]} tokens a step, {group[2]}"
+        label = "{}, {} tokens a step, {}".format(*group)
         peers = sorted((ran[name] for name in PEERS if name in ran), key=lambda r: r["ktokens"])
         rivals = {"peer": peers[-1]} if peers else {}
         rivals |= {"gpt": ran["gpt"]} if "gpt" in ran else {}
         for kind, other in rivals.items():
-            apart = "" if other["call"] == ours["call"] else " (measured in another call)"
-            text = f"{label}: ours / {other['model']} in tokens/s{apart}"
+            text = f"{label}: ours / {other['model']} in tokens/s{timing.apart(ours, other)}"
             ratio = ours["ktokens"] / other["ktokens"]
-            lines.append(bar(text, ratio, bars[kind]) if kind in bars else f"- {text}: {ratio:.3f}")
+            lines.append(timing.bar(text, ratio, bars[kind]) if kind in bars else f"- {text}: {ratio:.3f}")
         names = {"mfu": "MFU %", "ktokens": "k tokens/s"}
-        lines += [bar(f"{label}: ours, {names[k]}", ours[k], bars[k]) for k in names if k in bars and ours[k]]
+        lines += [timing.bar(f"{label}: ours, {names[k]}", ours[k], bars[k]) for k in names if k in bars and ours[k]]
     return lines
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
-    options = parser(__doc__, list(SIZES), list(MODELS))
+    options = timing.parser(__doc__, list(SIZES), list(MODELS))
     options.add_argument("--text", type=int, default=0, help="text tokens of the peers; 0: the fewest that each takes")
     options.add_argument("--kernels", type=int, default=0, help="print so many of each model's longest kernels")
     options = options.parse_args(arguments)
-    torch.set_float32_matmul_precision("high")
+    if timing.device().type == "cuda":
+        torch.set_float32_matmul_precision("high")
     keys = ("size", "tokens", "model", "mode", "text")
-    results = Results(options.out, keys)
-    rate = matmul_tflops()
-    say(f"{device_name()}; {versions()}" + (f"; 8192^3 bf16 matmul {rate:.0f} TFLOP/s" if rate else ""))
-    mode = "eager" if options.eager or device().type == "cpu" else "compiled"
+    results = timing.Results(options.out, keys)
+    rate = timing.opening()
+    mode = "eager" if options.eager or timing.device().type == "cpu" else "compiled"
     for size in options.size:
         for tokens in options.tokens:
             work = Work(size, tokens, text=options.text)
             for name in options.models:
                 row = {"size": size, "tokens": tokens, "model": name, "mode": mode, "text": options.text}
                 row |= {"clips": work.clips, "matmul_tflops": rate}
-                attempt(results, row, lambda name=name, work=work: row_of(name, work, options), options)
-    free()
-    ran = [r for r in results.rows if r["device"] == device_name()]
-    print(f"\n`{command()}`\n{device_name()}; {versions()}\n")
-    print(markdown(ran, COLUMNS), *verdicts(ran), sep="\n")
-    return ran
+                timing.attempt(results, row, lambda name=name, work=work: row_of(name, work, options), options)
+    return timing.report(results, COLUMNS, verdicts)
 
 
 if __name__ == "__main__":
