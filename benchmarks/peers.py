@@ -68,16 +68,24 @@ class Work:
 class Ours(nn.Module):
     """videowm's DiT: actions and a noise level a step, block-causal in time."""
 
+    local: int | None = None  # latent steps that three of four blocks see
+
     def __init__(self, work: Work, depth: int) -> None:
         super().__init__()
         self.net = DiT(depth=depth, channels=work.channels, height=work.side, width=work.side, actions=work.actions,
-                       patch=2, hidden=work.hidden, heads=work.heads)  # fmt: skip
+                       patch=2, hidden=work.hidden, heads=work.heads, local=self.local)  # fmt: skip
 
     def forward(self, latents: Tensor, level: Tensor, actions: Tensor) -> Tensor:
         return self.net(latents, level, actions)
 
     def compile_blocks(self) -> None:
         self.net.compile_blocks()
+
+
+class OursLocal(Ours):
+    """The same where three of four blocks look no further back than their own latent step."""
+
+    local = 1
 
 
 class Peer(nn.Module):
@@ -197,7 +205,7 @@ class Latte(Peer):
         return self.net(clip, 1000 * level[:, 0], text, return_dict=False)[0].transpose(1, 2)
 
 
-MODELS = {"ours": Ours, "gpt": GPT, "cogvideox": CogVideoX, "wan": Wan, "latte": Latte}
+MODELS = {"ours": Ours, "ours-local": OursLocal, "gpt": GPT, "cogvideox": CogVideoX, "wan": Wan, "latte": Latte}
 PEERS = ("cogvideox", "wan", "latte")
 
 
@@ -237,7 +245,7 @@ def training_flops(name: str, work: Work) -> int:
     """FLOPs of forward and backward on one clip, nothing recomputed: counted by torch on every matrix product of a
     peer, and for ours 3 x the forward pass by `model_flops`, which counts the pairs that its mask allows."""
     model = on_meta(name, work, depth_of(name, work))
-    if name == "ours":
+    if name.startswith("ours"):
         return 3 * model_flops(model.net, work.steps)
     latents, level, actions, velocity = work.batch(1, "meta")
     with FlopCounterMode(display=False) as counter:

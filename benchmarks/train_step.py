@@ -1,7 +1,7 @@
 """A training step: ours beside diffusers' video transformers at equal parameters and tokens, and a plain GPT as bound.
 
 Forward, mean squared error, backward and fused AdamW; bf16 autocast over fp32 weights; every model compiled block by
-block. No clipping, moving average or data loading; random inputs stay on the device. Clips have 16 latent steps of 64
+block, and once more with forward and backward recorded as two CUDA graphs, which is how ours is trained. No clipping, moving average or data loading; random inputs stay on the device. Clips have 16 latent steps of 64
 or 256 tokens. Times are CUDA events, the median over the timed stretch. FLOPs are of forward and backward, and MFU is
 of the card's dense bf16 peak.
 
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 
 import timing
 import torch
@@ -38,6 +40,12 @@ BARS = {
 }
 
 
+def graphed(model: nn.Module, batch: tuple[Tensor, ...]) -> nn.Module:
+    """Forward and backward as CUDA graphs, under autocast."""
+    with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+        return torch.cuda.make_graphed_callables(model, batch[:3])
+
+
 def training_step(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Callable[[], Tensor]:
     """One step as a function of nothing; returns the loss, still on the device."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -55,12 +63,12 @@ def training_step(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tensor]
     return step
 
 
-def row_of(name: str, work: Work, options: argparse.Namespace) -> dict:
+def row_of(name: str, work: Work, mode: str, options: argparse.Namespace) -> dict:
     """Measure one model."""
-    model = build(name, work, timing.device()).train()
-    if not (options.eager or timing.device().type == "cpu"):
+    model, batch = build(name, work, timing.device()).train(), work.batch(work.clips, timing.device())
+    if mode != "eager":
         model.compile_blocks()
-    step = training_step(model, work.batch(work.clips, timing.device()))
+    step = training_step(graphed(model, batch) if mode == "graphed" else model, batch)
     times = timing.measure(step, options.seconds)
     if not step().isfinite():
         raise ArithmeticError("the loss is not finite")
@@ -78,31 +86,37 @@ def row_of(name: str, work: Work, options: argparse.Namespace) -> dict:
     return row
 
 
+def fastest(rows: list[dict], names: tuple[str, ...]) -> dict | None:
+    return max((r for r in rows if r["model"] in names), key=lambda r: r["ktokens"], default=None)
+
+
 def verdicts(rows: list[dict]) -> list[str]:
-    """Ours against the best peer and the GPT of each row group, beside the bars."""
+    """Ours, as it is trained, against the GPT and the best peer, compiled (the bars) and treated as ours is."""
     lines = []
-    keys = ("size", "tokens", "mode", "text")
-    for group in dict.fromkeys(tuple(r[key] for key in keys) for r in rows):
-        ran = {r["model"]: r for r in rows if tuple(r[key] for key in keys) == group and "error" not in r}
-        if "ours" not in ran:
+    for size, tokens in dict.fromkeys((r["size"], r["tokens"]) for r in rows):
+        ran = [r for r in rows if (r["size"], r["tokens"]) == (size, tokens) and "error" not in r]
+        ours, bars = fastest(ran, ("ours", "ours-local")), BARS.get((size, tokens), {})
+        if ours is None:
             continue
-        ours, bars = ran["ours"], BARS.get(group[:2], {})
-        label = "{}, {} tokens a step, {}".format(*group)
-        peers = sorted((ran[name] for name in PEERS if name in ran), key=lambda r: r["ktokens"])
-        rivals = {"peer": peers[-1]} if peers else {}
-        rivals |= {"gpt": ran["gpt"]} if "gpt" in ran else {}
-        for kind, other in rivals.items():
-            text = f"{label}: ours / {other['model']} in tokens/s{timing.apart(ours, other)}"
-            ratio = ours["ktokens"] / other["ktokens"]
-            lines.append(timing.bar(text, ratio, bars[kind]) if kind in bars else f"- {text}: {ratio:.3f}")
-        names = {"mfu": "MFU %", "ktokens": "k tokens/s"}
-        lines += [timing.bar(f"{label}: ours, {names[k]}", ours[k], bars[k]) for k in names if k in bars and ours[k]]
+        for kind, names in {"peer": PEERS, "gpt": ("gpt",)}.items():
+            for mode in ("eager", "compiled", "graphed"):
+                other = fastest([r for r in ran if r["mode"] == mode], names)
+                if other is None:
+                    continue
+                text = (f"{size}, {tokens} tokens a step: {ours['model']} ({ours['mode']}) / {other['model']} ({mode}) "
+                        f"in tokens/s{timing.apart(ours, other)}")  # fmt: skip
+                ratio, barred = ours["ktokens"] / other["ktokens"], kind in bars and mode == "compiled"
+                lines.append(timing.bar(text, ratio, bars[kind]) if barred else f"- {text}: {ratio:.3f}")
+        label, units = f"{size}, {tokens} tokens a step: {ours['model']}", {"mfu": "MFU %", "ktokens": "k tokens/s"}
+        lines += [timing.bar(f"{label}, {units[k]}", ours[k], bars[k]) for k in units if k in bars and ours[k]]
     return lines
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
     options = timing.parser(__doc__, list(SIZES), list(MODELS))
     options.add_argument("--text", type=int, default=0, help="text tokens of the peers; 0: the fewest that each takes")
+    options.add_argument("--mode", nargs="+", choices=("eager", "compiled", "graphed"), default=["compiled", "graphed"],
+                         help="always eager on a CPU (default: %(default)s)")  # fmt: skip
     options.add_argument("--kernels", type=int, default=0, help="print so many of each model's longest kernels")
     options = options.parse_args(arguments)
     if timing.device().type == "cuda":
@@ -110,14 +124,14 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     keys = ("size", "tokens", "model", "mode", "text")
     results = timing.Results(options.out, keys)
     rate = timing.opening()
-    mode = "eager" if options.eager or timing.device().type == "cpu" else "compiled"
+    modes = ["eager"] if options.eager or timing.device().type == "cpu" else options.mode
     for size in options.size:
         for tokens in options.tokens:
             work = Work(size, tokens, text=options.text)
-            for name in options.models:
+            for name, mode in product(options.models, modes):
                 row = {"size": size, "tokens": tokens, "model": name, "mode": mode, "text": options.text}
                 row |= {"clips": work.clips, "matmul_tflops": rate}
-                timing.attempt(results, row, lambda name=name, work=work: row_of(name, work, options), options)
+                timing.attempt(results, row, partial(row_of, name, work, mode, options), options)
     return timing.report(results, COLUMNS, verdicts)
 
 

@@ -221,10 +221,7 @@ def test_the_start_is_nothing():
     out = fresh(torch.randn(1, 2, 3, 4, 4), torch.rand(1, 2), torch.randn(1, 2, 5))
     assert torch.equal(out, torch.zeros(1, 2, 3, 4, 4))
     stream = (torch.randn(1, 2, 4, 64), torch.randn(1, 2, 4, 64), torch.zeros(1, 2, 1, 64))
-    rotary, modulations = (
-        fresh.rotary.angles(torch.arange(2)),
-        fresh.modulations(torch.rand(1, 2), torch.randn(1, 2, 5)),
-    )
+    modulation = fresh.modulations(torch.rand(1, 2), torch.randn(1, 2, 5))[0]
     x, _, gate = fresh.blocks[0](*stream, modulation, fresh.rotary.angles(torch.arange(2)), None)
     assert torch.equal(x, stream[0]) and not gate.any()
 

@@ -6,6 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 try:
@@ -15,6 +16,9 @@ except ImportError:  # no Triton, so no GPU that it could serve
 
 # Every token sees something, and what it sees is one stretch: the kernel need not ask (H100: 10 % of its time).
 FLEX = {"PRESCALE_QK": True, "ROWS_GUARANTEED_SAFE": True, "BLOCKS_ARE_CONTIGUOUS": True}
+# Few queries on a long cache: FlashAttention splits the keys (H100, 64 on 1,088: 10.8 us against cuDNN's 16.1).
+CLIP = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+LONG_CACHE = [SDPBackend.FLASH_ATTENTION, *(backend for backend in CLIP if backend != SDPBackend.FLASH_ATTENTION)]
 Mask = Tensor | BlockMask | None
 # Keys and values "b n l k" of finished steps with room for the present one, and the places "l" that are written to.
 Store = tuple[Tensor, Tensor, Tensor]
@@ -112,7 +116,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
     if isinstance(mask, BlockMask):
         return flex_attention(query, key, value, block_mask=mask, kernel_options=FLEX)
     if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        with sdpa_kernel(LONG_CACHE if query.shape[2] < key.shape[2] else CLIP, set_priority=True):
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))

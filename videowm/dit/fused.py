@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 EPS = 1e-6
-TILE = 4096  # elements a program holds at once
+TILE, BACKWARD_TILE = 4096, 2048  # elements a program holds at once
 
 
 @triton.jit
 def add_modulate_kernel(x, y, gate, shift, scale, out, h, steps, tokens, width, batch_stride, step_stride, gate_batch,
-                        gate_step, eps: tl.constexpr, ROWS: tl.constexpr, LOOPS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+                        gate_step, eps: tl.constexpr, ROWS: tl.constexpr, LOOPS: tl.constexpr,
+                        BLOCK: tl.constexpr):  # fmt: skip
     step, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -42,8 +43,8 @@ def add_modulate_kernel(x, y, gate, shift, scale, out, h, steps, tokens, width, 
 
 @triton.jit
 def add_modulate_backward_kernel(d_out, d_h, out, y, gate, scale, d_x, d_y, sums, steps, tokens, width, batch_stride,
-                                 step_stride, gate_batch, gate_step, eps: tl.constexpr, ROWS: tl.constexpr, LOOPS: tl.constexpr,
-                                 BLOCK: tl.constexpr):  # fmt: skip
+                                 step_stride, gate_batch, gate_step, eps: tl.constexpr, ROWS: tl.constexpr,
+                                 LOOPS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     step, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -78,11 +79,11 @@ def add_modulate_backward_kernel(d_out, d_h, out, y, gate, scale, d_x, d_y, sums
     tl.store(into + 2 * width, tl.sum(to_scale, axis=0), mask=inside)
 
 
-def tile(tokens: int, width: int, steps: int) -> tuple[dict[str, int], int]:
+def tile(tokens: int, width: int, steps: int, size: int) -> tuple[dict[str, int], int]:
     """Rows and columns of a tile and tiles a program, and how many programs share a latent step."""
     block = triton.next_power_of_2(width)
-    rows = max(1, TILE // block)
-    loops = 1 if steps * tokens < 16384 else min(8, triton.cdiv(tokens, rows))  # a short clip needs all the programs
+    rows = max(1, size // block)
+    loops = 1 if steps * tokens < 16384 else min(16, triton.cdiv(tokens, rows))  # a short clip needs all the programs
     return {"ROWS": rows, "LOOPS": loops, "BLOCK": block, "num_warps": 8}, triton.cdiv(tokens, rows * loops)
 
 
@@ -92,7 +93,7 @@ def add_modulate(x: Tensor, y: Tensor, gate: Tensor, shift: Tensor, scale: Tenso
     x, y = x.contiguous(), y.contiguous()
     b, t, s, d = x.shape
     out, h = torch.empty_like(x), torch.empty_like(x)
-    settings, chunks = tile(s, d, b * t)
+    settings, chunks = tile(s, d, b * t, TILE)
     wrap_triton(add_modulate_kernel)[(b * t, chunks)](
         x, y, gate, shift, scale, out, h, t, s, d, scale.stride(0), scale.stride(1), gate.stride(0), gate.stride(1),
         EPS, **settings,
@@ -108,7 +109,7 @@ def add_modulate_backward(
     d_out, d_h, y = d_out.contiguous(), d_h.contiguous(), y.contiguous()
     b, t, s, d = out.shape
     d_x, d_y = torch.empty_like(out), torch.empty_like(y)
-    settings, chunks = tile(s, d, b * t)
+    settings, chunks = tile(s, d, b * t, BACKWARD_TILE)
     sums = torch.empty(b, t, chunks, 3, d, dtype=torch.float32, device=out.device)
     wrap_triton(add_modulate_backward_kernel)[(b * t, chunks)](
         d_out, d_h, out, y, gate, scale, d_x, d_y, sums, t, s, d, scale.stride(0), scale.stride(1), gate.stride(0),
@@ -160,8 +161,8 @@ def norm_rotate_kernel(qkv, gains, cos, sin, q, k, v, heads, length, count, eps:
 
 @triton.jit
 def norm_rotate_backward_kernel(d_q, d_k, d_v, qkv, gains, cos, sin, d_qkv, sums, heads, length, count,
-                                q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, eps: tl.constexpr,
-                                K: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+                                q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head,
+                                eps: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
     program = tl.program_id(0)
     row = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     half = tl.arange(0, K // 2)
@@ -220,7 +221,7 @@ def norm_rotate_backward(
     qkv = qkv.contiguous()
     b, length, _, n, k = qkv.shape
     d_q, d_k, d_v = (d if d.stride(3) == 1 else d.contiguous() for d in (d_q, d_k, d_v))
-    rows = max(1, TILE // k)
+    rows = max(1, BACKWARD_TILE // k)
     programs = triton.cdiv(b * length * n, rows)
     d_qkv, sums = torch.empty_like(qkv), torch.empty(programs, 2, k, dtype=torch.float32, device=qkv.device)
     wrap_triton(norm_rotate_backward_kernel)[(programs,)](

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from videowm.dit.attention import Attention, Mask, Rotary, Store, block_causal_blocks, block_causal_mask, fused
 from videowm.dit.cache import KVCache
+from videowm.dit.graph import record
 from videowm.types import UserError
 
 HEAD_SIZE = 64
@@ -121,7 +122,7 @@ class DiT(ModelMixin, ConfigMixin):
         self.head = Head(hidden, channels * patch * patch)
         # Three of four blocks look back less far, where `local` is given; the last one never does.
         self.windows = [None if local is None or (depth - i) % 4 == 1 else local for i in range(depth)]
-        self.compiled, self.masks = False, {}
+        self.compiled, self.masks, self.graphs = False, {}, None
         self.gradient_checkpointing = False  # set by enable_gradient_checkpointing(): blocks are computed twice
         self.initialise()
 
@@ -154,10 +155,11 @@ class DiT(ModelMixin, ConfigMixin):
         Returns:
             velocity (noise minus data) "b t c h w", float32.
         """
-        t, modulations = latents.shape[1], self.modulations(level, actions)
         if cache is None:
-            out = self.sequence(latents, modulations)
-        elif t == 1:
+            graphed = self.graphs is not None and self.training and torch.is_grad_enabled()
+            return (self.graphed if graphed else self.velocity)(latents, level, actions)
+        t, modulations = latents.shape[1], self.modulations(level, actions)
+        if t == 1:
             out = self.one_step(latents, modulations, cache)
         elif cache.next_step:
             raise ValueError(f"{t} steps were given to a cache that holds {cache.next_step}: give one after the other")
@@ -166,6 +168,17 @@ class DiT(ModelMixin, ConfigMixin):
         if write:
             cache.advance(t)
         return out
+
+    def velocity(self, latents: Tensor, level: Tensor, actions: Tensor) -> Tensor:
+        """The same without a cache."""
+        return self.sequence(latents, self.modulations(level, actions))
+
+    def graphed(self, *inputs: Tensor) -> Tensor:
+        """The same in training, as CUDA graphs, recorded once for every shape."""
+        shapes = tuple(x.shape for x in inputs)
+        if shapes not in self.graphs:
+            self.graphs[shapes] = record(self, inputs)
+        return self.graphs[shapes](*inputs)
 
     def modulations(self, level: Tensor, actions: Tensor) -> list[Tensor]:
         """Shifts, scales and gates "b t 6 1 d" of every block, then "b t 2 1 d" of the head."""
@@ -228,15 +241,19 @@ class DiT(ModelMixin, ConfigMixin):
         return KVCache(windows, self.rotary, (batch, attention.heads, self.hidden // attention.heads),
                        self.embed.weight, sinks=sinks)  # fmt: skip
 
-    def compile_blocks(self) -> None:
-        """Compile blocks and head (one compilation serves all blocks); clips must then keep one shape."""
+    def compile_blocks(self, *, graph: bool = False) -> None:
+        """Compile blocks and head (one compilation serves all blocks); clips must then keep one shape.
+
+        With `graph` a training step on a GPU is two CUDA graphs; its gradients must not be accumulated over calls.
+        """
         self.compiled = True
+        self.graphs = {} if graph and self.embed.weight.is_cuda else None
         for module in (*self.blocks, self.head):
             module.compile(fullgraph=True, dynamic=False)
 
     def uncompile(self) -> None:
         """Back to plain PyTorch, for shapes that change."""
-        self.compiled = False
+        self.compiled, self.graphs = False, None
         for module in (*self.blocks, self.head):
             module._compiled_call_impl = None
 
