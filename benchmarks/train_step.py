@@ -1,9 +1,10 @@
 """A training step: ours beside diffusers' video transformers at equal parameters and tokens, and a plain GPT as bound.
 
 Forward, mean squared error, backward and fused AdamW; bf16 autocast over fp32 weights; every model compiled block by
-block, and once more with forward and backward recorded as two CUDA graphs, which is how ours is trained. No clipping, moving average or data loading; random inputs stay on the device. Clips have 16 latent steps of 64
-or 256 tokens. Times are CUDA events, the median over the timed stretch. FLOPs are of forward and backward, and MFU is
-of the card's dense bf16 peak.
+block, and once more with forward and backward recorded as two CUDA graphs, which is how ours is trained. No clipping,
+moving average or data loading; random inputs stay on the device. Clips have 16 latent steps of 64 or 256 tokens. Times
+are CUDA events, the median over the timed stretch. FLOPs are of forward and backward, and MFU is of the card's dense
+bf16 peak.
 
     python benchmarks/train_step.py --size B --tokens 64 --out train.json   # 130M, 1,024 tokens a clip
     python benchmarks/train_step.py --size tiny --tokens 16                 # on a CPU, seconds

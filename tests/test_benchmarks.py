@@ -77,7 +77,7 @@ def test_train_step_runs_and_resumes(tmp_path, capsys):
     assert rows["wan"] == before[1]
     assert rows["gpt"]["ms"] != before[0]["ms"]
     assert not [row for row in rows.values() if "error" in row]
-    assert "ours / wan in tokens/s" in capsys.readouterr().out
+    assert "ours (eager) / wan (eager) in tokens/s" in capsys.readouterr().out
 
 
 def test_a_model_that_fails_is_a_row(tmp_path):
