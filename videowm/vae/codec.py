@@ -211,9 +211,10 @@ class DiffusersCodec:
 
     def decode_raw(self, latents: Tensor) -> Tensor:
         """As `decode`, not clipped: what a training loss needs."""
-        frames = pixel_frames(latents.shape[1], self.stride[0])
+        frames = None
         if isinstance(self.vae, diffusers.AutoencoderKLCogVideoX) and latents.shape[1] % 2 == 0:
-            latents = torch.cat([latents, latents[:, -1:]], dim=1)  # by twos it decodes stride, not 1, first frames
+            frames = pixel_frames(latents.shape[1], self.stride[0])
+            latents = torch.cat([latents, latents[:, -1:]], dim=1)  # of an even number it makes stride - 1 frames too many
         decoded = self.vae.decode(rearrange(latents, "b t c h w -> b c t h w")).sample
         return rearrange(decoded, "b c f H W -> b f c H W")[:, :frames]
 
