@@ -101,6 +101,8 @@ def model_verbs(verb: Verb) -> None:
              "videowm train configs/world/quickstart.yaml depth=6 train.steps=5000 out=runs/deeper")  # fmt: skip
     p.add_argument("config", type=Path, help="YAML file; runs/x/config.yaml repeats a run")
     p.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides")
+    p.add_argument("--profile", action="store_true",
+                   help="also record ten steps: OUT/profile/trace.json.gz, kernels.json and a table")  # fmt: skip
 
     p = verb("encode", "encode a dataset to latents, once",
              "videowm encode data/carracing --vae runs/vae --out latents/carracing")  # fmt: skip
@@ -179,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.verb == "train":
         from videowm.train.loop import launch
 
-        launch(args.config, args.overrides)
+        launch(args.config, args.overrides, profiled=args.profile)
     elif args.verb == "info":
         from videowm.info import info
 
