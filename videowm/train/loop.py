@@ -214,8 +214,12 @@ class Run:
         self.average = optim.Average(task.model, config.ema * config.steps) if config.ema else None
         self.step, self.seconds, self.seconds_before = 0, 0.0, 0.0
         self.first = 0
-        self.patient = accelerator.device.type == "cuda"  # a look at the gradient's norm each step would wait for it
         self.began = 0 if config.start is None else config.start.step
+
+    @property
+    def patient(self) -> bool:
+        """Whether gradients are looked at only where a step is logged or saved: each look waits for the device."""
+        return self.accelerator.device.type == "cuda"
 
     @property
     def checkpoints(self) -> Path:

@@ -30,7 +30,7 @@ FAMILIES = {
     "attention": r"flash|fmha|flex|attention|sdpa|attn|aten::(bmm|baddbmm|_?softmax|_softmax_backward_data)$",
     "matrix": r"gemm|gemv|nvjet|cutlass|cublas|xmma|splitk|conv(?!ert)|^triton_tem|aten::(mm|addmm|linear|matmul)$",
     "copies": r"memcpy|memset|copy_kernel|CatArray|aten::(copy_|_to_copy|to|cat|clone|contiguous)$",
-    "other": r"aten::(empty|view|reshape|as_strided|expand|transpose|permute|detach|select|slice|unsqueeze|t$)",
+    "other": r"nccl|aten::(empty|view|reshape|as_strided|expand|transpose|permute|detach|select|slice|unsqueeze|t$)",
 }
 REST = r"triton_|elementwise|reduce|norm|softmax|gelu|distribution|index|aten::"  # elementwise, what is left is other
 NAMES = {
