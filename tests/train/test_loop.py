@@ -264,6 +264,24 @@ def test_what_is_refused_at_once(world_run, train_world, tmp_path, overrides, ex
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a CPU is never waited for")
+def test_a_step_waits_for_nothing(world_run, tmp_path):
+    """Guards a host that waits for the GPU in every step: after the first, which makes the state, any wait raises."""
+    from videowm import config as configuration
+    from videowm.train.loop import Run, make_accelerator
+    from videowm.train.tasks import WorldRun, build_task
+
+    task = build_task(configuration.load(WorldRun, world_run / "config.yaml", [f"out={tmp_path}"]))
+    run = Run(task, task.config.train, tmp_path, make_accelerator(task.config.train, tmp_path))
+    try:
+        for batch in run.batches():
+            run.update(batch)
+            torch.cuda.set_sync_debug_mode("error")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert run.step == 4 and run.guard.failed() is None
+
+
 def test_a_directory_of_something_else(train_world, tmp_path):
     """Guards writing a run among other files; what a killed start leaves behind, all hidden, does not count."""
     (tmp_path / "notes.txt").write_text("mine")

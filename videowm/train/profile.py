@@ -62,13 +62,15 @@ class Profiler:
     def step(self, *, last: bool) -> str | None:
         """A step ended, the run's last one maybe; returns what is to be said when the recording is over."""
         done = self.meter.done
+        if done == WARMUP:
+            self.profile.prepare_trace()  # two steps ahead: the first steps of a tracer are slow
         if last and done <= FIRST:
             return f"nothing profiled: {done} steps were left and the first {FIRST} are not steady, give more steps"
         if done == FIRST:
-            self.profile.start()
+            self.profile.start_trace()
             self.began = self.meter.whole.seconds
         elif done == FIRST + STEPS or (last and done < FIRST + STEPS):
-            self.profile.stop()
+            self.profile.stop_trace()
             return self.write(done - FIRST, self.meter.whole.seconds - self.began)
         return None
 
