@@ -50,16 +50,17 @@ def test_the_average_is_what_is_exported(world_run):
     torch.testing.assert_close(steps[1]["average"]["embed.bias"], half)
 
 
-@pytest.mark.parametrize("change", ["workers", "resident", "accumulate", "log"])
+@pytest.mark.parametrize("change", ["workers", "resident", "checkpointing", "accumulate", "log"])
 def test_how_a_run_is_executed_changes_nothing(world_run, stopped, train_world, same, change):
-    """Guards results that depend on workers, on where latents lie, on logging or accumulation, changed within the run.
+    """Guards results that depend on workers, where latents lie, recomputing, logging or accumulation, changed in a run.
 
     Accumulation adds the same numbers in another order, so there weights agree to 1e-6 and not to the bit.
     """
     out = stopped(2)
-    override = {"accumulate": "train.accumulate=2", "log": "train.log_every=4", "resident": "resident=on"}
-    train_world(out, *AS_IN_THE_RUN, override.get(change, "train.workers=2"))
-    if change in ("workers", "resident"):
+    overrides = {"workers": "train.workers=2", "resident": "resident=on", "checkpointing": "train.checkpointing=true",
+                 "accumulate": "train.accumulate=2", "log": "train.log_every=4"}  # fmt: skip
+    train_world(out, *AS_IN_THE_RUN, overrides[change])
+    if change in ("workers", "resident", "checkpointing"):
         return same(out, world_run)
     one, other = (load_file(run / "transformer/diffusion_pytorch_model.safetensors") for run in (out, world_run))
     tolerance = {"rtol": 0, "atol": 1e-6 if change == "accumulate" else 0}

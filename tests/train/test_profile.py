@@ -57,6 +57,7 @@ def test_a_run_that_is_too_short_says_so(videowm, world_arguments, tmp_path):
         ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128", "attention"),
         ("triton_per_fused__to_copy_add_mul_rms_norm_flex_attention_3", "elementwise"),
         ("triton_poi_fused_gelu_mm_2", "elementwise"),
+        ("add_modulate_backward_kernel_0", "elementwise"), ("norm_rotate_kernel", "elementwise"),
         ("void at::native::vectorized_elementwise_kernel<4, at::native::AUnaryFunctor<float>>", "elementwise"),
         ("void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float>>", "elementwise"),
         ("void at::native::elementwise_kernel<128, 4, at::native::direct_copy_kernel_cuda>", "copies"),

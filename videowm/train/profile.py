@@ -32,7 +32,8 @@ FAMILIES = {
     "copies": r"memcpy|memset|copy_kernel|CatArray|aten::(copy_|_to_copy|to|cat|clone|contiguous)$",
     "other": r"nccl|aten::(empty|view|reshape|as_strided|expand|transpose|permute|detach|select|slice|unsqueeze|t$)",
 }
-REST = r"triton_|elementwise|reduce|norm|softmax|gelu|distribution|index|aten::"  # elementwise, what is left is other
+# What is elementwise of the rest; what is then left is other.
+REST = r"triton_|modulate|rotate|elementwise|reduce|norm|softmax|gelu|distribution|index|aten::"
 NAMES = {
     "matrix": "matrix products", "attention": "attention", "elementwise": "norms and elementwise",
     "optimiser": "optimiser, clipping, average", "copies": "copies and casts", "other": "other",
