@@ -192,7 +192,7 @@ class Compilable(torch.nn.Sequential):
         super().__init__(Layer())
         self.counter = CompileCounter()
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, *, graph: bool) -> None:
         self[0].compile(backend=self.counter, fullgraph=True, dynamic=False)
 
     def uncompile(self) -> None:

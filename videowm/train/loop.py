@@ -207,7 +207,9 @@ class Run:
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
         self.guard = optim.Guard(self.optimizer.optimizer, accelerator.device)
         if compiles(config, task, accelerator.device):
-            task.model.compile_blocks()
+            # Recorded gradients cannot be added up, and processes exchange theirs while they are computed.
+            alone = accelerator.num_processes == config.accumulate == 1 and not config.checkpointing
+            task.model.compile_blocks(graph=alone)
         task.to(accelerator.device)
         self.meter = Meter(accelerator.device, accelerator.num_processes, config.batch, task.step_tokens,
                            sum(task.step_flops.values()))  # fmt: skip

@@ -177,7 +177,8 @@ class WorldTask(Task):
         self.step_flops = {family: 3 * flops * config.train.batch for family, flops in families.items()}
         self.step_tokens = config.train.batch * config.window * self.model.tokens
         self.resident: tuple[Tensor, Tensor] | None = None  # latents and grouped actions on the device
-        starting_points(self.dataset(), config.rollout, self.pipeline().time_stride)  # refused now, not after training
+        if config.rollout.clips:
+            starting_points(self.dataset(), config.rollout, self.pipeline().time_stride)  # refused now, not at the end
 
     def to(self, device: torch.device) -> None:
         """Keep latents and actions on the device, if they are to lie there."""
@@ -220,7 +221,8 @@ class WorldTask(Task):
 
     def evaluate(self) -> Iterator[tuple[str, Any]]:
         yield from heldout(self.model, self.bank, batch=self.config.heldout.batch)
-        yield from rollouts(self.pipeline(), self.dataset(), self.config.rollout)
+        if self.config.rollout.clips:
+            yield from rollouts(self.pipeline(), self.dataset(), self.config.rollout)
 
     def dataset(self) -> Dataset:
         """The recording that the latents were made of."""

@@ -214,7 +214,9 @@ class DiffusersCodec:
         frames = None
         if isinstance(self.vae, diffusers.AutoencoderKLCogVideoX) and latents.shape[1] % 2 == 0:
             frames = pixel_frames(latents.shape[1], self.stride[0])
-            latents = torch.cat([latents, latents[:, -1:]], dim=1)  # of an even number it makes stride - 1 frames too many
+            latents = torch.cat(
+                [latents, latents[:, -1:]], dim=1
+            )  # of an even number it makes stride - 1 frames too many
         decoded = self.vae.decode(rearrange(latents, "b t c h w -> b c t h w")).sample
         return rearrange(decoded, "b c f H W -> b f c H W")[:, :frames]
 
