@@ -49,6 +49,8 @@ SETTINGS = {
     "shift 0.5, euler 4": Sampler(4, shift=0.5),
     **{f"noised past {x}": Sampler(10, context_level=x) for x in (0.02, 0.05, 0.1, 0.2, 0.3)},
     "noised past 0.1, euler 4": Sampler(4, context_level=0.1),
+    **{f"noised past {x}, heun 5": Sampler(5, "heun", context_level=x) for x in (0.2, 0.3, 0.4, 0.5)},
+    "action guidance 1.5, noised past 0.3, heun 5": Sampler(5, "heun", context_level=0.3, action_guidance=1.5),
     "sinks 2": Sampler(10, sinks=2),
     "history guidance 1.5": Sampler(10, history_guidance=1.5),
     "history guidance 2": Sampler(10, history_guidance=2.0),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -14,12 +16,19 @@ try:
 except ImportError:  # no Triton, so no GPU that it could serve
     fused = None
 
-# Every token sees something, and what it sees is one stretch: the kernel need not ask (H100: 10 % of its time).
-FLEX = {"PRESCALE_QK": True, "ROWS_GUARANTEED_SAFE": True, "BLOCKS_ARE_CONTIGUOUS": True}
 # Few queries on a long cache: FlashAttention splits the keys (H100, 64 on 1,088: 10.8 us against cuDNN's 16.1).
 CLIP = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 LONG_CACHE = [SDPBackend.FLASH_ATTENTION, *(backend for backend in CLIP if backend != SDPBackend.FLASH_ATTENTION)]
-Mask = Tensor | BlockMask | None
+
+
+class Blocks(NamedTuple):
+    """A block mask for FlexAttention and what its kernel may take for granted."""
+
+    mask: BlockMask
+    options: dict[str, bool]
+
+
+Mask = Tensor | Blocks | None
 # Keys and values "b n l k" of finished steps with room for the present one, and the places "l" that are written to.
 Store = tuple[Tensor, Tensor, Tensor]
 
@@ -39,15 +48,20 @@ def block_causal_mask(steps: int, tokens: int, window: int | None = None) -> Ten
     return (behind >= 0) & (behind < (window or steps))
 
 
-def block_causal_blocks(steps: int, tokens: int, window: int | None, device: torch.device) -> BlockMask:
-    """The same mask for FlexAttention, which leaves out what it hides (arXiv 2412.05496)."""
+def block_causal_blocks(steps: int, tokens: int, window: int | None, device: torch.device) -> Blocks:
+    """The same mask for FlexAttention, which leaves out what it hides (arXiv 2412.05496).
+
+    Without a window every token sees the first block of keys, so no running maximum is minus infinity: the kernel
+    need not ask. With a window that holds for no block, and the same promise gives NaN (seen on an H100).
+    """
 
     def seen(b: Tensor, n: Tensor, query: Tensor, key: Tensor) -> Tensor:
         behind = query // tokens - key // tokens
         return (behind >= 0) & (behind < (window or steps))
 
     length = steps * tokens
-    return create_block_mask(seen, None, None, length, length, device=device)
+    options = {"PRESCALE_QK": True, "BLOCKS_ARE_CONTIGUOUS": True, "ROWS_GUARANTEED_SAFE": window is None}
+    return Blocks(create_block_mask(seen, None, None, length, length, device=device), options)
 
 
 class Rotary(nn.Module):
@@ -113,8 +127,8 @@ def heads_of(qkv: Tensor, gains: Tensor, angles: tuple[Tensor, Tensor]) -> tuple
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
     """Scaled dot-product attention over "b n l k"; written out on a CPU, where short clips make that twice as fast."""
-    if isinstance(mask, BlockMask):
-        return flex_attention(query, key, value, block_mask=mask, kernel_options=FLEX)
+    if isinstance(mask, Blocks):
+        return flex_attention(query, key, value, block_mask=mask.mask, kernel_options=mask.options)
     if query.device.type != "cpu":
         with sdpa_kernel(LONG_CACHE if query.shape[2] < key.shape[2] else CLIP, set_priority=True):
             return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)

@@ -225,10 +225,10 @@ class DiT(ModelMixin, ConfigMixin):
             return None
         key = (steps, window, device, self.compiled)
         if key not in self.masks:
-            make = block_causal_blocks if self.compiled else block_causal_mask
-            where = {"device": device} if self.compiled else {}
-            mask = make(steps, self.tokens, window, **where)
-            self.masks[key] = mask.to(device)
+            if self.compiled:
+                self.masks[key] = block_causal_blocks(steps, self.tokens, window, device)
+            else:
+                self.masks[key] = block_causal_mask(steps, self.tokens, window).to(device)
         return self.masks[key]
 
     def new_cache(self, batch: int, window: int, *, sinks: int = 0) -> KVCache:
