@@ -143,8 +143,8 @@ def counterfactual(branches: list[Branch], *, device: torch.device, batch: int =
     """PSNR of the dream against the real game under each forced action and over all of them, and what it gained.
 
     Ceiling: the real future through the autoencoder. Floor: the last context frame repeated. The gain is the PSNR in dB
-    over the dream that was not told, which goes on under the recorded actions: its ceiling is the PSNR of the real future
-    through the autoencoder over that of the recorded one, at least 0; a model that ignores its actions gains 0.
+    over the dream that was not told, which goes on under the recorded actions: a model that ignores its actions gains
+    0, and its ceiling is the PSNR of the real future through the autoencoder over the recorded one's, at least 0.
     """
     curves = []
     for b in branches:
