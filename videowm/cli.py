@@ -150,9 +150,12 @@ def run_verbs(verb: Verb) -> None:
                    "given and clips suffice), an I3D TorchScript file, or VideoMAE's folder or hub name")  # fmt: skip
     p.add_argument("--clips", type=int, default=None, help="held-out starts, about (default: the run's rollout.clips)")
     p.add_argument("--horizon", type=int, default=None, help="predicted frames (default: the run's rollout.horizon)")
+    p.add_argument("--context", type=int, default=None, help="given frames (default: the run's rollout.context_frames)")
     p.add_argument("--batch", type=int, default=None, help="clips at once (default: the run's rollout.batch)")
     p.add_argument("--counterfactuals", type=int, default=16, metavar="N",
                    help="starts that the real game continues under other actions (default: %(default)s)")  # fmt: skip
+    p.add_argument("--smaller", type=Path, nargs="*", default=[], metavar="RUN",
+                   help="runs of rising smaller budgets on the same latents: which error can be learned")  # fmt: skip
 
     p = verb("info", "say what a dataset, a latents folder or a run holds", "videowm info data/carracing")
     p.add_argument("path", type=Path)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,11 +19,6 @@ from videowm.dit.sample import Sampler
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import DiffusersCodec, load_vae, to_float, to_uint8
-
-if TYPE_CHECKING:
-    from videowm.evaluate.rollouts import RolloutConfig
-    from videowm.evaluate.suite import Instruments
-    from videowm.train.tasks import WorldTask
 
 
 def device() -> torch.device:
@@ -100,6 +92,7 @@ def named_actions(world: str) -> dict[str, tuple[float, ...]]:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Measure a finished run: the evaluators of its configuration, and of a world model everything else."""
+    from videowm.measure import measure_world
     from videowm.train.loop import write_json
     from videowm.train.tasks import TASKS, WorldTask, finished_task
 
@@ -115,44 +108,8 @@ def evaluate(args: argparse.Namespace) -> None:
             print(f"{name:40s} {value}")
         elif isinstance(value, int | float | None) and not name.endswith("_se"):
             error = metrics.get(f"{name}_se")
-            print(
-                f"{name:40s} {'none' if value is None else f'{value:.6g}'}{'' if error is None else f' ± {error:.2g}'}"
-            )
-
-
-def measure_world(args: argparse.Namespace, task: WorldTask) -> dict[str, Any]:
-    """Everything that is measured on rollouts of a world model, its page and its clips."""
-    from videowm.evaluate.scenes import make_scenes
-    from videowm.evaluate.suite import suite, suite_of_bank
-    from videowm.page import write_page
-
-    pipeline, dataset = task.pipeline(), task.dataset()
-    given = {"clips": args.clips, "horizon": args.horizon, "batch": args.batch}
-    config = replace(task.config.rollout, **{k: v for k, v in given.items() if v is not None})
-    instruments, metrics = instruments_of(args, config, dataset)
-    metrics |= dict(suite_of_bank(task.model, task.bank, task.config.heldout.batch))
-    scenes = make_scenes(pipeline, dataset, config)
-    metrics |= dict(suite(scenes, pipeline, dataset, config, instruments))
-    trained_on = pipeline.trained_on
-    print(write_page(args.run, metrics, scenes, trained_on.action_names, trained_on.fps))
-    return metrics
-
-
-def instruments_of(args: argparse.Namespace, config: RolloutConfig, dataset: Dataset) -> tuple[Instruments, dict]:
-    """The networks that read rollouts, refused before anything is rolled out, and the reader's own held-out error."""
-    from videowm.evaluate.features import open_features
-    from videowm.evaluate.reader import Reader, check_reader
-    from videowm.evaluate.suite import Instruments
-
-    reader, own = None, {}
-    if args.reader is not None:
-        reader = Reader.open(args.reader).to(device())
-        check_reader(reader, dataset)
-        own = json.loads((args.reader / "record.json").read_text())["metrics"]
-    named = args.features or ("reader" if reader is not None else None)
-    features = open_features(named, reader, device()) if named else None
-    replayable = (dataset.root / "meta/recording.json").exists()
-    return Instruments(reader, features, args.counterfactuals if replayable else 0), own
+            shown = "none" if value is None else f"{value:.6g}"
+            print(f"{name:40s} {shown}" + ("" if error is None else f" ± {error:.2g}"))
 
 
 def quickstart(args: argparse.Namespace) -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import CONTEXT
 
 from videowm.evaluate.control import control, delay, delta_psnr, explained, loss_ratio
 from videowm.evaluate.reader import Reader, targets
@@ -36,9 +35,9 @@ def test_only_predicted_frames_are_read_against_their_own_rows(readings, reader,
     """Guards windows that reach into the context, and rows of other frames: both are found by hand."""
     assert readings.true.shape == (8, 20, 5) and readings.first == 1
     episode, first = int(scenes.episode[3]), int(scenes.first[3])
-    row = targets(recording, episode, ["turn", "on_track"])[first + CONTEXT + 7]
+    row = targets(recording, episode, ["turn", "on_track"])[first + scenes.context + 7]
     np.testing.assert_allclose(readings.true[3, 7], standardised(reader, row))
-    frames = scenes.dreamed[3:4, CONTEXT + 7 : CONTEXT + 12]
+    frames = scenes.dreamed[3:4, scenes.context + 7 : scenes.context + 12]
     np.testing.assert_allclose(
         readings.read["dreamed"][3, 7], standardised(reader, reader.read(frames))[0, 0], atol=1e-4
     )
@@ -68,7 +67,7 @@ def test_the_truth_scores_the_ceiling_and_others_the_floor(reader, scenes, readi
 def test_a_rollout_that_answers_late_is_detected(reader, scenes, recording, late):
     """Guards a delay of the wrong sign, or none: every predicted frame is shown one frame later (or earlier)."""
     moved = scenes.truth.clone()
-    moved[:, CONTEXT:] = torch.roll(scenes.truth, late, dims=1)[:, CONTEXT:]
+    moved[:, scenes.context :] = torch.roll(scenes.truth, late, dims=1)[:, scenes.context :]
     got = dict(delay(read_scenes(reader, replace(scenes, dreamed=moved), recording)))
     assert got["control/delay"] == late and got["control/delay_se"] < 0.7
 

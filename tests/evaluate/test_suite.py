@@ -21,7 +21,7 @@ def evaluated(world_run, reader_run, tmp_path_factory):
     from videowm.cli import main
 
     run = shutil.copytree(world_run, tmp_path_factory.mktemp("evaluated") / "world")
-    arguments = ["--reader", reader_run, "--clips", 4, "--horizon", 12, "--counterfactuals", 2]
+    arguments = ["--reader", reader_run, "--clips", 4, "--horizon", 12, "--counterfactuals", 2, "--smaller", world_run]
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", str(run), *map(str, arguments)])
     assert not ended.value.code
@@ -43,8 +43,25 @@ def test_every_room_and_every_error(evaluated, reader_run):
             assert f"{name}_se" in metrics, name
     own = json.loads((reader_run / "record.json").read_text())["metrics"]
     assert metrics["reader/steer_r2"] == own["reader/steer_r2"]
+    assert len(metrics["surprise/ranked_by_progress"]) == 4 and metrics["evaluate/seconds"] > 0
     assert metrics["about"]["clips"] == 4 and metrics["about"]["horizon"] == 12
     assert "evaluate with --clips" in metrics["frechet/reader_refused"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--horizon", 10], "do not fit the time stride 4"),
+        (["--horizon", 400], "has no test episode of 405 frames or more"),
+        (["--reader", "nowhere"], "nowhere holds no finished reader"),
+        (["--features", "reader"], "need one: give --reader RUN"),
+        (["--smaller", "nowhere"], "nowhere holds no finished world model"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(world_run, videowm, arguments, sentence):
+    """Guards tracebacks, and hours of rollouts before them."""
+    ended = videowm("evaluate", world_run, *arguments)
+    assert ended.code == 2 and sentence in ended.errors[-1] and not (world_run / "evaluation.json").exists()
 
 
 def test_the_page_holds_what_was_measured(evaluated):

@@ -26,7 +26,7 @@ from videowm.evaluate.readings import read_scenes
 from videowm.evaluate.rollouts import RolloutConfig
 from videowm.evaluate.scenes import Scenes
 from videowm.evaluate.state import state
-from videowm.evaluate.surprise import surprise
+from videowm.evaluate.surprise import learnable, surprise
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 
@@ -76,10 +76,12 @@ def suite(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config
             yield from drift(curve) if curve.name == "counterfactual/psnr" else ()
 
 
-def suite_of_bank(model: DiT, bank: Bank, batch: int) -> Pairs:
-    """What needs no rollout."""
-    yield from loss_ratio(model, bank, batch)
-    yield from surprise(model, bank, batch)
+def suite_of_bank(models: list[DiT], bank: Bank, batch: int, patch: tuple[slice, slice] | None) -> Pairs:
+    """What needs no rollout, of the last of the models; with smaller ones before it, also what can still be learned."""
+    yield from loss_ratio(models[-1], bank, batch)
+    yield from surprise(models[-1], bank, batch)
+    if len(models) > 1:
+        yield from learnable(models, bank, batch, patch)
 
 
 def about(scenes: Scenes, dataset: Dataset, instruments: Instruments) -> dict[str, object]:

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videowm.data.worlds.noisy import PATCH
 from videowm.dit import DiT, flow
-from videowm.evaluate.curves import Pairs, with_error
+from videowm.evaluate.curves import Pairs, resampled, with_error
 from videowm.evaluate.heldout import Bank, bank_losses
 
 SHOWN = 10  # clips listed
@@ -61,9 +62,25 @@ def reducible(models: dict[str, Tensor], bank: Bank) -> dict[str, Tensor]:
     }
 
 
-def share(estimate: Tensor, patch: tuple[slice, slice]) -> float:
-    """How much of an estimate "n h w" lies in a patch of the picture, divided by the patch's share of the area: 1 for
-    a signal that does not care, more for one that is drawn to it."""
-    inside = float(estimate[:, patch[0], patch[1]].sum() / estimate.sum())
-    area = estimate[0][patch].numel() / estimate[0].numel()
-    return inside / area
+def television(stride: tuple[int, int, int], width: int) -> tuple[slice, slice]:
+    """Where `carracing-noisy` has its patch of noise, among latents `width` elements wide: the upper right corner."""
+    return slice(0, -(-PATCH // stride[1])), slice(width - -(-PATCH // stride[2]), width)
+
+
+def learnable(models: list[DiT], bank: Bank, batch: int, patch: tuple[slice, slice] | None = None) -> Pairs:
+    """The clips with most reducible error by each estimate, and how much of each estimate lies in a patch of noise.
+
+    A share is divided by the patch's part of the area: 1 for a signal that does not care, more for one that is drawn
+    to the noise. `models` are in the order of their budgets and were trained on the same latents.
+    """
+    estimates = reducible({str(i): velocities(model, bank, batch) for i, model in enumerate(models)}, bank)
+    weights = np.concatenate([np.full((1, len(bank.episode)), 1 / len(bank.episode)), resampled(bank.episode)])
+    for name, places in estimates.items():
+        whole = places.double().numpy()
+        clips = whole.mean((1, 2))
+        order = np.argsort(-clips)[:SHOWN]
+        yield f"surprise/ranked_by_{name}", [[int(i), int(bank.episode[i]), float(clips[i])] for i in order]
+        if patch is not None and whole.any():
+            share = (weights @ whole[:, patch[0], patch[1]].mean((1, 2))) / (weights @ clips)
+            yield f"surprise/television_{name}", float(share[0])
+            yield f"surprise/television_{name}_se", float(share[1:].std(ddof=1))
