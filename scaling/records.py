@@ -13,7 +13,7 @@ from scaling.plan import Point
 from videowm.config import suggest
 from videowm.types import UserError
 
-FALLING = ("heldout/loss", "state/", "count/", "frechet/", "surprise/", "fidelity/lpips")  # lower is better
+FALLING = ("heldout/loss", "state/", "count/", "frechet/", "surprise/error", "fidelity/lpips")  # lower is better
 
 
 def read_record(run: Path) -> dict[str, Any] | None:
@@ -70,7 +70,7 @@ def check_metric(records: list[dict[str, Any]], y: str) -> None:
 
 def falls(y: str) -> bool:
     """Whether a lower value of this metric is better."""
-    return y.startswith(FALLING) and not y.startswith("surprise/top")
+    return y.startswith(FALLING) or y.startswith("counterfactual/") and y.endswith("_error")
 
 
 def runs_of(records: list[dict[str, Any]], y: str = "heldout/loss") -> Runs:

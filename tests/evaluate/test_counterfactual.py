@@ -12,7 +12,8 @@ import torch
 from videowm.data.dataset import Dataset
 from videowm.data.record import record
 from videowm.dit.sample import Sampler
-from videowm.evaluate.counterfactual import Replay, branches, counterfactual
+from videowm.evaluate.counterfactual import Replay, branches, counterfactual, counterfactual_state
+from videowm.evaluate.reader import Reader
 from videowm.evaluate.rollouts import RolloutConfig
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
@@ -92,3 +93,25 @@ def test_branches_and_their_bounds(world_run, recording):
     blind = [replace(b, dreamed=b.uninformed) for b in made]
     gain = {c.name: c for c in counterfactual(blind, device=cpu)}["counterfactual/gain"]
     assert np.abs(gain.values).max() == 0 and gain.bounds["ceiling"].min() >= 0
+
+
+def test_state_under_forced_actions(world_run, recording, reader_run):
+    """Guards states of other frames: the true row of a window is found in the game played again; a dream that is the
+    real future has the probe's own error, one that was not told has the floor's."""
+    made, _ = branches(WorldModelPipeline.open(world_run), recording, CONFIG)
+    reader, names = Reader.open(reader_run), recording.state_names
+    perfect = [replace(b, dreamed=b.real) for b in made]
+    curves = {c.name: c for c in counterfactual_state(perfect, reader, names)}
+    turn = curves["counterfactual/turn_error"]
+    assert turn.values.shape == (6, 4)
+    assert set(curves) == {f"counterfactual/{name}_error" for name in ("turn", "on_track", "state")}
+    np.testing.assert_array_equal(turn.values, turn.bounds["ceiling_real"])
+    left, window = made[0], 2
+    heading = left.states[1, :, names.index("heading")]
+    column = reader.readable.names.index("turn")
+    read = reader.read(left.real)[1, window, column].item()
+    by_hand = abs(read - (heading[window + 2] - heading[window + 1])) / reader.readable.std[column]
+    assert turn.values[1, window] == pytest.approx(by_hand, rel=1e-3)
+    blind = {c.name: c for c in counterfactual_state([replace(b, dreamed=b.uninformed) for b in made], reader, names)}
+    error = blind["counterfactual/state_error"]
+    np.testing.assert_array_equal(error.values, error.bounds["floor"])

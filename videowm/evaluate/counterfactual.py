@@ -15,6 +15,8 @@ from videowm.data.record import Recording
 from videowm.data.worlds import World, open_world
 from videowm.evaluate.curves import Curve
 from videowm.evaluate.fidelity import by_frame, psnr
+from videowm.evaluate.reader import Reader, state_table
+from videowm.evaluate.readings import standardised
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from, starting_points
 from videowm.evaluate.scenes import through_codec, with_future
 from videowm.pipeline import WorldModelPipeline
@@ -95,6 +97,7 @@ class Branch:
     recorded: Tensor  # what the real game did under the recorded actions
     uninformed: Tensor  # the dream under the recorded actions
     repeat: Tensor  # the last context frame
+    states: np.ndarray  # float32 "b h+1 s", the simulator's, from the last context frame on
     episode: np.ndarray
 
 
@@ -136,7 +139,8 @@ def branch(
     dreamed = roll(pipeline, replace(start, frames=real), config, actions)
     videos = (real, through_codec(pipeline, real, config.batch), dreamed, start.frames, own)
     repeat = real[:, known - 1 : known].expand(-1, config.horizon, -1, -1, -1)
-    return Branch(name, *(video[:, known:] for video in videos), repeat, start.episode)
+    states = np.stack([future.states for future in futures])
+    return Branch(name, *(video[:, known:] for video in videos), repeat, states, start.episode)
 
 
 def counterfactual(branches: list[Branch], *, device: torch.device, batch: int = 16) -> Iterator[Curve]:
@@ -161,3 +165,31 @@ def counterfactual(branches: list[Branch], *, device: torch.device, batch: int =
     for name, parts, bounds in (("psnr", psnrs, psnr_bounds), ("gain", gains, gain_bounds)):
         whole = {k: np.concatenate([one[k] for one in bounds]) for k in bounds[0]}
         yield Curve(f"counterfactual/{name}", np.concatenate(parts), episode, whole)
+
+
+def counterfactual_state(branches: list[Branch], reader: Reader, names: tuple[str, ...]) -> Iterator[Curve]:
+    """Absolute error of the state read off the dream against the real game's, over all forced actions, in standard
+    deviations of each column, and their mean. `names` are the recording's state columns.
+
+    Ceilings: the reader's own error on the real future, through the autoencoder and as it is. Floor: the dream that was
+    not told and goes on under the recorded actions.
+    """
+    wanted, lag, skipped = reader.readable.state, reader.config.lag, len(reader.readable.actions)
+    windows = branches[0].real.shape[1] - reader.config.frames + 1
+    if not wanted or windows < 1:
+        return
+    videos = {"": "dreamed", "ceiling": "decoded", "ceiling_real": "real", "floor": "uninformed"}
+    errors: dict[str, list[np.ndarray]] = {suffix: [] for suffix in videos}
+    for b in branches:
+        rows = np.stack([state_table(states, names, wanted)[1 + lag : 1 + lag + windows] for states in b.states])
+        padded = np.concatenate([np.zeros((*rows.shape[:2], skipped)), rows], -1)
+        true = standardised(reader, padded)[..., skipped:]
+        for suffix, video in videos.items():
+            read = standardised(reader, reader.read(getattr(b, video)))[..., skipped:]
+            errors[suffix].append(np.abs(read - true))
+    whole = {suffix: np.concatenate(parts) for suffix, parts in errors.items()}
+    episode = np.concatenate([b.episode for b in branches])
+    for name, columns in {**{n: [i] for i, n in enumerate(wanted)}, "state": list(range(len(wanted)))}.items():
+        values = {suffix: error[..., columns].mean(-1) for suffix, error in whole.items()}
+        own = values.pop("")
+        yield Curve(f"counterfactual/{name}_error", own, episode, values, "lower", 1 + lag)

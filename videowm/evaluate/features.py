@@ -67,7 +67,7 @@ class I3D:
     def __call__(self, video: Tensor) -> Tensor:
         if video.shape[1] < I3D_FRAMES:
             raise UserError(f"I3D needs {I3D_FRAMES} frames or more, got {video.shape[1]}: evaluate a longer horizon")
-        rows = [self.network(resized(one[None]).transpose(1, 2).to(self.device), **self.settings) for one in video]
+        rows = [self.network(resized(one[None].to(self.device)).transpose(1, 2), **self.settings) for one in video]
         return torch.cat([row.flatten(1).cpu() for row in rows])
 
 
@@ -98,11 +98,11 @@ class VideoMAE:
         if video.shape[1] < count:
             raise UserError(f"VideoMAE takes {count} frames, got {video.shape[1]}: evaluate a longer horizon")
         chosen = torch.linspace(0, video.shape[1] - 1, count).round().long()
-        mean, std = (torch.tensor(v)[:, None, None] for v in IMAGENET)
+        mean, std = (torch.tensor(v, device=self.device)[:, None, None] for v in IMAGENET)
         rows = []
         for one in video[:, chosen]:
-            pixels = ((resized(one[None], self.resolution) + 1) / 2 - mean) / std
-            rows.append(self.network(pixels.to(self.device)).last_hidden_state.mean(1).cpu())
+            pixels = ((resized(one[None].to(self.device), self.resolution) + 1) / 2 - mean) / std
+            rows.append(self.network(pixels).last_hidden_state.mean(1).cpu())
         return torch.cat(rows)
 
 

@@ -13,7 +13,7 @@ import torch
 from videowm.data.dataset import Dataset
 from videowm.dit import DiT
 from videowm.evaluate.control import control, delay, delta_psnr, loss_ratio
-from videowm.evaluate.counterfactual import branches, counterfactual
+from videowm.evaluate.counterfactual import branches, counterfactual, counterfactual_state
 from videowm.evaluate.counts import counts
 from videowm.evaluate.curves import Curve, Pairs, pairs
 from videowm.evaluate.drift import drift
@@ -74,6 +74,8 @@ def suite(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config
         for curve in counterfactual(made, device=device, batch=batch):
             yield from pairs(curve)
             yield from drift(curve) if curve.name == "counterfactual/psnr" else ()
+        if reader is not None:
+            yield from measured(counterfactual_state(made, reader, dataset.state_names))
 
 
 def suite_of_bank(models: list[DiT], bank: Bank, batch: int, patch: tuple[slice, slice] | None) -> Pairs:
