@@ -31,6 +31,24 @@ class Outer:
     where: Path | None = None
 
 
+@dataclass(frozen=True)
+class Switch:
+    compile: Literal["auto", "on", "off"] = "auto"
+
+
+def test_on_and_off_are_words(tmp_path):
+    """Guards `compile=off` refused as False, which YAML makes of it; other choices stay strict."""
+    path = tmp_path / "config.yaml"
+    for text, value in (("compile: off", "off"), ("compile: on", "on"), ("compile: 'off'", "off"), ("{}", "auto")):
+        path.write_text(text)
+        assert configuration.load(Switch, path) == Switch(value)
+        path.write_text(configuration.dump(Switch(value)))
+        assert configuration.load(Switch, path) == Switch(value)
+    assert configuration.load(Switch, path, ["compile=off"]) == Switch("off")
+    with pytest.raises(UserError, match="1 is not a choice"):
+        configuration.load(Switch, path, ["compile=1"])
+
+
 def load(tmp_path, text: str, *overrides: str) -> Outer:
     path = tmp_path / "config.yaml"
     path.write_text(text)

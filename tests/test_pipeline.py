@@ -254,3 +254,47 @@ def test_the_folder_says_what_it_was_trained_on(world_run, latents):
     index = json.loads((latents / "latents.json").read_text())
     assert kept["latents_mean"] == index["mean"] and kept["action_std"] == index["action_std"]
     assert kept["vae_hash"] == index["vae_hash"] and kept["window"] == 5 and kept["fps"] == 12.5
+
+
+def test_a_stream_gives_the_frames_of_a_call(pipeline, episode):
+    """Guards a stream that groups actions otherwise, forgets the context or decodes each step as a clip's first.
+
+    Five latent steps lie within the windows of network and decoder, so nothing is left out.
+    """
+    frames, actions = episode
+    k, known, predicted = pipeline.time_stride, 5, 12
+    noise = torch.randn(2, predicted // k, 4, 8, 8, generator=seeded(2))
+    frames, actions = frames[:, :known].expand(2, -1, -1, -1, -1), actions[:, : known - 1 + predicted].expand(2, -1, -1)
+    whole = pipeline(frames, actions, noise=noise, sampler=Sampler(2))
+    stream = pipeline.start(frames, actions[:, : known - 1], sampler=Sampler(2))
+    steps = [stream.step(actions[:, known - 1 + i * k :][:, :k], noise[:, i, None]) for i in range(predicted // k)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole.frames[:, known:], rtol=1e-4, atol=1e-4)
+    assert (steps[0] - frames[:, known - 1 : known]).abs().max() > 0.01
+
+
+def test_a_stream_does_not_grow(pipeline, episode):
+    """Guards memory that a player fills: after eight windows every tensor that it holds has its size still."""
+    stream, actions = pipeline.start(episode[0][:, :1], sampler=Sampler(1), generator=seeded()), torch.zeros(1, 4, 3)
+
+    def held() -> list[torch.Size]:
+        cache = stream.stream.cache
+        return [x.shape for x in (*cache.keys, *cache.values, stream.decoder.past, stream.last)]
+
+    for _ in range(8):
+        out = stream.step(actions)
+    before = held()
+    for _ in range(32):
+        out = stream.step(actions)
+    assert held() == before and out.shape == (1, 4, 3, 64, 64) and out.isfinite().all()
+
+
+def test_what_a_stream_refuses(pipeline, episode):
+    """Guards a shape that broadcasts to something nobody asked for."""
+    stream = pipeline.start(episode[0][:, :1], futures=2)
+    for actions in (torch.zeros(2, 3, 3), torch.zeros(1, 4, 3)):
+        with pytest.raises(UserError, match=r"expected \(2, 4, a\): one a frame"):
+            stream.step(actions)
+    with pytest.raises(UserError, match="action 1 is"):
+        stream.step(torch.zeros(2, 4, 3).index_fill(1, torch.tensor([1]), float("nan")))
+    with pytest.raises(UserError, match="2 actions were given between 4 frames, expected 3"):
+        pipeline.start(episode[0][:, :4], episode[1][:, :2])

@@ -98,9 +98,12 @@ def word_verbs(verb: Verb) -> None:
 def model_verbs(verb: Verb) -> None:
     """From a dataset to models."""
     p = verb("train", "train what a configuration describes; the same command again resumes",
-             "videowm train configs/world/quickstart.yaml depth=6 train.steps=5000 out=runs/deeper")  # fmt: skip
+             "videowm train configs/world/quickstart.yaml depth=6 train.steps=5000 out=runs/deeper\n"
+             "  videowm train configs/world/quickstart.yaml --profile out=runs/profiled")  # fmt: skip
     p.add_argument("config", type=Path, help="YAML file; runs/x/config.yaml repeats a run")
     p.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides")
+    p.add_argument("--profile", action="store_true",
+                   help="also record ten steps: OUT/profile/trace.json.gz, kernels.json and a table")  # fmt: skip
 
     p = verb("encode", "encode a dataset to latents, once",
              "videowm encode data/carracing --vae runs/vae --out latents/carracing")  # fmt: skip
@@ -193,7 +196,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.verb == "train":
         from videowm.train.loop import launch
 
-        launch(args.config, args.overrides)
+        launch(args.config, args.overrides, profiled=args.profile)
     elif args.verb == "info":
         from videowm.info import info
 
@@ -205,8 +208,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments; overrides of `train` may also follow its options, which argparse alone refuses."""
+    top = parser()
+    args, late = top.parse_known_args(argv)
+    if late and not (args.verb == "train" and all("=" in word and word[0] != "-" for word in late)):
+        top.error(f"unrecognized arguments: {' '.join(late)}")
+    if late:
+        args.overrides += late
+    return args
+
+
 def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
+    args = parse(argv)
     try:
         sys.exit(run(args))
     except UserError as error:

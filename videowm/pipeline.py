@@ -18,6 +18,7 @@ from videowm.dit.sample import Sampler
 from videowm.dit.stream import LatentStream
 from videowm.types import UserError, pixel_frames
 from videowm.vae.codec import DiffusersCodec
+from videowm.vae.stream import StreamDecoder, decoder_field
 
 
 @dataclass
@@ -138,6 +139,46 @@ class WorldModelPipeline(DiffusionPipeline):
                 f"{frames.shape[1] - 1} actions for the context and one for every frame to predict"
             )
 
+    def context(self, frames: Tensor, actions: Tensor, futures: int) -> tuple[Tensor, Tensor]:
+        """Latents "b*futures t c h w" of the context that fits the time stride, and the raw actions from there on."""
+        if futures < 1:
+            raise UserError(f"{futures} futures cannot be rolled out: give 1 or more")
+        left_out, device = (frames.shape[1] - 1) % self.time_stride, self._execution_device
+        frames, actions = frames[:, left_out:].to(device), actions[:, left_out:].to(device)
+        latents = self.normalise(self.codec.encode(frames))
+        return latents.repeat_interleave(futures, 0), actions.repeat_interleave(futures, 0)
+
+    def start(
+        self,
+        frames: Tensor,
+        actions: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        sampler: Sampler | None = None,
+        futures: int = 1,
+        graph: bool = False,
+    ) -> VideoStream:
+        """Begin a video that goes on for as long as it is stepped: what a player, or an agent, needs.
+
+        Args:
+            frames: context "b f 3 H W" in [-1, 1], f >= 1.
+            actions: "b f-1 a" between the context frames; None where there is one frame.
+            generator, sampler, futures: as in a call.
+            graph: on a GPU, compile the network and record a latent step as a CUDA graph: seconds at first, then fast.
+
+        Example:
+            >>> stream = pipeline.start(frames[:, :1])
+            >>> next_frames = stream.step(actions)  # "b k a" -> "b k 3 H W", k the VAE's time stride
+        """
+        if actions is None:
+            actions = torch.zeros(len(frames), frames.shape[1] - 1, len(self.trained_on.action_names))
+        if actions.shape[1] != frames.shape[1] - 1:
+            raise UserError(f"{actions.shape[1]} actions were given between {frames.shape[1]} frames, "
+                            f"expected {frames.shape[1] - 1}")  # fmt: skip
+        self.check(frames, torch.cat([actions, actions.new_zeros(len(actions), 1, actions.shape[2])], dim=1))
+        context, actions = self.context(frames, actions, futures)
+        return VideoStream(self, context, actions, generator=generator, sampler=sampler, graph=graph)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -163,13 +204,8 @@ class WorldModelPipeline(DiffusionPipeline):
             follow one another.
         """
         self.check(frames, actions)
-        if futures < 1:
-            raise UserError(f"{futures} futures cannot be rolled out: give 1 or more")
         k, device = self.time_stride, self._execution_device
-        left_out = (frames.shape[1] - 1) % k
-        frames, actions = frames[:, left_out:].to(device), actions[:, left_out:].to(device)
-        context = self.normalise(self.codec.encode(frames)).repeat_interleave(futures, 0)
-        actions = actions.repeat_interleave(futures, 0)
+        context, actions = self.context(frames, actions, futures)
         wanted = actions.shape[1] + 1
         padding = -actions.shape[1] % k  # whole latent steps are predicted; what is too much is cut off below
         actions = torch.cat([actions, actions[:, -1:].expand(-1, padding, -1)], dim=1)
@@ -185,3 +221,54 @@ class WorldModelPipeline(DiffusionPipeline):
         latents = torch.cat([context, predicted], dim=1)
         decoded = self.codec.decode(self.denormalise(latents))[:, :wanted]
         return WorldModelOutput(decoded, latents, pixel_frames(context.shape[1], k))
+
+
+class VideoStream:
+    """A video in the making: one latent step's frames at a time, in memory that does not grow.
+
+    Frames equal those of a call up to rounding where the autoencoder looks back only so far (`videowm.vae.stream`);
+    where it looks back on everything, it sees the model's own window.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, pipeline: WorldModelPipeline, context: Tensor, actions: Tensor, *, generator: torch.Generator | None,
+        sampler: Sampler | None, graph: bool,
+    ) -> None:  # fmt: skip
+        """`context` is clean, normalised latents "b t c h w", `actions` the raw ones "b n a" between its frames."""
+        self.pipeline, self.generator = pipeline, generator
+        if graph and context.is_cuda:
+            pipeline.transformer.compile_blocks()
+        self.stream = LatentStream(pipeline.transformer, context, pipeline.group(actions), sampler=sampler,
+                                   shift=pipeline.scheduler.config.shift, window=pipeline.trained_on.window,
+                                   generator=generator, graph=graph)  # fmt: skip
+        self.decoder = StreamDecoder(pipeline.codec, decoder_window(pipeline.codec, pipeline.trained_on.window))
+        self.last = context[:, -1:]
+        for step in context.split(1, dim=1):
+            self.decoder.step(pipeline.denormalise(step))
+
+    @torch.no_grad()
+    def step(self, actions: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The next frames "b k 3 H W" in [-1, 1] under the actions "b k a" that lead to them.
+
+        Args:
+            actions: one for each frame; k is the autoencoder's time stride.
+            noise: the starting noise "b 1 c h w", instead of the generator's.
+        """
+        b, k = len(self.last), self.pipeline.time_stride
+        if tuple(actions.shape[:2]) != (b, k):
+            raise UserError(f"actions {tuple(actions.shape)} were given, expected ({b}, {k}, a): one a frame")
+        for one in actions:
+            check_actions(one, size=len(self.pipeline.trained_on.action_names))
+        if noise is None:
+            where = self.generator.device if self.generator else self.last.device
+            noise = torch.randn(self.last.shape, generator=self.generator, device=where)
+        grouped = self.pipeline.group(actions.to(self.last.device))[:, 1:]  # the first group is a clip's beginning
+        self.last = self.stream.step(grouped, noise.to(self.last.device))
+        return self.decoder.step(self.pipeline.denormalise(self.last))
+
+
+def decoder_window(codec: DiffusersCodec, otherwise: int) -> int:
+    """Latent steps that a decoder must see to be exact; `otherwise` where it looks back on everything."""
+    field = decoder_field(codec)
+    return otherwise if field is None else field + 1

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from videowm.dit import DiT
 from videowm.dit.attention import Rotary, attention, block_causal_blocks, block_causal_mask, rotate, unit
-from videowm.dit.model import modulate
 from videowm.types import UserError
 
 STEPS = 5
@@ -92,6 +91,10 @@ def test_the_cache_gives_what_the_whole_sequence_gives(model, inputs, parts, loc
         assert (whole[:, 2:] - model(**inputs)[:, 2:]).abs().max() > 1e-3, "a local block must see less"
 
 
+def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
 def remembered(model, inputs, window: int, sinks: int) -> torch.Tensor:
     """A rollout's memory as it is defined, in lists: keys are turned for every query, as that one sees them."""
     cache = [[] for _ in range(model.depth)]
@@ -99,14 +102,15 @@ def remembered(model, inputs, window: int, sinks: int) -> torch.Tensor:
     for i in range(STEPS):
         part = {k: v[:, i, None] for k, v in inputs.items()}
         modulations = model.modulations(part["level"], part["actions"])
-        x = model.patched(part["latents"])
+        _, x, _ = model.stream(part["latents"])
         seen = [j for j in range(i + 1) if i - j < window - (sinks if i >= window else 0) or j < sinks]
         at = {j: j if j >= sinks or i < window else i - window + 1 + j for j in seen}
         for block, modulation, held in zip(model.blocks, modulations, cache):
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(2)
             qkv = block.attention.qkv(modulate(x, shift1, scale1).flatten(1, 2))
             query, key, value = rearrange(qkv, "b l (three n k) -> three b n l k", three=3, n=block.attention.heads)
-            query, key = unit(query, block.attention.query_scale), unit(key, block.attention.key_scale)
+            gains = block.attention.gains.view(2, -1)
+            query, key = unit(query, gains[0]), unit(key, gains[1])
             held.append((key, value))
             keys = [rotate(held[j][0], *model.rotary.angles(torch.tensor([at[j]]))) for j in seen]
             query = rotate(query, *model.rotary.angles(torch.tensor([i])))
@@ -114,7 +118,7 @@ def remembered(model, inputs, window: int, sinks: int) -> torch.Tensor:
             attended = block.attention.project(rearrange(mixed, "b n l k -> b l (n k)"))
             x = x + gate1 * attended[:, None]
             x = x + gate2 * block.down(F.gelu(block.up(modulate(x, shift2, scale2)), approximate="tanh"))
-        out.append(model.unpatched(model.head(x, modulations[-1])))
+        out.append(model.unpatched(model.head.unembed(modulate(x, *modulations[-1].unbind(2)))))
     return torch.cat(out, dim=1)
 
 
@@ -216,11 +220,10 @@ def test_the_start_is_nothing():
     fresh = DiT(depth=1, channels=3, height=4, width=4, actions=5)
     out = fresh(torch.randn(1, 2, 3, 4, 4), torch.rand(1, 2), torch.randn(1, 2, 5))
     assert torch.equal(out, torch.zeros(1, 2, 3, 4, 4))
-    tokens = torch.randn(1, 2, 4, 64)
-    rotary = fresh.rotary.angles(torch.arange(2))
-    assert torch.equal(
-        fresh.blocks[0](tokens, fresh.modulations(torch.rand(1, 2), torch.randn(1, 2, 5))[0], rotary, None), tokens
-    )
+    stream = (torch.randn(1, 2, 4, 64), torch.randn(1, 2, 4, 64), torch.zeros(1, 2, 1, 64))
+    modulation = fresh.modulations(torch.rand(1, 2), torch.randn(1, 2, 5))[0]
+    x, _, gate = fresh.blocks[0](*stream, modulation, fresh.rotary.angles(torch.arange(2)), None)
+    assert torch.equal(x, stream[0]) and not gate.any()
 
 
 def test_depth_is_the_one_dial():

@@ -8,7 +8,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from videowm.dit import DiT
-from videowm.train.flops import causal_pairs, image_dit_forward_flops, model_flops, parameters, peak_flops
+from videowm.train.flops import (
+    causal_pairs,
+    image_dit_forward_flops,
+    model_families,
+    model_flops,
+    parameters,
+    peak_flops,
+)
 
 SIZES = [
     {"depth": 1, "channels": 4, "height": 8, "width": 8, "actions": 13, "patch": 2},
@@ -22,7 +29,7 @@ SIZES = [
 def test_the_count_is_what_is_computed(shape, steps):
     """Guards a forgotten layer: step by step with the cache, exactly the pairs that the mask allows are computed.
 
-    Equality is exact and for two shapes and lengths, so no two errors cancel.
+    Equality is exact, for each kernel family, and for several shapes and lengths, so no two errors cancel.
     """
     model = DiT(**shape).eval()
     cache = model.new_cache(1, steps)
@@ -32,6 +39,9 @@ def test_the_count_is_what_is_computed(shape, steps):
         for _ in range(steps):
             model(*step, torch.zeros(1, 1, shape["actions"]), cache, write=True)
     assert counter.get_total_flops() == model_flops(model, steps)
+    counts, families = counter.get_flop_counts()["Global"], model_families(model, steps)
+    assert counts[torch.ops.aten.bmm] == families["attention"]
+    assert sum(n for op, n in counts.items() if op is not torch.ops.aten.bmm) == families["matrix"]
 
 
 def test_training_is_three_forward_passes():

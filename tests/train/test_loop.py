@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch._dynamo.testing import CompileCounter
 
 from videowm.data.clips import pick
 from videowm.train import checkpoint
-from videowm.train.loop import Draws, train
+from videowm.train.loop import Draws, Task, TrainConfig, train
 from videowm.types import UserError
 
 AS_IN_THE_RUN = ("train.save_every=1", "train.keep=9", "train.ema=0.5")
@@ -48,16 +50,17 @@ def test_the_average_is_what_is_exported(world_run):
     torch.testing.assert_close(steps[1]["average"]["embed.bias"], half)
 
 
-@pytest.mark.parametrize("change", ["workers", "accumulate", "log"])
+@pytest.mark.parametrize("change", ["workers", "resident", "checkpointing", "accumulate", "log"])
 def test_how_a_run_is_executed_changes_nothing(world_run, stopped, train_world, same, change):
-    """Guards results that depend on workers, logging or accumulation, each changed in the middle of the run.
+    """Guards results that depend on workers, where latents lie, recomputing, logging or accumulation, changed in a run.
 
     Accumulation adds the same numbers in another order, so there weights agree to 1e-6 and not to the bit.
     """
     out = stopped(2)
-    override = {"workers": "train.workers=2", "accumulate": "train.accumulate=2", "log": "train.log_every=4"}[change]
-    train_world(out, *AS_IN_THE_RUN, override)
-    if change == "workers":
+    overrides = {"workers": "train.workers=2", "resident": "resident=on", "checkpointing": "train.checkpointing=true",
+                 "accumulate": "train.accumulate=2", "log": "train.log_every=4"}  # fmt: skip
+    train_world(out, *AS_IN_THE_RUN, overrides[change])
+    if change in ("workers", "resident", "checkpointing"):
         return same(out, world_run)
     one, other = (load_file(run / "transformer/diffusion_pytorch_model.safetensors") for run in (out, world_run))
     tolerance = {"rtol": 0, "atol": 1e-6 if change == "accumulate" else 0}
@@ -112,9 +115,15 @@ def test_a_budget_sets_the_steps(train_world, tmp_path):
     assert yaml.safe_load((tmp_path / "world/config.yaml").read_text())["train"]["steps"] == record["steps"]
 
 
-def test_a_gradient_that_is_not_a_number_stops_before_the_update(world_run, tmp_path):
-    """Guards NaN weights in a checkpoint: the loss of step 2 (the third) is NaN, so what is left is step 2, finite."""
+@pytest.mark.parametrize("where", ["at once", "on the device"])
+def test_a_gradient_that_is_not_a_number_stops_before_the_update(world_run, tmp_path, monkeypatch, where):
+    """Guards NaN weights in a checkpoint: the loss of step 2 (the third) is NaN, so what is left is step 2, finite.
+
+    On the device it is noticed only after step 3, whose gradient is finite and must not move the weights either: they
+    are still those of step 2, and neither a checkpoint nor a line of metrics is written.
+    """
     from videowm import config as configuration
+    from videowm.train import loop
     from videowm.train.tasks import WorldRun, build_task
 
     class Broken:
@@ -126,14 +135,102 @@ def test_a_gradient_that_is_not_a_number_stops_before_the_update(world_run, tmp_
             self.calls = self.__dict__.get("calls", 0) + 1
             return value * (float("nan") if self.calls == 3 else 1), metrics
 
-    task = build_task(configuration.load(WorldRun, world_run / "config.yaml", [f"out={tmp_path / 'nan'}"]))
+    overrides = [f"out={tmp_path / 'nan'}", "train.save_every=2", "train.log_every=4"]
+    task = build_task(configuration.load(WorldRun, world_run / "config.yaml", overrides))
+    monkeypatch.setattr(loop.Run, "patient", where == "on the device")
+    broken = Broken()
     with pytest.raises(UserError, match="gradient of step 2 is not finite.*lower train.lr"):
-        train(Broken(), task.config.train, tmp_path / "nan", configuration.to_dict(task.config))
+        train(broken, task.config.train, tmp_path / "nan", configuration.to_dict(task.config))
     found = checkpoint.latest(tmp_path / "nan/checkpoints")
     assert found.name == "step-00000002"
     expected = (world_run / "checkpoints/step-00000002/model.safetensors").read_bytes()
     assert (found / "model.safetensors").read_bytes() == expected
-    assert not (tmp_path / "nan/record.json").exists()
+    assert not (tmp_path / "nan/record.json").exists() and not (tmp_path / "nan/metrics.jsonl").exists()
+    assert broken.calls == {"at once": 3, "on the device": 4}[where]
+    saved = load_file(found / "model.safetensors")
+    assert all(torch.equal(value, saved[name]) for name, value in task.model.state_dict().items())
+
+
+class Line(Task):
+    """Fit a line: a task whose model can be compiled, counting the graphs."""
+
+    name, seed = "line", 0
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = Compilable()
+
+    def load(self, step: int, slots: range) -> dict[str, torch.Tensor]:
+        return {"x": torch.linspace(-1, 1, 8)[list(slots), None] + step}
+
+    def loss(self, model, batch, draws):
+        return (model(batch["x"]) - 3 * batch["x"] + draws.normal(1)).square().mean(), {}
+
+    def evaluate(self):
+        yield "at_one", float(self.model(torch.ones(1, 1)).detach())
+
+    def export(self, out: Path) -> None:
+        save_file(self.model.state_dict(), out / "line.safetensors")
+
+    def record(self) -> dict:
+        return {}
+
+
+class Layer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(1, 16), torch.nn.Linear(16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.up(x).tanh())
+
+
+class Compilable(torch.nn.Sequential):
+    """A layer, compiled by a compiler that counts and needs no C++ on the machine."""
+
+    def __init__(self) -> None:
+        super().__init__(Layer())
+        self.counter = CompileCounter()
+
+    def compile_blocks(self, *, graph: bool) -> None:
+        self[0].compile(backend=self.counter, fullgraph=True, dynamic=False)
+
+    def uncompile(self) -> None:
+        self[0]._compiled_call_impl = None
+
+
+def test_compiled_training_is_the_same(tmp_path):
+    """Guards `compile`: on, off and auto (off on a CPU) agree, one graph is made, and none for evaluation's shape."""
+    records, graphs = {}, {}
+    for choice in ("on", "off", "auto"):
+        task, config = Line(), TrainConfig(steps=6, compile=choice, trackers=[], precision="fp32")
+        records[choice] = train(task, config, tmp_path / choice, {"train": dataclasses.asdict(config)})["metrics"]
+        graphs[choice] = task.model.counter.frame_count
+    assert graphs == {"on": 1, "off": 0, "auto": 0}
+    assert records["off"] == records["auto"] and records["on"]["at_one"] == pytest.approx(
+        records["off"]["at_one"], 1e-5
+    )
+    assert records["off"]["at_one"] != pytest.approx(float(Line().model(torch.ones(1, 1)).detach()), 1e-3)
+
+
+def test_a_model_that_cannot(vae_run, tmp_path):
+    """Guards an option that is taken and does nothing: an autoencoder has no compiled blocks and recomputes nothing."""
+    from videowm.train.loop import launch
+
+    class Plain(Line):
+        def __init__(self) -> None:
+            self.model = torch.nn.Linear(1, 1)
+
+    for change, expected in (
+        ({"compile": "on"}, "compile is on, but"),
+        ({"checkpointing": True}, "cannot compute act"),
+    ):
+        config = TrainConfig(trackers=[], precision="fp32", **change)
+        with pytest.raises(UserError, match=f"train.{expected}|train.checkpointing is true.*{expected}"):
+            train(Plain(), config, tmp_path / "line", {"train": dataclasses.asdict(config)})
+    with pytest.raises(UserError, match="train.checkpointing is true, but the model of task vae"):
+        launch(vae_run / "config.yaml", [f"out={tmp_path / 'vae'}", "train.checkpointing=true"])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -166,6 +263,24 @@ def test_what_is_refused_at_once(world_run, train_world, tmp_path, overrides, ex
     with pytest.raises(UserError, match=expected):
         train_world(world_run, *AS_IN_THE_RUN, *overrides)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a CPU is never waited for")
+def test_a_step_waits_for_nothing(world_run, tmp_path):
+    """Guards a host that waits for the GPU in every step: after the first, which makes the state, any wait raises."""
+    from videowm import config as configuration
+    from videowm.train.loop import Run, make_accelerator
+    from videowm.train.tasks import WorldRun, build_task
+
+    task = build_task(configuration.load(WorldRun, world_run / "config.yaml", [f"out={tmp_path}"]))
+    run = Run(task, task.config.train, tmp_path, make_accelerator(task.config.train, tmp_path))
+    try:
+        for batch in run.batches():
+            run.update(batch)
+            torch.cuda.set_sync_debug_mode("error")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert run.step == 4 and run.guard.failed() is None
 
 
 def test_a_directory_of_something_else(train_world, tmp_path):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from videowm.train.optim import Average, adamw, wsd
+from videowm.train.optim import Average, Guard, adamw, wsd
 
 
 def test_schedule_by_hand():
@@ -47,3 +47,23 @@ def test_only_matrices_decay():
     moved = {name: p.unique().tolist() for name, p in model.named_parameters()}
     assert moved.pop("0.weight") == pytest.approx([0.95])
     assert set(moved) == {"0.bias", "1.weight", "1.bias"} and all(v == [1.0] for v in moved.values())
+
+
+def test_an_update_that_is_not_finite_is_left_out_on_the_device():
+    """Guards weights and moments after a gradient that is not a number, and a later finite one that moves them again.
+
+    Before it, updates are those of AdamW without a guard, to the bit; it is the third, and told only when asked.
+    """
+    weight, plain = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    guarded, other = (torch.optim.AdamW([p], lr=0.1, fused=True) for p in (weight, plain))
+    guard = Guard(guarded, torch.device("cpu"))
+    for value in (1.0, 0.5, float("inf"), 2.0):
+        weight.grad = torch.full((3,), value)
+        guard.see(weight.grad.norm())
+        guarded.step()
+        if value <= 1:
+            plain.grad = torch.full((3,), value)
+            other.step()
+            assert guard.failed() is None and torch.equal(weight, plain)
+    assert guard.failed() == (2, float("inf")) and torch.equal(weight, plain)
+    assert all(torch.equal(guarded.state[weight][k], v) for k, v in other.state[plain].items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,7 +12,17 @@ import torch
 
 from videowm.data.dataset import Dataset
 from videowm.types import UserError
-from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to_float, to_uint8, weights_hash
+from videowm.vae.codec import (
+    DiffusersCodec,
+    SizeConfig,
+    VAEConfig,
+    build_vae,
+    load_vae,
+    to_float,
+    to_uint8,
+    weights_hash,
+)
+from videowm.vae.sizes import SIZES
 
 SMALL = {
     "AutoencoderKLCosmos": {
@@ -44,7 +55,7 @@ def frames(dataset):
 def test_strides_are_those_that_come_out(name):
     """Guards a stride read from the wrong key of a model's configuration: they must be what encoding really does."""
     torch.manual_seed(0)
-    codec = DiffusersCodec(build_vae(VAEConfig(name, SMALL[name])).eval())
+    codec = DiffusersCodec(build_vae(VAEConfig(name, args=SMALL[name])).eval())
     assert codec.stride == STRIDES[name] and codec.channels == 4
     time, height, width = codec.stride
     latents = codec.encode(torch.zeros(1, 1 + 2 * time, 3, 32, 64))
@@ -158,3 +169,47 @@ def test_what_cannot_be_loaded(vae_run, tmp_path):
     (tmp_path / "vae/config.json").write_text(json.dumps(settings | {"_class_name": "UNet2DModel"}))
     with pytest.raises(UserError, match="'UNet2DModel' is not a video autoencoder"):
         load_vae(tmp_path)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_class_offers_the_strides_of_the_table(name):
+    """Guards the table in VAEConfig: what it lists is built, encodes and decodes; what it does not list is refused."""
+    row = next(line for line in VAEConfig.__doc__.splitlines() if line.strip().startswith(name))
+    cells = re.split(r"\s{2,}", row.strip())[1:]
+    for time, cell in zip((1, 2, 4, 8), cells, strict=True):
+        for space in (4, 8, 16):
+            config = VAEConfig(name, SizeConfig(time=time, space=space, channels=6, width=8))
+            if str(space) in cell.split():
+                codec = DiffusersCodec(build_vae(config).eval())
+                assert codec.stride == (time, space, space) and codec.channels == 6
+                codec.check_strides(16, 32)
+            else:
+                with pytest.raises(UserError, match=f"strides of {time} in time and {space} in space"):
+                    build_vae(config)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [({"time": 3}, "powers of two"), ({"width": 12}, "multiple of 8"), ({"channels": 0}, "channels 0")],
+)
+def test_sizes_that_are_refused(size, expected):
+    """Guards tracebacks out of a class's own layers for strides, channels and widths that no class takes."""
+    with pytest.raises(UserError, match=expected):
+        build_vae(VAEConfig(size=SizeConfig(**size)))
+
+
+def test_a_decoder_that_does_not_give_the_frames_back():
+    """Guards a patch longer than the time stride: the latents have the right shape, 5 frames of 3 come back."""
+    args = SMALL["AutoencoderKLCosmos"] | {"temporal_compression_ratio": 2}
+    with pytest.raises(UserError, match="decodes 3 frames of 32x32 to"):
+        DiffusersCodec(build_vae(VAEConfig(args=args))).check_strides(32, 32)
+
+
+@torch.no_grad()
+def test_wan_drops_no_frame():
+    """Guards a class that encodes by fours: at a time stride of 2 it gave 3 latents of 7 frames, without a word."""
+    codec = DiffusersCodec(build_vae(VAEConfig("AutoencoderKLWan", args=SMALL["AutoencoderKLWan"])).eval())
+    frames = torch.rand(1, 9, 3, 16, 16) * 2 - 1
+    encoded = codec.encode(frames[:, :7])
+    assert encoded.shape[1] == 4
+    torch.testing.assert_close(encoded, codec.encode(frames)[:, :4])

@@ -32,10 +32,11 @@ class KVCache:
         self.values = [torch.zeros_like(k) for k in self.keys]
         self.device = like.device
         self.next_step = 0
-        # The graph of a rollout reads these, so they are filled anew, never replaced.
+        # On the device, and filled anew rather than replaced: a rollout's graph reads these and moves them on.
+        self.step = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.where = {w: torch.zeros(self.tokens, dtype=torch.int64, device=self.device) for w in set(windows)}
         self.visible = {w: torch.zeros(1, w * self.tokens, dtype=torch.bool, device=self.device) for w in set(windows)}
-        self.angles = rotary.angles(torch.zeros(1, device=self.device))
+        self.angles = rotary.angles(self.step)
         self.kept: list[Tensor] = []
         self.prepare()
 
@@ -43,15 +44,11 @@ class KVCache:
         """Steps that blocks of this window never forget; those that look back less than the others forget all."""
         return self.sinks if window == max(self.windows) else 0
 
-    def slot(self, window: int, step: int) -> int:
-        """The place of a latent step in rings of `window` steps."""
+    def places(self, window: int, steps: Tensor) -> Tensor:
+        """Indices "l" of the tokens of some steps (int "t") in rings of `window` steps."""
         sinks = self.sinks_of(window)
-        return step if step < window else sinks + (step - sinks) % (window - sinks)
-
-    def places(self, window: int, steps: range) -> Tensor:
-        """Indices "l" of the tokens of some steps in rings of `window` steps."""
-        slots = torch.tensor([self.slot(window, step) for step in steps], dtype=torch.int64)
-        return (slots[:, None] * self.tokens + torch.arange(self.tokens)).flatten().to(self.device)
+        slots = torch.where(steps < window, steps, sinks + (steps - sinks) % (window - sinks))
+        return (slots[:, None] * self.tokens + torch.arange(self.tokens, device=self.device)).flatten()
 
     @property
     def full(self) -> bool:
@@ -61,26 +58,28 @@ class KVCache:
     def advance(self, count: int) -> None:
         """The `count` steps that every block has just written are finished."""
         self.next_step += count
+        self.step += count
         self.prepare()
 
     def prepare(self) -> None:
-        """Where the next step stands and writes, and what it sees."""
-        step, longest = self.next_step, max(self.windows)
-        for window in set(self.windows):
-            self.where[window].copy_(self.places(window, range(step, step + 1)))
-            self.visible[window].copy_(torch.arange(window * self.tokens) < (step + 1) * self.tokens)
-        for buffer, value in zip(self.angles, self.rotary.angles(torch.tensor([step], device=self.device))):
+        """Where the next step stands and writes, and what it sees; on the device alone, so that a graph can do it."""
+        for window, where in self.where.items():
+            where.copy_(self.places(window, self.step))
+            self.visible[window].copy_(
+                torch.arange(window * self.tokens, device=self.device) < (self.step + 1) * self.tokens
+            )
+        for buffer, value in zip(self.angles, self.rotary.angles(self.step)):
             buffer.copy_(value)
-        if self.sinks and step >= longest:
-            self.turn_sinks(step - longest + 1)
+        if self.sinks and self.full:
+            self.turn_sinks(self.step - max(self.windows) + 1)
 
-    def turn_sinks(self, steps: int) -> None:
-        """Place the first steps at the beginning of the window, which has moved on by `steps`."""
+    def turn_sinks(self, steps: Tensor) -> None:
+        """Place the first steps at the beginning of the window, which has moved on by `steps` (int "1")."""
         length = self.sinks * self.tokens
         held = [k[:, :, :length] for k, w in zip(self.keys, self.windows) if w == max(self.windows)]
         if not self.kept:
             self.kept = [k.clone() for k in held]  # turning these, not the last ones, adds up no rounding
-        angles = self.rotary.forward_in_time(torch.tensor([steps], device=self.device))
+        angles = self.rotary.forward_in_time(steps)
         for keys, original in zip(held, self.kept):
             keys.copy_(rotate(original, *angles))
 
@@ -93,7 +92,8 @@ class KVCache:
         """
         window, keys, values = self.windows[block], self.keys[block], self.values[block]
         if steps > 1:
-            return (keys, values, self.places(window, range(max(0, steps - window), steps))), None
+            written = torch.arange(max(0, steps - window), steps, device=self.device)
+            return (keys, values, self.places(window, written)), None
         if static and not self.full:
             return (keys, values, self.where[window]), self.visible[window]
         used = min(window, self.next_step + 1) * self.tokens

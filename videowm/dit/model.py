@@ -7,6 +7,7 @@ forcing, arXiv 2407.01392), so context is simply a step whose level is 0.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -15,8 +16,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from videowm.dit.attention import Attention, Mask, Rotary, Store, block_causal_blocks, block_causal_mask
+from videowm.dit.attention import Attention, Mask, Rotary, Store, block_causal_blocks, block_causal_mask, fused
 from videowm.dit.cache import KVCache
+from videowm.dit.graph import record
 from videowm.types import UserError
 
 HEAD_SIZE = 64
@@ -29,28 +31,40 @@ def level_features(level: Tensor, width: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Tokens "b t s d", normalised, then scaled and shifted by one pair "b t 1 d" a latent step."""
-    return F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+def add_modulate(x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """What a branch gives is added to the stream; then that, normalised, scaled and shifted, is the next one's input.
+
+    Args:
+        x, branch: "b t s d".
+        gate, shift, scale: "b t 1 d", one for each latent step.
+    """
+    if fused is not None and x.is_cuda:
+        return fused.add_modulate(x, branch, gate, shift, scale)
+    x = x + gate * branch
+    return x, F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
 class Block(nn.Module):
-    """Attention and MLP, each modulated and gated by the step's condition (adaLN-Zero)."""
+    """Attention and MLP, each modulated and gated by the step's condition (adaLN-Zero).
 
-    def __init__(self, width: int, heads: int, tokens: int) -> None:
+    What the MLP gives is added in the next block, where adding, normalising and modulating are one pass over memory.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.attention = Attention(width, heads, tokens)
+        self.attention = Attention(width, heads)
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
 
     def forward(
-        self, x: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask, store: Store | None = None
-    ) -> Tensor:
-        """Tokens "b t s d", modulation "b t 6 1 d" -> tokens "b t s d"."""
+        self, x: Tensor, branch: Tensor, gate: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask,
+        store: Store | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Stream and branch "b t s d", the branch's gate "b t 1 d", modulation "b t 6 1 d" -> stream, branch, gate."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(2)
-        attended = self.attention(modulate(x, shift1, scale1).flatten(1, 2), rotary, mask, store)
-        x = x + gate1 * attended.unflatten(1, x.shape[1:3])
-        return x + gate2 * self.down(F.gelu(self.up(modulate(x, shift2, scale2)), approximate="tanh"))
+        x, h = add_modulate(x, branch, gate, shift1, scale1)
+        x, h = add_modulate(x, self.attention(h, rotary, mask, store), gate1, shift2, scale2)
+        return x, self.down(F.gelu(self.up(h), approximate="tanh")), gate2.contiguous()
 
 
 class Head(nn.Module):
@@ -60,10 +74,9 @@ class Head(nn.Module):
         super().__init__()
         self.unembed = nn.Linear(width, outputs)
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """Tokens "b t s d", modulation "b t 2 1 d" -> "b t s outputs", float32."""
-        shift, scale = modulation.unbind(2)
-        return self.unembed(modulate(x, shift, scale)).float()
+    def forward(self, x: Tensor, branch: Tensor, gate: Tensor, modulation: Tensor) -> Tensor:
+        """Stream, branch and gate of the last block, modulation "b t 2 1 d" -> "b t s outputs", float32."""
+        return self.unembed(add_modulate(x, branch, gate, *modulation.unbind(2))[1]).float()
 
 
 class DiT(ModelMixin, ConfigMixin):
@@ -78,6 +91,8 @@ class DiT(ModelMixin, ConfigMixin):
         local: latent steps that three of four blocks see, the own one included; None: all blocks see all.
         trained_on: what a user of the weights must know (see `videowm.pipeline.TrainedOn`); the network ignores it.
     """
+
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -103,11 +118,12 @@ class DiT(ModelMixin, ConfigMixin):
         self.action_mlp = nn.Sequential(nn.Linear(actions, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.rotary = Rotary(hidden // heads, *self.grid)
         self.modulation = nn.Linear(hidden, (6 * depth + 2) * hidden)  # of all blocks and of the head
-        self.blocks = nn.ModuleList(Block(hidden, heads, self.tokens) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(hidden, heads) for _ in range(depth))
         self.head = Head(hidden, channels * patch * patch)
         # Three of four blocks look back less far, where `local` is given; the last one never does.
         self.windows = [None if local is None or (depth - i) % 4 == 1 else local for i in range(depth)]
-        self.compiled, self.masks = False, {}
+        self.compiled, self.masks, self.graphs = False, {}, None
+        self.gradient_checkpointing = False  # set by enable_gradient_checkpointing(): blocks are computed twice
         self.initialise()
 
     @property
@@ -139,10 +155,11 @@ class DiT(ModelMixin, ConfigMixin):
         Returns:
             velocity (noise minus data) "b t c h w", float32.
         """
-        t, modulations = latents.shape[1], self.modulations(level, actions)
         if cache is None:
-            out = self.sequence(latents, modulations)
-        elif t == 1:
+            graphed = self.graphs is not None and self.training and torch.is_grad_enabled()
+            return (self.graphed if graphed else self.velocity)(latents, level, actions)
+        t, modulations = latents.shape[1], self.modulations(level, actions)
+        if t == 1:
             out = self.one_step(latents, modulations, cache)
         elif cache.next_step:
             raise ValueError(f"{t} steps were given to a cache that holds {cache.next_step}: give one after the other")
@@ -151,6 +168,17 @@ class DiT(ModelMixin, ConfigMixin):
         if write:
             cache.advance(t)
         return out
+
+    def velocity(self, latents: Tensor, level: Tensor, actions: Tensor) -> Tensor:
+        """The same without a cache."""
+        return self.sequence(latents, self.modulations(level, actions))
+
+    def graphed(self, *inputs: Tensor) -> Tensor:
+        """The same in training, as CUDA graphs, recorded once for every shape."""
+        shapes = tuple(x.shape for x in inputs)
+        if shapes not in self.graphs:
+            self.graphs[shapes] = record(self, inputs)
+        return self.graphs[shapes](*inputs)
 
     def modulations(self, level: Tensor, actions: Tensor) -> list[Tensor]:
         """Shifts, scales and gates "b t 6 1 d" of every block, then "b t 2 1 d" of the head."""
@@ -161,27 +189,30 @@ class DiT(ModelMixin, ConfigMixin):
 
     def sequence(self, latents: Tensor, modulations: list[Tensor], cache: KVCache | None = None) -> Tensor:
         """Velocity "b t c h w" of a clip from its first step on; keys and values go into an empty cache."""
-        t, x = latents.shape[1], self.patched(latents)
+        t, stream = latents.shape[1], self.stream(latents)
         rotary = self.rotary.angles(torch.arange(t, device=latents.device))
         for i, block in enumerate(self.blocks):
             store = cache.store(i, t, static=False)[0] if cache is not None else None
             run = block.forward if store is not None else block  # lengths of contexts differ: not worth compiling
-            x = run(x, modulations[i], rotary, self.mask(t, self.windows[i], latents.device), store)
-        return self.unpatched(self.head(x, modulations[-1]))
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                run = partial(self._gradient_checkpointing_func, block)
+            stream = run(*stream, modulations[i], rotary, self.mask(t, self.windows[i], latents.device), store)
+        return self.unpatched(self.head(*stream, modulations[-1]))
 
     def one_step(self, latents: Tensor, modulations: list[Tensor], cache: KVCache, *, static: bool = False) -> Tensor:
         """Velocity "b 1 c h w" of the step that follows those in the cache; see `KVCache.store` for `static`."""
-        x = self.patched(latents)
+        stream = self.stream(latents)
         for i, block in enumerate(self.blocks):
             store, mask = cache.store(i, 1, static=static)
             run = block if static else block.forward
-            x = run(x, modulations[i], cache.angles, mask, store)
-        return self.unpatched(self.head.forward(x, modulations[-1]))
+            stream = run(*stream, modulations[i], cache.angles, mask, store)
+        return self.unpatched((self.head if static else self.head.forward)(*stream, modulations[-1]))
 
-    def patched(self, latents: Tensor) -> Tensor:
-        """Latents "b t c h w" -> tokens "b t s d"."""
-        tokens = rearrange(latents, "b t c (h p) (w q) -> b t (h w) (p q c)", p=self.patch, q=self.patch)
-        return self.embed(tokens.to(self.embed.weight.dtype))
+    def stream(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents "b t c h w" -> an empty stream and their tokens as its first branch, "b t s d", with a gate of 1."""
+        patches = rearrange(latents, "b t c (h p) (w q) -> b t (h w) (p q c)", p=self.patch, q=self.patch)
+        tokens = self.embed(patches.to(self.embed.weight.dtype))
+        return torch.zeros_like(tokens), tokens, torch.ones_like(tokens[:, :, :1])
 
     def unpatched(self, tokens: Tensor) -> Tensor:
         """What the head says "b t s (p q c)" -> "b t c h w"."""
@@ -210,15 +241,19 @@ class DiT(ModelMixin, ConfigMixin):
         return KVCache(windows, self.rotary, (batch, attention.heads, self.hidden // attention.heads),
                        self.embed.weight, sinks=sinks)  # fmt: skip
 
-    def compile_blocks(self) -> None:
-        """Compile blocks and head (one compilation serves all blocks); clips must then keep one shape."""
+    def compile_blocks(self, *, graph: bool = False) -> None:
+        """Compile blocks and head (one compilation serves all blocks); clips must then keep one shape.
+
+        With `graph` a training step on a GPU is two CUDA graphs; its gradients must not be accumulated over calls.
+        """
         self.compiled = True
+        self.graphs = {} if graph and self.embed.weight.is_cuda else None
         for module in (*self.blocks, self.head):
             module.compile(fullgraph=True, dynamic=False)
 
     def uncompile(self) -> None:
         """Back to plain PyTorch, for shapes that change."""
-        self.compiled = False
+        self.compiled, self.graphs = False, None
         for module in (*self.blocks, self.head):
             module._compiled_call_impl = None
 

@@ -47,6 +47,7 @@ class LatentStream:
         self.use_graph = graph and device.type == "cuda"
         self.levels = self.sampler.schedule(shift)
         self.branches = self.weaker_branches()
+        self.remembers_noise = any(level for _, level, _ in self.branches)
         b, known = context.shape[:2]
         first = max(0, known - window + 1)
         context, actions = context[:, first:], actions[:, first:]
@@ -87,7 +88,7 @@ class LatentStream:
 
     def draw(self, like: Tensor) -> Tensor:
         """Noise for finished steps, where some branch wants it."""
-        if not any(level for _, level, _ in self.branches):
+        if not self.remembers_noise:
             return torch.zeros_like(like)
         return torch.randn(like.shape, generator=self.generator, device=self.generator.device).to(like.device)
 
@@ -96,14 +97,16 @@ class LatentStream:
         """The next latent step "b 1 c h w" under the grouped action "b 1 g", from the starting noise "b 1 c h w"."""
         self.action.copy_(action)
         self.noise.copy_(noise)
-        self.written.copy_(self.draw(self.written))
+        if self.remembers_noise:
+            self.written.copy_(self.draw(self.written))
         if self.graph is None and self.use_graph and self.cache.full:
             self.capture()
         if self.graph is not None:
             self.graph.replay()
+            self.cache.next_step += 1
         else:
             self.denoise()
-        self.cache.advance(1)
+            self.cache.advance(1)
         return self.step_out.clone()
 
     def denoise(self) -> None:
@@ -127,13 +130,20 @@ class LatentStream:
         run(self.noised(self.step_out, self.written, self.level[:, -1:]), -1)
 
     def capture(self) -> None:
-        """Record `denoise` as one CUDA graph; each pass writes the present keys anew, so trial runs leave nothing."""
+        """Record one latent step and the cache's advance as one CUDA graph.
+
+        Each pass writes the present keys anew, so trial runs leave nothing; a capture computes nothing.
+        """
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(2):
                 self.denoise()
+                self.cache.prepare()
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
+        step = self.cache.next_step
         with torch.cuda.graph(self.graph):
             self.denoise()
+            self.cache.advance(1)
+        self.cache.next_step = step

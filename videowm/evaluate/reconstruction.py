@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.evaluate import fidelity
 from videowm.vae.codec import DiffusersCodec, to_float
+
+MOVED = 0.1  # a pixel moved if it changed by more in some colour, of the range -1 to 1: 13 of 255 grey levels
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,42 @@ class ReconstructionConfig:
 def reconstruction(
     codec: DiffusersCodec, dataset: Dataset, config: ReconstructionConfig
 ) -> Iterator[tuple[str, object]]:
-    """PSNR and SSIM of held-out clips through the codec, each with its standard error over episodes."""
+    """`measures` of held-out clips through the codec, each with its standard error over episodes.
+
+    Clips in which nothing moves have no `psnr_moved`; `moved_clips` says in how many of `clips` something does.
+    """
     where = even_clips(dataset, frames=config.frames, split="test", count=config.clips)
     device = next(codec.vae.parameters()).device
-    scores: dict[str, list[torch.Tensor]] = {"psnr": [], "ssim": []}
+    parts: list[dict[str, Tensor]] = []
     for i in range(0, len(where), config.batch):
         clips = [dataset.clip(episode, start, config.frames).frames for episode, start in where[i : i + config.batch]]
         frames = to_float(np.stack(clips), device)
-        decoded = codec.decode(codec.encode(frames))
-        scores["psnr"].append(fidelity.psnr(decoded, frames).mean(1).cpu())
-        scores["ssim"].append(fidelity.ssim(decoded, frames).mean(1).cpu())
+        parts.append(measures(codec.decode(codec.encode(frames)), frames))
     episodes = np.array([episode for episode, _ in where])
-    for name, parts in scores.items():
-        values = fidelity.finite(name, torch.cat(parts)).double().numpy()
-        yield f"reconstruction/{name}", float(values.mean())
-        yield f"reconstruction/{name}_se", fidelity.standard_error(values, episodes)
+    for name in parts[0]:
+        values = torch.cat([part[name] for part in parts]).double().numpy()
+        kept = ~np.isnan(values) if name == "psnr_moved" else np.full(len(values), fill_value=True)
+        fidelity.finite(name, torch.from_numpy(values[kept]))
+        if name == "psnr_moved":
+            yield "reconstruction/clips", len(where)
+            yield "reconstruction/moved_clips", int(kept.sum())
+        if kept.any():
+            yield f"reconstruction/{name}", float(values[kept].mean())
+            yield f"reconstruction/{name}_se", fidelity.standard_error(values[kept], episodes[kept])
+
+
+def measures(decoded: Tensor, frames: Tensor) -> dict[str, Tensor]:
+    """Scores "b" of decoded against true clips "b f 3 H W" in [-1, 1]; in dB the peak is 2 throughout.
+
+    psnr, ssim: mean over frames. psnr_motion: PSNR of the differences of consecutive frames, mean over them.
+    psnr_moved: PSNR over the pixels of the clip that moved, NaN where none did.
+    """
+    scores = {"psnr": fidelity.psnr(decoded, frames).mean(1), "ssim": fidelity.ssim(decoded, frames).mean(1)}
+    if frames.shape[1] > 1:
+        moves = frames.diff(dim=1)
+        scores["psnr_motion"] = fidelity.psnr(decoded.diff(dim=1), moves).mean(1)
+        moved = (moves.abs() > MOVED).any(dim=2)  # "b f-1 H W", in any colour
+        error = (decoded - frames)[:, 1:].square().mean(dim=2)
+        mean = (error * moved).sum((1, 2, 3)) / moved.sum((1, 2, 3))  # 0 / 0 is NaN
+        scores["psnr_moved"] = 10 * (4 / mean.clamp_min(1e-10)).log10()
+    return {name: value.float().cpu() for name, value in scores.items()}

@@ -20,7 +20,10 @@ from videowm.vae.codec import to_float
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """Held-out rollouts: `clips` starts spread evenly over the test episodes, the same for every model."""
+    """Held-out rollouts: `clips` starts spread evenly over the test episodes, the same for every model.
+
+    Without any (`clips: 0`) the frames need not be there, the latents are enough.
+    """
 
     clips: int = 48
     context_frames: int = 9

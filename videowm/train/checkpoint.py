@@ -80,6 +80,14 @@ def write_manifest(directory: Path) -> None:
     sync(directory)
 
 
+def write_json(path: Path, data: Any) -> None:
+    """Whole or not there."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(data, indent=1))
+    sync(aside)
+    os.replace(aside, path)
+
+
 def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

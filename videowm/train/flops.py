@@ -19,17 +19,25 @@ def causal_pairs(steps: int, tokens: int, window: int | None = None) -> int:
     return tokens**2 * sum(min(step, window or steps) for step in range(1, steps + 1))
 
 
-def dit_forward_flops(
+def dit_forward_families(
     *, windows: list[int | None], width: int, steps: int, tokens: int, patch_values: int, actions: int,
     level_features: int = 256,
-) -> int:  # fmt: skip
-    """Forward FLOPs of `videowm.dit.DiT` on one clip of `steps` latent steps of `tokens` tokens, a window a block."""
+) -> dict[str, int]:  # fmt: skip
+    """Forward FLOPs of `videowm.dit.DiT` on one clip of `steps` latent steps of `tokens` tokens, a window a block, by
+    the kernels that do them: matrix products (by weights) and attention."""
     length = steps * tokens
-    blocks = sum(block_flops(length, causal_pairs(steps, tokens, window), width) for window in windows)
     modulation = steps * (12 * len(windows) + 4) * width**2
     ends = 2 * (2 * length * patch_values * width)
     condition = 2 * steps * width * (level_features + width + actions + width)
-    return blocks + modulation + ends + condition
+    return {
+        "matrix": len(windows) * block_flops(length, 0, width) + modulation + ends + condition,
+        "attention": sum(block_flops(0, causal_pairs(steps, tokens, window), width) for window in windows),
+    }
+
+
+def dit_forward_flops(**shape) -> int:
+    """All forward FLOPs on one clip; see `dit_forward_families`."""
+    return sum(dit_forward_families(**shape).values())
 
 
 def image_dit_forward_flops(
@@ -41,10 +49,10 @@ def image_dit_forward_flops(
     return blocks + ends + 2 * (256 * width + width**2)
 
 
-def model_flops(model, steps: int) -> int:
-    """Forward FLOPs of a `DiT` on one clip of `steps` latent steps."""
+def model_families(model, steps: int) -> dict[str, int]:
+    """Forward FLOPs of a `DiT` on one clip of `steps` latent steps, by kernel family."""
     config = model.config
-    return dit_forward_flops(
+    return dit_forward_families(
         windows=model.windows,
         width=model.hidden,
         steps=steps,
@@ -52,6 +60,11 @@ def model_flops(model, steps: int) -> int:
         patch_values=config.channels * config.patch**2,
         actions=config.actions,
     )
+
+
+def model_flops(model, steps: int) -> int:
+    """Forward FLOPs of a `DiT` on one clip of `steps` latent steps."""
+    return sum(model_families(model, steps).values())
 
 
 def parameters(model) -> dict[str, int]:

@@ -41,12 +41,22 @@ class Log:
                 logger.warning("no tracking with %s: %s", kind, first_line(error))
         return started
 
-    def progress(self, step: int, samples: int, shown: dict[str, float]) -> None:
-        """Move the bar to `step` steps done; `samples` is the global batch."""
-        rate = self.bar.format_dict["rate"] or 0
-        text = {k: f"{v:.4g}" for k, v in shown.items()}
-        self.bar.set_postfix({**text, "samples/s": f"{rate * samples:.3g}"}, refresh=False)
+    def progress(self, step: int, values: dict[str, Any]) -> None:
+        """Move the bar to `step` steps done and show the loss, the speed and, where it is known, the MFU."""
+        shown = {"loss": f"{values['loss']:.4g}"}
+        for unit in ("tokens", "samples"):
+            if (rate := values.get(f"{unit}_per_second")) is not None:
+                shown[f"{unit}/s"] = f"{rate:,.4g}" if rate < 1000 else f"{rate:,.0f}"
+                break
+        if values.get("mfu") is not None:
+            shown["MFU"] = f"{values['mfu']:.1%}"
+        self.bar.set_postfix(shown, refresh=False)
         self.bar.update(step - self.bar.n)
+
+    def say(self, text: str) -> None:
+        """Lines on the terminal, above the bar."""
+        if self.main:
+            self.bar.write(text)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line in metrics.jsonl and the same numbers to the trackers."""

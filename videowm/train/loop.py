@@ -11,10 +11,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import torch
@@ -25,9 +26,11 @@ from torch import Tensor, nn
 
 from videowm import config as configuration
 from videowm.train import checkpoint, optim, trunk
-from videowm.train.flops import peak_flops
+from videowm.train.checkpoint import write_json
 from videowm.train.lock import RunLock
 from videowm.train.log import Log
+from videowm.train.meter import Meter, Span, in_words
+from videowm.train.profile import Profiler
 from videowm.train.trunk import StartConfig
 from videowm.types import UserError
 
@@ -47,7 +50,9 @@ class TrainConfig:
     clip: float = 1.0  # global gradient norm; 0: no clipping
     ema: float = 0.0  # length of the weights' moving average as a fraction of the run; 0: none
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device computes it, else fp32
-    workers: int = 0  # processes that load data
+    workers: int = 0  # processes that load data; on a GPU one at least, which hides the time
+    compile: Literal["auto", "on", "off"] = "auto"  # the network's blocks; auto: on a GPU
+    checkpointing: bool = False  # compute activations again in the backward pass, for less memory
     log_every: int = 10
     save_every: int = 500
     keep: int = 2
@@ -94,7 +99,11 @@ class Task(Protocol):
     name: str
     seed: int
     model: nn.Module
-    step_flops: float | None  # training FLOPs of one step of the global batch, where they are counted
+    step_tokens: int | None = None  # processed in one step of the global batch, where there are tokens
+    step_flops: Mapping[str, float] = MappingProxyType({})  # training FLOPs of it by kernel family, where counted
+
+    def to(self, device: torch.device) -> None:
+        """The device of the run, told before the first step; what is to lie there may move there."""
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
         """The samples of some slots of the global batch of `step`, on the CPU."""
@@ -112,7 +121,9 @@ class Task(Protocol):
         """What record.json says beyond what the loop knows."""
 
 
-def train(task: Task, config: TrainConfig, out: Path, resolved: dict[str, Any]) -> dict[str, Any]:
+def train(
+    task: Task, config: TrainConfig, out: Path, resolved: dict[str, Any], *, profiled: bool = False
+) -> dict[str, Any]:
     """Train `task` in the run directory `out`, going on where an earlier call stopped; return its record."""
     if (out / "record.json").exists():
         check_same_run(out, resolved)
@@ -135,8 +146,11 @@ def train(task: Task, config: TrainConfig, out: Path, resolved: dict[str, Any]) 
     run.resume(origin)
     log = Log(accelerator, out, steps=config.steps, first=run.step, name=task.name, config=resolved,
               trackers=config.trackers)  # fmt: skip
+    profiler = None
+    if profiled and accelerator.is_main_process:
+        profiler = Profiler(out, task.step_flops, accelerator.device, accelerator.num_processes, run.meter)
     try:
-        learn(run, config, log)
+        learn(run, config, log, profiler)
         record = run.finish() if accelerator.is_main_process else {}
         if metrics := record.get("metrics"):
             log.write(config.steps, {k: v for k, v in metrics.items() if not isinstance(v, list)})
@@ -145,22 +159,34 @@ def train(task: Task, config: TrainConfig, out: Path, resolved: dict[str, Any]) 
         if lock is not None:
             lock.release()
     accelerator.wait_for_everyone()
+    if record:
+        print(in_words(record))
     return record
 
 
-def learn(run: Run, config: TrainConfig, log: Log) -> None:
+def learn(run: Run, config: TrainConfig, log: Log, profiler: Profiler | None) -> None:
     """The steps still to do: forward, backward, step, log, save."""
-    began = time.perf_counter()
-    for batch in run.batches():
+    began, meter = time.perf_counter(), run.meter
+    for batch in meter.batches(run.batches()):
         metrics = run.update(batch)
-        run.seconds = run.seconds_before + time.perf_counter() - began
         last = run.step == config.steps
-        if run.step % config.log_every == 0 or last:
-            values = run.measured(metrics, time.perf_counter() - began)
+        logs = run.step % config.log_every == 0 or last
+        saves = run.step % config.save_every == 0 or run.step in config.keep_at or last
+        if logs or saves or (profiler is not None and profiler.edge):
+            run.check()
+        meter.step()
+        if profiler is not None:
+            if text := profiler.step(last=last):
+                log.say(text)
+            meter.leave_out()
+        run.seconds = run.seconds_before + time.perf_counter() - began
+        if logs:
+            values = run.means(metrics) | meter.read()
             log.write(run.step, values)
-            log.progress(run.step, config.batch, {"loss": values["loss"]})
-        if run.step % config.save_every == 0 or run.step in config.keep_at or last:
+            log.progress(run.step, values)
+        if saves:
             run.save()
+            meter.leave_out()
 
 
 class Run:
@@ -175,12 +201,27 @@ class Run:
                 f"{config.accumulate} accumulation steps: use a multiple of {shares}"
             )
         self.share = config.batch // shares
+        if config.checkpointing:
+            recompute_activations(task)
         optimizer = optim.adamw(task.model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
+        self.guard = optim.Guard(self.optimizer.optimizer, accelerator.device)
+        if compiles(config, task, accelerator.device):
+            # Recorded gradients cannot be added up, and processes exchange theirs while they are computed.
+            alone = accelerator.num_processes == config.accumulate == 1 and not config.checkpointing
+            task.model.compile_blocks(graph=alone)
+        task.to(accelerator.device)
+        self.meter = Meter(accelerator.device, accelerator.num_processes, config.batch, task.step_tokens,
+                           sum(task.step_flops.values()))  # fmt: skip
         self.average = optim.Average(task.model, config.ema * config.steps) if config.ema else None
         self.step, self.seconds, self.seconds_before = 0, 0.0, 0.0
         self.first = 0
         self.began = 0 if config.start is None else config.start.step
+
+    @property
+    def patient(self) -> bool:
+        """Whether gradients are looked at only where a step is logged or saved: each look waits for the device."""
+        return self.accelerator.device.type == "cuda"
 
     @property
     def checkpoints(self) -> Path:
@@ -200,7 +241,9 @@ class Run:
         if self.average is not None:
             self.average.values = {k: v.to(self.accelerator.device) for k, v in groups["average"].items()}
         self.step = self.first = state["step"]
-        self.seconds_before = self.seconds = 0.0 if found == origin else state["seconds"]
+        if found != origin:
+            self.seconds_before = self.seconds = state["seconds"]
+            self.meter.whole = Span(**state.get("measured", {}))
 
     def save(self) -> None:
         """Write a checkpoint (main process)."""
@@ -212,7 +255,8 @@ class Run:
         }
         if self.average is not None:
             tensors["average"] = self.average.values
-        checkpoint.save(self.checkpoints, self.step, tensors, {"seconds": self.seconds}, keep=self.config.keep,
+        state = {"seconds": self.seconds, "measured": dataclasses.asdict(self.meter.whole)}
+        checkpoint.save(self.checkpoints, self.step, tensors, state, keep=self.config.keep,
                         keep_at=self.config.keep_at)  # fmt: skip
 
     def slots(self, micro: int) -> range:
@@ -225,8 +269,8 @@ class Run:
         steps = range(self.step, self.config.steps)
         micro = self.config.accumulate
         items = Items(self.task, [(step, self.slots(m)) for step in steps for m in range(micro)])
-        workers = self.config.workers
-        pin = torch.cuda.is_available()
+        pin = self.accelerator.device.type == "cuda"
+        workers = max(self.config.workers, int(pin))
         loader = torch.utils.data.DataLoader(items, batch_size=None, num_workers=workers, pin_memory=pin)
         held: list[dict[str, Tensor]] = []
         for samples in loader:
@@ -260,33 +304,32 @@ class Run:
         return totals
 
     def clip(self) -> Tensor:
-        """Clip the gradient; stop before the update when it is not finite."""
+        """Clip the gradient; there is no update when it is not finite."""
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
-        if not math.isfinite(norm):
-            raise UserError(
-                f"the gradient of step {self.step} is not finite ({float(norm)}): lower train.lr "
-                f"(now {self.config.lr}) or check the data; the last checkpoint is from before this step"
-            )
+        self.guard.see(norm)
+        if not self.patient:
+            self.check()
         return norm
 
-    def measured(self, metrics: dict[str, Tensor], seconds: float) -> dict[str, float]:
-        """Metrics averaged over the processes, the learning rate and the speed."""
-        values = {k: float(self.accelerator.reduce(v, reduction="mean")) for k, v in metrics.items()}
-        rate = (self.step - self.first) / seconds
-        values |= {"lr": self.optimizer.param_groups[0]["lr"], "samples_per_second": rate * self.config.batch}
-        if (mfu := self.mfu(rate)) is not None:
-            values["mfu"] = mfu
-        return values
+    def check(self) -> None:
+        """Stop a run with a gradient that was not finite; the weights are those from before that step."""
+        if (failed := self.guard.failed()) is not None:
+            good, norm = failed
+            raise UserError(
+                f"the gradient of step {self.first + good} is not finite ({norm}): lower train.lr "
+                f"(now {self.config.lr}) or check the data; the last checkpoint is from before this step"
+            )
 
-    def mfu(self, steps_per_second: float) -> float | None:
-        """Share of the device's dense bf16 peak; None where the peak or the FLOPs are not known."""
-        if self.task.step_flops is None or self.accelerator.device.type != "cuda":
-            return None
-        peak = peak_flops(torch.cuda.get_device_name())
-        return peak and self.task.step_flops * steps_per_second / (peak * self.accelerator.num_processes)
+    def means(self, metrics: dict[str, Tensor]) -> dict[str, float]:
+        """Metrics averaged over the processes, and the learning rate."""
+        values = {k: float(self.accelerator.reduce(v, reduction="mean")) for k, v in metrics.items()}
+        return values | {"lr": self.optimizer.param_groups[0]["lr"]}
 
     def finish(self) -> dict[str, Any]:
         """Export the model, evaluate it (a trunk is for its branches only) and write record.json, last."""
+        speed = self.meter.rates(self.meter.whole)
+        if compiles(self.config, self.task, self.accelerator.device):
+            self.task.model.uncompile()  # from here on shapes change
         if self.average is not None:
             self.task.model.load_state_dict(self.average.values)
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # from here on in full precision
@@ -305,7 +348,7 @@ class Run:
             "steps": self.config.steps,
             "wall_seconds": round(self.seconds, 2),
             "device": device_name(self.accelerator.device),
-            "mfu": self.mfu(own / self.seconds if self.seconds else 0.0),
+            **speed,
             **self.task.record(),
             "metrics": metrics,
         }
@@ -326,6 +369,24 @@ class Items(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.task.load(*self.items[index])
+
+
+def compiles(config: TrainConfig, task: Task, device: torch.device) -> bool:
+    """Whether the model's blocks are to be compiled."""
+    able = hasattr(task.model, "compile_blocks")
+    if config.compile == "on" and not able:
+        raise UserError(f"train.compile is on, but the model of task {task.name} cannot be compiled: leave it out")
+    return able and (config.compile == "on" or (config.compile == "auto" and device.type == "cuda"))
+
+
+def recompute_activations(task: Task) -> None:
+    """Turn on activation checkpointing (arXiv 1604.06174), in diffusers' way."""
+    if not getattr(task.model, "_supports_gradient_checkpointing", False):
+        raise UserError(
+            f"train.checkpointing is true, but the model of task {task.name} cannot compute activations again: "
+            "leave it out"
+        )
+    task.model.enable_gradient_checkpointing()
 
 
 def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
@@ -368,21 +429,13 @@ def check_same_run(out: Path, resolved: dict[str, Any]) -> None:
         )
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Whole or not there."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(data, indent=1))
-    checkpoint.sync(aside)
-    os.replace(aside, path)
-
-
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"
 
 
-def launch(path: Path, overrides: list[str]) -> dict[str, Any]:
+def launch(path: Path, overrides: list[str], *, profiled: bool = False) -> dict[str, Any]:
     """`videowm train`: read the configuration, build the task it names, train it."""
     from videowm.train.tasks import TASKS, build_task
 
@@ -392,4 +445,4 @@ def launch(path: Path, overrides: list[str]) -> dict[str, Any]:
         raise UserError(f"{path}: task is {kind!r}, expected one of {', '.join(TASKS)}")
     config = configuration.build(TASKS[kind], data, where=str(path))
     task = build_task(config)
-    return train(task, task.config.train, Path(config.out), configuration.to_dict(task.config))
+    return train(task, task.config.train, Path(config.out), configuration.to_dict(task.config), profiled=profiled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def wsd(step: int, steps: int, warmup: float, cooldown: float) -> float:
@@ -37,6 +37,29 @@ def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_dec
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 
+class Guard:
+    """Keeps gradients that are not finite out of the weights without waiting for the device.
+
+    The fused AdamW reads `found_inf` where it computes and then leaves weights and moments as they are. The first such
+    step stops all later updates too, so that the weights stay what they were before it until someone asks.
+    """
+
+    def __init__(self, optimizer: torch.optim.AdamW, device: torch.device) -> None:
+        self.norm = torch.zeros((), device=device)  # of the latest gradient, or of the first that was not finite
+        self.good = torch.zeros((), device=device, dtype=torch.int64)  # finite gradients before that
+        self.bad = optimizer.found_inf = torch.zeros((), device=device)  # 0 or 1
+
+    def see(self, norm: Tensor) -> None:
+        """The gradient of the update to come has this norm."""
+        self.norm = torch.where(self.norm.isfinite(), norm, self.norm)
+        self.bad.copy_(~self.norm.isfinite())
+        self.good += 1 - self.bad.long()
+
+    def failed(self) -> tuple[int, float] | None:
+        """How many gradients were finite before the first that was not, and its norm; waits for the device."""
+        return None if math.isfinite(norm := float(self.norm)) else (int(self.good), norm)
+
+
 class Average:
     """Exponential moving average of the weights over a fraction of the run (EMA length moves with the run)."""
 
@@ -46,5 +69,6 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        for name, value in model.state_dict().items():
-            self.values[name].lerp_(value.detach().float(), self.weight)
+        state = model.state_dict()
+        new = [value.detach().float() for value in state.values()]
+        torch._foreach_lerp_([self.values[name] for name in state], new, self.weight)  # one kernel for many tensors

@@ -16,7 +16,7 @@ from videowm.data.dataset import Dataset
 from videowm.evaluate import scores
 from videowm.evaluate.fidelity import standard_error
 from videowm.evaluate.reader import Reader, ReaderConfig, describe, targets
-from videowm.train.loop import Draws, TrainConfig
+from videowm.train.loop import Draws, Task, TrainConfig
 from videowm.vae.codec import to_float
 
 
@@ -34,11 +34,10 @@ class ReaderRun:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-class ReaderTask:
+class ReaderTask(Task):
     """Read actions and state off real frames."""
 
     name = "reader"
-    step_flops = None
 
     def __init__(self, config: ReaderRun) -> None:
         self.config, self.seed = config, config.seed

@@ -23,8 +23,8 @@ from videowm.evaluate.reader import Reader
 from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
 from videowm.evaluate.rollouts import RolloutConfig, rollouts, starting_points
 from videowm.pipeline import TrainedOn, WorldModelPipeline
-from videowm.train.flops import model_flops, parameters
-from videowm.train.loop import Draws, TrainConfig
+from videowm.train.flops import model_families, model_flops, parameters
+from videowm.train.loop import Draws, Task, TrainConfig
 from videowm.train.reader import ReaderRun, ReaderTask
 from videowm.types import UserError, latent_steps
 from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to_float
@@ -69,6 +69,7 @@ class WorldRun:
     hidden: int | None = None  # width, 64 * depth unless given
     local: int | None = None  # latent steps that three of four blocks see; None: all see all
     window: int = 8  # latent steps a sample
+    resident: Literal["auto", "on", "off"] = "auto"  # latents on the device; auto: on a GPU with room for twice as much
     budget: float | None = None  # training FLOPs; sets train.steps
     flow: FlowConfig = field(default_factory=FlowConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -98,11 +99,10 @@ def finished_task(config: VAERun | WorldRun | ReaderRun, run: Path, device: torc
     return task
 
 
-class VAETask:
+class VAETask(Task):
     """Reconstruct clips."""
 
     name = "vae"
-    step_flops = None
 
     def __init__(self, config: VAERun) -> None:
         self.config, self.seed = config, config.seed
@@ -154,7 +154,7 @@ class Autoencoder(nn.Module):
         return codec.decode_raw(latents), latents
 
 
-class WorldTask:
+class WorldTask(Task):
     """Predict the velocity of noised latent steps from themselves, earlier steps and actions."""
 
     name = "world"
@@ -172,24 +172,45 @@ class WorldTask:
         self.grouped = group_actions(self.latents.actions, self.latents.stride)
         self.model = make_model(config, index)
         self.bank = make_bank(Latents.open(config.latents, "test"), config.heldout)
-        self.clip_flops = 3 * model_flops(self.model, config.window)
-        self.step_flops = self.clip_flops * config.train.batch
-        starting_points(self.dataset(), config.rollout, self.pipeline().time_stride)  # refused now, not after training
+        families = model_families(self.model, config.window)
+        self.clip_flops = 3 * sum(families.values())
+        self.step_flops = {family: 3 * flops * config.train.batch for family, flops in families.items()}
+        self.step_tokens = config.train.batch * config.window * self.model.tokens
+        self.resident: tuple[Tensor, Tensor] | None = None  # latents and grouped actions on the device
+        if config.rollout.clips:
+            starting_points(self.dataset(), config.rollout, self.pipeline().time_stride)  # refused now, not at the end
+
+    def to(self, device: torch.device) -> None:
+        """Keep latents and actions on the device, if they are to lie there."""
+        held = (self.latents.latents, self.grouped)
+        choice = self.config.resident
+        if choice == "auto" and device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            choice = "on" if 2 * sum(tensor.nbytes for tensor in held) < free else "off"
+        self.resident = tuple(tensor.to(device) for tensor in held) if choice == "on" else None
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
-        """Windows of the encoded clips: half of them from a clip's beginning, where a rollout begins."""
-        window, rows = self.config.window, []
+        """Windows of the encoded clips, or where on the device they are: half of them from a clip's beginning, where a
+        rollout begins."""
+        first, last = step * self.config.train.batch, self.latents.latents.shape[1] - self.config.window
+        rows = []
         for slot in slots:
-            clip, rng = pick(self.seed, step * self.config.train.batch + slot, len(self.latents))
-            last = self.latents.latents.shape[1] - window
+            clip, rng = pick(self.seed, first + slot, len(self.latents))
             rows.append((clip, int(rng.integers(last + 1)) if rng.random() < 0.5 else 0))
-        return {
-            "latents": torch.stack([self.latents.latents[clip, s : s + window] for clip, s in rows]),
-            "actions": torch.stack([self.grouped[clip, s : s + window] for clip, s in rows]),
-        }
+        clip, start = torch.tensor(rows).unbind(1)
+        if self.resident is not None:
+            return {"clip": clip, "start": start}
+        return self.windows(clip, start, (self.latents.latents, self.grouped))
+
+    def windows(self, clip: Tensor, start: Tensor, held: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """The windows that begin at the latent steps `start` of the clips numbered `clip` (int "b")."""
+        at = clip[:, None], start[:, None] + torch.arange(self.config.window, device=clip.device)
+        return {name: tensor[at] for name, tensor in zip(("latents", "actions"), held, strict=True)}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean velocity MSE over every step, each at a noise level of its own."""
+        if self.resident is not None:
+            batch = self.windows(**batch, held=self.resident)
         latents, settings = batch["latents"], self.config.flow
         t = latents.shape[1]
         level = flow.training_levels(draws.uniform(t), location=settings.location, scale=settings.scale)
@@ -200,7 +221,8 @@ class WorldTask:
 
     def evaluate(self) -> Iterator[tuple[str, Any]]:
         yield from heldout(self.model, self.bank, batch=self.config.heldout.batch)
-        yield from rollouts(self.pipeline(), self.dataset(), self.config.rollout)
+        if self.config.rollout.clips:
+            yield from rollouts(self.pipeline(), self.dataset(), self.config.rollout)
 
     def dataset(self) -> Dataset:
         """The recording that the latents were made of."""

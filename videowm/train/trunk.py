@@ -18,8 +18,9 @@ from videowm.types import UserError
 
 # What executes a run and does not change what it computes, and what sets a branch apart from its trunk.
 FREE = frozenset(
-    ["out", "train.start.run"]
+    ["out", "resident", "train.start.run"]
     + [f"train.{key}" for key in ("workers", "log_every", "save_every", "keep", "keep_at", "trackers", "accumulate")]
+    + [f"train.{key}" for key in ("compile", "checkpointing")]
 )
 OF_A_BRANCH = frozenset(["budget", *(f"train.{key}" for key in ("steps", "cooldown", "trunk", "start", "start.step"))])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videowm.config import suggest
-from videowm.types import UserError, latent_steps
+from videowm.types import UserError, latent_steps, pixel_frames
+from videowm.vae.sizes import sized
 
 # class -> how (time stride, space stride) are read from the model's own configuration
 STRIDES = {
@@ -25,30 +26,83 @@ STRIDES = {
         c.patch_size * 2 ** sum(c.spatio_temporal_scaling),
     ),
     "AutoencoderKLWan": lambda c: (2 ** sum(c.temperal_downsample), 2 ** (len(c.dim_mult) - 1) * (c.patch_size or 1)),
-    "AutoencoderKLMagvit": lambda c: (4, 2 ** (len(c.block_out_channels) - 1)),
+    "AutoencoderKLMagvit": lambda c: (
+        2 ** c.down_block_types.count("SpatialTemporalDownBlock3D"),
+        2 ** (len(c.block_out_channels) - 1),
+    ),
     "AutoencoderKLCogVideoX": lambda c: (c.temporal_compression_ratio, 2 ** (len(c.block_out_channels) - 1)),
 }
+CHUNK = {"AutoencoderKLWan": 4, "AutoencoderKLMagvit": 4}  # frames after the first are encoded by four
+
+
+@dataclass(frozen=True)
+class SizeConfig:
+    """Strides, latent channels and size of an autoencoder, whatever its class."""
+
+    time: int = 4
+    space: int = 8
+    channels: int = 8
+    width: int = 32  # of the first block, the others twice that
+    layers: int = 1  # residual layers a block
 
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Which autoencoder: a diffusers class with its own arguments, or the folder or hub name of a saved one."""
+    """Which autoencoder: a diffusers class of a given size, or the folder or hub name of a saved one.
+
+    `size` fills in what a class needs for its strides, `args` are the class's own arguments on top. Strides offered:
+
+        class                  time 1      time 2      time 4      time 8
+        AutoencoderKLCosmos    4 8 16      4 8 16      4 8 16      8 16
+        AutoencoderKLLTXVideo  4 8 16      4 8 16      4 8 16      8 16
+        AutoencoderKLWan       4 8 16      4 8 16      4 8 16      -
+        AutoencoderKLMagvit    4 8 16      4 8 16      4 8 16      -
+
+    AutoencoderKLCogVideoX loads and trains, but sees the future: it takes `args` only.
+    """
 
     model: str = "AutoencoderKLCosmos"
+    size: SizeConfig | None = None
     args: dict[str, Any] = field(default_factory=dict)
     pretrained: str | None = None
+    local: int | None = None  # latent steps that Cosmos' attention in time sees; None: the whole past
 
 
 def build_vae(config: VAEConfig) -> nn.Module:
     """The autoencoder that `config` names: fresh weights, or those of `pretrained`."""
     if config.pretrained is not None:
-        return load_vae(config.pretrained)
+        return limit_attention(load_vae(config.pretrained), config.local)
     cls = vae_class(config.model)
     known = inspect.signature(cls.__init__).parameters
     for key in config.args:
         if key not in known:
             raise UserError(f"vae.args: {config.model} takes no {key!r}{suggest(key, set(known) - {'self'})}")
-    return cls(**config.args)
+    size = {} if config.size is None else sized(config.model, **asdict(config.size))
+    return limit_attention(cls(**size | config.args), config.local)
+
+
+class LocalInTime:
+    """Attention processor: as `whole`, but each latent step sees itself and the `steps` - 1 before it."""
+
+    def __init__(self, whole: Any, steps: int) -> None:
+        self.whole, self.steps = whole, steps
+
+    def __call__(self, attention: nn.Module, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.whole(attention, hidden_states, attention_mask.triu(1 - self.steps))
+
+
+def limit_attention(vae: nn.Module, steps: int | None) -> nn.Module:
+    """Bound Cosmos' attention in time, which no argument of its own does, and write that into its configuration."""
+    if steps is None:
+        return vae
+    if not isinstance(vae, diffusers.AutoencoderKLCosmos) or steps < 1:
+        raise UserError(f"vae.local: {steps} for {type(vae).__name__}: give 1 or more, and to AutoencoderKLCosmos only")
+    for name, module in vae.named_modules():
+        if name.split(".")[-2:-1] == ["temp_attentions"]:
+            whole = module.processor
+            module.processor = LocalInTime(whole.whole if isinstance(whole, LocalInTime) else whole, steps)
+    vae.register_to_config(local=steps)
+    return vae
 
 
 def vae_class(name: str) -> type[nn.Module]:
@@ -65,7 +119,8 @@ def load_vae(source: str | Path) -> nn.Module:
         if not (folder / "config.json").exists():
             raise UserError(f"{source} holds no finished autoencoder (no vae/config.json): train it, or name another")
         name = json.loads((folder / "config.json").read_text()).get("_class_name", "")
-        return vae_class(name).from_pretrained(folder)
+        vae = vae_class(name).from_pretrained(folder)
+        return limit_attention(vae, vae.config.get("local"))
     try:
         name = diffusers.AutoModel.load_config(str(source), subfolder="vae").get("_class_name", "")
         return vae_class(name).from_pretrained(str(source), subfolder="vae")
@@ -108,24 +163,47 @@ class DiffusersCodec:
                 f"height and width must be multiples of {self.stride[1]}"
             )
 
+    def check_finite(self, frames: Tensor) -> None:
+        """Refuse pixels that are not numbers: one of them spreads over everything that its field reaches."""
+        if not torch.isfinite(frames).all():
+            raise UserError(
+                f"{int((~torch.isfinite(frames)).sum())} of {frames.numel()} pixel values are not finite: "
+                "give frames in [-1, 1]"
+            )
+
     @torch.no_grad()
     def check_strides(self, height: int, width: int) -> None:
         """Refuse an autoencoder that does not compress as its configuration says; some only carry a label."""
         time, down, _ = self.stride
         frames = torch.zeros(1, 1 + time, 3, height, width)
         self.check(frames)
-        got, expected = tuple(self.encode(frames).shape[1:]), (2, self.channels, height // down, width // down)
+        expected = (2, self.channels, height // down, width // down)
+        try:
+            got, back = tuple((latents := self.encode(frames)).shape[1:]), tuple(self.decode_raw(latents).shape[1:])
+        except (RuntimeError, ValueError, IndexError) as error:  # what its layers raise when they do not fit
+            raise UserError(
+                f"vae.args: {type(self.vae).__name__} cannot take {1 + time} frames of {height}x{width} at strides "
+                f"{self.stride} ({str(error).splitlines()[0]}): give strides and blocks that it offers (see VAEConfig)"
+            ) from None
         if got != expected:
             raise UserError(
                 f"vae.args: the autoencoder makes latents {got} (t c h w) of {1 + time} frames, its own strides say "
                 f"{expected}: give as many blocks as the strides need"
             )
+        if back != tuple(frames.shape[1:]):
+            raise UserError(
+                f"vae.args: the autoencoder decodes {1 + time} frames of {height}x{width} to {back} (f 3 H W): give "
+                "its decoder the encoder's strides, and no patch longer than the time stride"
+            )
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames "b f 3 H W" in [-1, 1] -> latents "b t c h w"."""
         self.check(frames)
+        steps = latent_steps(frames.shape[1], self.stride[0])
+        if missing := (1 - frames.shape[1]) % CHUNK.get(type(self.vae).__name__, 1):  # it would drop the last frames
+            frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
         posterior = self.vae.encode(rearrange(frames, "b f c H W -> b c f H W")).latent_dist
-        return rearrange(posterior.mode(), "b c t h w -> b t c h w")
+        return rearrange(posterior.mode(), "b c t h w -> b t c h w")[:, :steps]
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents "b t c h w" -> frames "b f 3 H W" in [-1, 1]."""
@@ -133,8 +211,14 @@ class DiffusersCodec:
 
     def decode_raw(self, latents: Tensor) -> Tensor:
         """As `decode`, not clipped: what a training loss needs."""
-        frames = self.vae.decode(rearrange(latents, "b t c h w -> b c t h w")).sample
-        return rearrange(frames, "b c f H W -> b f c H W")
+        frames = None
+        if isinstance(self.vae, diffusers.AutoencoderKLCogVideoX) and latents.shape[1] % 2 == 0:
+            frames = pixel_frames(latents.shape[1], self.stride[0])
+            latents = torch.cat(
+                [latents, latents[:, -1:]], dim=1
+            )  # of an even number it makes stride - 1 frames too many
+        decoded = self.vae.decode(rearrange(latents, "b t c h w -> b c t h w")).sample
+        return rearrange(decoded, "b c f H W -> b f c H W")[:, :frames]
 
 
 def to_float(frames, device=None) -> Tensor:

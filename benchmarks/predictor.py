@@ -1,0 +1,287 @@
+"""What the predictor's choices buy: sampler steps, noise on the past, local blocks, few-step training; over 256 frames.
+
+Arms are trained on one latents folder at equal FLOPs by the project's own loop, then rolled out from held-out starts.
+Everything is judged in the decoder's own pictures of the true latents, so the autoencoder's error is left out:
+
+    psnr[k]      dB in the k-th quarter of the horizon
+    frechet[k]   Fréchet distance (arXiv 1706.08500, eq. 6) between latent steps of rollouts in that quarter and true
+                 ones, over their mean-pooled 2x2 latents and the change from the step before
+    sharpness    mean absolute difference of neighbouring pixels, over the truth's
+
+    python benchmarks/predictor.py prepare --data DATA --vae VAE --out starts.safetensors      # on a CPU, minutes
+    python benchmarks/predictor.py train --latents LATENTS --out RUNS --arms base local1       # a GPU
+    python benchmarks/predictor.py measure --runs RUNS --starts starts.safetensors --out predictor.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from safetensors.torch import load_file, save_file
+from scipy.linalg import sqrtm
+from torch import Tensor
+
+from videowm.dit import flow
+from videowm.dit.sample import Sampler
+from videowm.dit.stream import LatentStream
+
+BASE = ["task=world", "depth=4", "hidden=256", "window=16", "patch=2", "budget=4e14", "train.batch=32", "train.lr=2e-3",
+        "train.trackers=[]", "train.log_every=100", "train.save_every=100000", "heldout.window=16", "heldout.context=8",
+        "heldout.clips=130", "rollout.clips=0"]  # fmt: skip
+ARMS = {
+    "base": [], "seed1": ["seed=1"], "local1": ["local=1"], "local2": ["local=2"], "local4": ["local=4"],
+    "drop": ["flow.drop_actions=0.1"], "scale1": ["flow.scale=1"], "scale2": ["flow.scale=2"],
+    "window8": ["window=8"], "shortcut": [],
+}  # fmt: skip
+STEPS, QUARTERS = (1, 2, 3, 4, 6, 8, 10, 16, 32), 4
+SETTINGS = {
+    **{f"euler {n}": Sampler(n) for n in STEPS},
+    "heun 3": Sampler(3, "heun"), "heun 5": Sampler(5, "heun"),
+    "shift 2, euler 4": Sampler(4, shift=2.0), "shift 3, euler 10": Sampler(10, shift=3.0),
+    "shift 0.5, euler 4": Sampler(4, shift=0.5),
+    **{f"noised past {x}": Sampler(10, context_level=x) for x in (0.02, 0.05, 0.1, 0.2, 0.3)},
+    "noised past 0.1, euler 4": Sampler(4, context_level=0.1),
+    "sinks 2": Sampler(10, sinks=2),
+    "history guidance 1.5": Sampler(10, history_guidance=1.5),
+    "history guidance 2": Sampler(10, history_guidance=2.0),
+    "history guidance 1.5 from 0.5": Sampler(10, history_guidance=1.5, history_level=0.5),
+    "action guidance 1.5": Sampler(10, action_guidance=1.5), "action guidance 2": Sampler(10, action_guidance=2.0),
+}  # fmt: skip
+K = 16  # the finest step of a shortcut model is 1/K
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Held-out episodes in the VAE's latents, whole, with their actions."""
+    from videowm.data.dataset import Dataset
+    from videowm.vae.codec import DiffusersCodec, load_vae, to_float
+
+    dataset, codec = Dataset(args.data), DiffusersCodec(load_vae(args.vae).eval())
+    frames = args.context + args.horizon
+    episodes = [e for e in dataset.split("test") if dataset.lengths[e] >= frames]
+    latents, actions = [], []
+    for episode in episodes:
+        clip = dataset.clip(episode, 0, frames)
+        with torch.no_grad():
+            latents.append(codec.encode(to_float(clip.frames)[None])[0].half())
+        actions.append(torch.from_numpy(clip.actions))
+    save_file({"latents": torch.stack(latents), "actions": torch.stack(actions)}, args.out)
+    print(f"{args.out}: {len(episodes)} starts of {latents[0].shape[0]} latent steps")
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train the arms that have no record yet; a shortcut model at the same FLOPs, its own targets' included."""
+    from videowm import config as configuration
+    from videowm.train.loop import train as learn
+    from videowm.train.tasks import WorldRun, build_task
+
+    for arm in args.arms:
+        began = time.perf_counter()
+        data: dict = {}
+        for override in [*BASE, *ARMS[arm], f"latents={args.latents}", f"out={args.out / arm}", *args.set]:
+            configuration.apply_override(data, override)
+        config = configuration.build(WorldRun, data, where=arm)
+        if arm == "shortcut":
+            config = replace(config, budget=config.budget / (1 + 2 / 3 * SHARE))
+        torch.manual_seed(config.seed)
+        task = shortcut_task(config) if arm == "shortcut" else build_task(config)
+        record = learn(task, task.config.train, Path(config.out), configuration.to_dict(task.config))
+        print(f"{arm}: held-out {record['metrics']['heldout/loss']:.4f}, {record['steps']} steps, "
+              f"{time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
+
+
+SHARE = 0.25  # of a shortcut model's samples that learn from two of its own smaller steps
+
+
+def shortcut_task(config):
+    """Shortcut forcing (arXiv 2410.12557, eq. 4-5; on noise levels of their own, arXiv 2509.24527): a model that knows
+    how far it is to step learns to step as far as two half steps of its own lead. The size of the step is one more
+    number in the grouped action: log2(size * K) / log2(K), 0 for the finest, which is plain flow matching."""
+    from videowm.train import tasks
+
+    class ShortcutTask(tasks.WorldTask):
+        def __init__(self, config) -> None:
+            super().__init__(config)
+            zero = torch.zeros_like(self.grouped[..., :1])
+            self.grouped = torch.cat([self.grouped, zero], dim=-1)
+            actions = torch.cat([self.bank.actions, torch.zeros_like(self.bank.actions[..., :1])], dim=-1)
+            self.bank = replace(self.bank, actions=actions)
+            torch.manual_seed(config.seed)
+            self.model = tasks.DiT(**(dict(self.model.config) | {"actions": self.grouped.shape[-1]}))
+
+        def evaluate(self):
+            yield from tasks.heldout(self.model, self.bank, batch=self.config.heldout.batch)
+
+        def loss(self, model, batch, draws):
+            if self.resident is not None:
+                batch = self.windows(**batch, held=self.resident)
+            latents, actions, settings = batch["latents"], batch["actions"], self.config.flow
+            b, t = latents.shape[:2]
+            level = flow.training_levels(draws.uniform(t), location=settings.location, scale=settings.scale)
+            noise = draws.normal(*latents.shape[1:])
+            part = round(SHARE * b)
+            halvings = int(np.log2(K))
+            power = (draws.uniform(t)[:part] * (halvings + 1)).long()  # step sizes 2^power / K, one a latent step
+            size = 2.0**power / K
+            on_grid = ((draws.uniform(t)[:part] / size).floor() + 1) * size  # levels size, 2 size, ..., 1
+            level = torch.cat([torch.where(power > 0, on_grid, level[:part]), level[part:]])
+            x = flow.noised(latents, noise, level)
+            target = flow.velocity(latents, noise)
+            with torch.no_grad():
+                half, few = size / 2, slice(0, part)
+                smaller = torch.cat([actions[few, :, :-1], ((power - 1).clamp(min=0) / halvings)[..., None]], dim=-1)
+                first = model(x[few], level[few], smaller)
+                between = x[few] - half[..., None, None, None] * first
+                second = model(between, (level[few] - half).clamp(min=0), smaller)
+                own = torch.where((power > 0)[..., None, None, None], (first + second) / 2, target[few])
+            target = torch.cat([own, target[part:]])
+            told = torch.cat([actions[few, :, :-1], (power / halvings)[..., None]], dim=-1)
+            predicted = model(x, level, torch.cat([told, actions[part:]]))
+            errors = flow.step_loss(predicted, target)
+            return errors.mean(), {"own": errors[:part].mean().detach()}
+
+    return ShortcutTask(config)
+
+
+class Judge:
+    """Rollouts against the truth, decoded by the VAE that made both."""
+
+    def __init__(self, pipeline, starts: Path, context: int, device: torch.device) -> None:
+        self.pipeline, self.context = pipeline.to(device), context
+        held = load_file(starts)
+        latents = pipeline.normalise(held["latents"].to(device).float())
+        self.true, self.actions = latents, pipeline.group(held["actions"].to(device))
+        self.frames, self.real = self.decode(latents), self.features(latents)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Predicted frames "b f 3 H W" in [-1, 1], float16, of the whole rollout."""
+        known = 1 + self.pipeline.time_stride * (self.context - 1)
+        with torch.no_grad():
+            parts = [self.pipeline.codec.decode(self.pipeline.denormalise(part)).half() for part in latents.split(8)]
+        return torch.cat(parts)[:, known:]
+
+    def features(self, latents: Tensor) -> list[np.ndarray]:
+        """For each quarter of the horizon: pooled latents and their change, float64 "n d"."""
+        pooled = rearrange(
+            reduce(latents, "b t c (h p) (w q) -> b t c h w", "mean", h=2, w=2), "b t c h w -> b t (c h w)"
+        )
+        both = torch.cat([pooled, pooled - pooled.roll(1, 1)], dim=-1)[:, self.context :].double().cpu()
+        return [part.flatten(0, 1).numpy() for part in both.chunk(QUARTERS, dim=1)]
+
+    def judge(self, latents: Tensor) -> dict:
+        frames = self.decode(latents)
+        error = (frames.float() - self.frames.float()).square().mean(dim=(2, 3, 4)).clamp(min=1e-8)
+        psnr = 10 * torch.log10(4 / error)
+        everything = np.concatenate(self.real)
+        return {
+            "psnr": [float(part.mean()) for part in psnr.chunk(QUARTERS, dim=1)],
+            "psnr16": float(psnr[:, :16].mean()),
+            "frechet": [frechet(part, everything) for part in self.features(latents)],
+            "sharpness": [s / r for s, r in zip(sharpness(frames), sharpness(self.frames))],
+        }
+
+
+def sharpness(frames: Tensor) -> list[float]:
+    return [
+        float(part.float().diff(dim=-1).abs().mean() + part.float().diff(dim=-2).abs().mean())
+        for part in frames.chunk(QUARTERS, dim=1)
+    ]
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Squared distance of the two normal distributions that fit the rows of a and b."""
+    (m, c), (n, d) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (a, b))
+    return float(((m - n) ** 2).sum() + np.trace(c + d) - 2 * np.trace(sqrtm(c @ d).real))
+
+
+@torch.no_grad()
+def roll(judge: Judge, sampler: Sampler, window: int, *, shortcut: bool, seed: int = 0) -> Tensor:
+    """Latents "b t c h w": the context, then what the model makes of the true actions."""
+    model, known = judge.pipeline.transformer, judge.context
+    actions = judge.actions
+    if shortcut:
+        size = float(np.log2(K / sampler.steps) / np.log2(K))
+        actions = torch.cat([actions, torch.full_like(actions[..., :1], size)], dim=-1)
+    noise = torch.randn(judge.true.shape, generator=torch.Generator().manual_seed(seed)).to(judge.true.device)
+    stream = LatentStream(model, judge.true[:, :known], actions[:, :known], sampler=sampler, window=window,
+                          shift=judge.pipeline.scheduler.config.shift)  # fmt: skip
+    steps = [stream.step(actions[:, i, None], noise[:, i, None]) for i in range(known, actions.shape[1])]
+    return torch.cat([judge.true[:, :known], *steps], dim=1)
+
+
+def finest_where_clean(model):
+    """A shortcut model's context is told to be of the finest step, as in training."""
+    plain = model.modulations
+
+    def modulations(level: Tensor, actions: Tensor):
+        size = torch.where(level[..., None] > 0, actions[..., -1:], 0.0)
+        return plain(level, torch.cat([actions[..., :-1], size], dim=-1))
+
+    model.modulations = modulations
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Every arm under the settings asked for; saved after each."""
+    from videowm.pipeline import WorldModelPipeline
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    results = json.loads(args.out.read_text()) if args.out.exists() else {}
+    for arm in args.arms:
+        pipeline = WorldModelPipeline.open(args.runs / arm)
+        judge = Judge(pipeline, args.starts, args.context, device)
+        if arm == "shortcut":
+            finest_where_clean(pipeline.transformer)
+        if not results:
+            repeated = judge.true[:, args.context - 1, None].expand_as(judge.true)
+            results |= {"truth": judge.judge(judge.true), "repeat": judge.judge(repeated)}
+        record = json.loads((args.runs / arm / "record.json").read_text())
+        facts = {"loss": record["metrics"]["heldout/loss"], "gap": record["metrics"]["heldout/action_gap"],
+                 "flops": record["flops"]["train"], "steps": record["steps"]}  # fmt: skip
+        names = SETTINGS if arm in args.full else [n for n in SETTINGS if n in args.settings]
+        for name in names:
+            if f"{arm}: {name}" in results or (arm == "shortcut" and SETTINGS[name].steps not in (1, 2, 4, 8, 16)):
+                continue
+            began = time.perf_counter()
+            latents = roll(judge, SETTINGS[name], pipeline.trained_on.window, shortcut=arm == "shortcut")
+            row = facts | judge.judge(latents) | {"sampler": asdict(SETTINGS[name])}
+            results[f"{arm}: {name}"] = row
+            print(line(f"{arm}: {name}", row), f"{time.perf_counter() - began:.1f} s", flush=True)
+            aside = args.out.with_suffix(".new")
+            aside.write_text(json.dumps(results, indent=1))
+            os.replace(aside, args.out)
+    for name in ("truth", "repeat"):
+        print(line(name, results[name]))
+
+
+def line(name: str, row: dict) -> str:
+    parts = {k: " ".join(f"{x:.2f}" for x in row[k]) for k in ("psnr", "frechet", "sharpness")}
+    return (f"{name:40s} 16 frames {row['psnr16']:5.2f} dB | quarters {parts['psnr']} dB | Fréchet {parts['frechet']} "
+            f"| sharpness {parts['sharpness']}")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=("prepare", "train", "measure"))
+    for name in ("data", "vae", "latents", "runs", "starts", "out"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--full", nargs="*", default=["base"], help="arms measured under every setting")
+    parser.add_argument("--settings", nargs="*", default=["euler 1", "euler 2", "euler 4", "euler 10"])
+    parser.add_argument("--set", nargs="*", default=[], help="overrides of every arm, such as budget=1e12")
+    parser.add_argument("--context", type=int, default=None)
+    parser.add_argument("--horizon", type=int, default=256)
+    args = parser.parse_args()
+    # prepare counts context in frames, the others in latent steps
+    args.context = args.context or (9 if args.verb == "prepare" else 3)
+    globals()[args.verb](args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The benchmarks run tiny on a CPU: what they time is real, and a GPU call holds no surprise."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import peers
+import rollout
+import timing
+import train_step
+
+WORK = peers.Work("tiny", 16, steps=4)
+
+
+@pytest.mark.parametrize("name", peers.MODELS)
+def test_every_model_is_trained_whole(name):
+    """An adapter that feeds a peer so that parts of it get no gradient, and are not paid for.
+
+    Queries and keys of cross-attention to a single token of text are the known exception: their softmax is 1.
+    """
+    model = peers.build(name, WORK, "cpu")
+    latents, level, actions, target = WORK.batch(2, "cpu")
+    velocity = model(latents, level, actions)
+    torch.nn.functional.mse_loss(velocity, target).backward()
+    assert velocity.shape == latents.shape
+    idle = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    single = {"attn2.to_q", "attn2.to_k", "attn2.norm_q", "attn2.norm_k", "text_proj", "norm2.weight", "norm2.bias"}
+    assert not {n for n in idle if not any(part in n for part in single)}
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", [name for name in peers.MODELS if name != "gpt"])
+def test_models_hear_the_noise_level(name):
+    """A peer that ignores its timestep skips work that ours does."""
+    model = peers.build(name, WORK, "cpu")
+    latents, _, actions, _ = WORK.batch(1, "cpu")
+    with torch.no_grad():
+        low, high = (model(latents, torch.full((1, WORK.steps), level), actions) for level in (0.1, 0.9))
+    assert rollout.distance(low, high) > 1e-3
+
+
+@pytest.mark.parametrize("size", ["S", "B", "L"])
+def test_parameters_match_ours(size):
+    """A peer that is smaller or larger than ours beyond half a layer, or than the size says."""
+    work = peers.Work(size)
+    count = {n: peers.parameters(peers.on_meta(n, work, peers.depth_of(n, work))) for n in ("ours", *peers.PEERS)}
+    for name in peers.PEERS:
+        assert count[name] == pytest.approx(count["ours"], rel=0.08), (name, count)
+
+
+def test_training_flops_of_gpt_are_its_matrices():
+    """A counter that misses attention or the backward pass makes MFU a fiction."""
+    work, width, length = WORK, WORK.hidden, WORK.steps * WORK.tokens
+    block = 24 * length * width**2 + 4 * length**2 * width
+    ends = 2 * 2 * length * width * 4 * work.channels
+    backward_of_inputs = 2 * length * width * 4 * work.channels  # the latents need no gradient
+    expected = 3 * (peers.SIZES["tiny"][1] * block + ends) - backward_of_inputs
+    assert peers.training_flops("gpt", work) == expected
+
+
+def test_train_step_runs_and_resumes(tmp_path, capsys):
+    """A cut-off that loses rows, or a second call that measures again what is there."""
+    out = tmp_path / "train.json"
+    call = ["--size", "tiny", "--tokens", "16", "--seconds", "0", "--out", str(out)]
+    train_step.main([*call, "--models", "gpt", "wan"])
+    before = json.loads(out.read_text())
+    rows = {row["model"]: row for row in train_step.main([*call, "--models", "gpt", "ours", "--again", "gpt"])}
+    assert [r["model"] for r in before] == ["gpt", "wan"]
+    assert rows["wan"] == before[1]
+    assert rows["gpt"]["ms"] != before[0]["ms"]
+    assert not [row for row in rows.values() if "error" in row]
+    assert "ours (eager) / wan (eager) in tokens/s" in capsys.readouterr().out
+
+
+def test_a_model_that_fails_is_a_row(tmp_path):
+    """One failure that ends the call, or that counts as measured when the call is repeated."""
+    results = timing.Results(tmp_path / "rows.json", ("model",))
+    options = Namespace(again=[], stop_after=None)
+    timing.attempt(results, {"model": "a"}, lambda: 1 / 0, options)
+    assert "ZeroDivisionError" in json.loads((tmp_path / "rows.json").read_text())[0]["error"]
+    timing.attempt(results, {"model": "a"}, lambda: {"ms": 1.0}, options)
+    assert [row["ms"] for row in results.rows] == [1.0]
+
+
+def test_rollout_runs():
+    """A rollout that is timed but wrong, or a peer whose window does not move on."""
+    rows = rollout.main(["--size", "tiny", "--tokens", "64", "--seconds", "0"])
+    assert [row["right"] for row in rows if row["model"] == "ours"] == ["yes", "yes"]
+    assert not [row for row in rows if "error" in row]
+    window = rollout.Window(peers.build("wan", WORK, "cpu").bfloat16(), WORK, 1, 2)
+    before = window.latents.clone()
+    new = window.step(torch.randn_like(window.noise))
+    torch.testing.assert_close(window.latents[:, :-2], before[:, 1:-1], rtol=0, atol=0)
+    torch.testing.assert_close(window.latents[:, -2:-1], new, rtol=0, atol=0)
+
+
+def test_the_check_of_a_rollout_can_fail():
+    """A check that passes a stream which has lost one step of its context."""
+    torch.manual_seed(0)
+    work = peers.Work("tiny", 16, steps=rollout.CONTEXT)
+    context, _, _, noises = work.batch(1, "cpu")
+    actions = torch.randn(1, 2 * rollout.CONTEXT, work.actions)
+    model = rollout.model_in(torch.bfloat16, work)
+    altered = torch.cat([context[:, :5], torch.randn_like(context[:, 5:6]), context[:, 6:]], dim=1)
+    for given, right in ((context, "yes"), (altered, "NO")):
+        stream = rollout.LatentStream(
+            model, given, actions[:, : rollout.CONTEXT], sampler=rollout.Sampler(2), window=rollout.CONTEXT + 1
+        )
+        added = [rollout.step(stream, actions, noises, i) for i in range(3)]
+        off = rollout.check(added, work, context, actions, noises, 2)
+        assert off["right"] == right, off

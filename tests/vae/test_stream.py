@@ -1,0 +1,138 @@
+"""Encoding and decoding one latent step at a time: what whole clips give, in memory that does not grow."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+import torch
+
+from videowm.types import UserError, pixel_frames
+from videowm.vae.codec import DiffusersCodec, SizeConfig, VAEConfig, build_vae, load_vae
+from videowm.vae.stream import StreamDecoder, StreamEncoder, decoder_field, encoder_field, window_error
+
+KINDS = {  # class: (size, vae.local)
+    "AutoencoderKLCosmos": (SizeConfig(time=2, space=2, channels=4, width=8), 2),
+    "AutoencoderKLLTXVideo": (SizeConfig(time=2, space=2, channels=4, width=8), None),
+    "AutoencoderKLWan": (SizeConfig(time=2, space=2, channels=4, width=8), None),
+    "AutoencoderKLMagvit": (SizeConfig(time=2, space=2, channels=4, width=8), None),
+}
+
+
+@lru_cache
+def made(name: str) -> DiffusersCodec:
+    size, local = KINDS[name]
+    torch.manual_seed(0)
+    return DiffusersCodec(build_vae(VAEConfig(name, size, local=local)).eval())
+
+
+def frames_of(steps: int, stride: int) -> torch.Tensor:
+    return torch.rand(1, pixel_frames(steps, stride), 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def steps_of(frames: torch.Tensor, stride: int) -> list[torch.Tensor]:
+    return [frames[:, :1], *frames[:, 1:].split(stride, dim=1)]
+
+
+@pytest.mark.parametrize("name", KINDS)
+@torch.no_grad()
+def test_streams_give_what_whole_clips_give(name):
+    """Guards a window that begins inside the field, where its first step is decoded as the first frame of a clip.
+
+    Six steps after the window is full, so it really slides; and two steps less make another picture.
+    """
+    codec = made(name)
+    time = codec.stride[0]
+    decoder, encoder = StreamDecoder(codec), StreamEncoder(codec)
+    latents = torch.randn(1, decoder.window + 6, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    whole = codec.decode(latents)
+    streamed = [decoder.step(latent) for latent in latents.split(1, dim=1)]
+    assert [part.shape[1] for part in streamed] == [1] + [time] * (latents.shape[1] - 1)
+    torch.testing.assert_close(torch.cat(streamed, 1), whole, rtol=0, atol=1e-5)
+    assert not torch.equal(codec.decode(latents[:, -decoder.window + 2 :])[:, -time:], whole[:, -time:])
+    frames = frames_of(encoder.window + 6, time)
+    encoded = torch.cat([encoder.step(part) for part in steps_of(frames, time)], 1)
+    torch.testing.assert_close(encoded, codec.encode(frames), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@torch.no_grad()
+def test_no_class_sees_the_future(name):
+    """Guards a class whose encoder or decoder looks ahead: bit for bit, whatever step is changed."""
+    codec = made(name)
+    time = codec.stride[0]
+    frames, latents = frames_of(6, time), torch.randn(1, 6, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    encoded, decoded = codec.encode(frames), codec.decode_raw(latents)
+    for step in range(1, 6):
+        first = 1 + time * (step - 1)
+        other = torch.cat([frames[:, :first], -frames[:, first:]], 1)
+        assert torch.equal(codec.encode(other)[:, :step], encoded[:, :step])
+        other = torch.cat([latents[:, :step], latents[:, step:] + 1], 1)
+        assert torch.equal(codec.decode_raw(other)[:, :first], decoded[:, :first])
+
+
+def test_two_hundred_steps_in_the_memory_of_a_window():
+    """Guards a past that grows: what a stream holds has the same size after 200 steps as once its window was full."""
+    codec = made("AutoencoderKLLTXVideo")
+    decoder, encoder = StreamDecoder(codec), StreamEncoder(codec)
+    held = []
+    for i in range(200):
+        decoder.step(torch.randn(1, 1, 4, 4, 4))
+        encoder.step(torch.rand(1, codec.stride[0] if i else 1, 3, 8, 8))
+        held.append((decoder.past.untyped_storage().nbytes(), encoder.past.untyped_storage().nbytes()))
+    full = max(decoder.window, encoder.window)
+    assert len(set(held[full + 1 :])) == 1 and len(held) - full > 100
+    assert decoder.past.shape[1] == decoder.window
+
+
+def test_an_attention_over_the_whole_past(codec):
+    """Guards a stream that promises to be exact where it cannot: Cosmos' middle block attends over all past steps.
+
+    A window is taken all the same when it is given, and its error falls with its length.
+    """
+    assert decoder_field(codec) is None and encoder_field(codec) is None
+    with pytest.raises(UserError, match="more than 64 latent steps.*vae.local"):
+        StreamDecoder(codec)
+    latents = torch.randn(1, 24, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    short, long = (window_error(codec, latents, window) for window in (2, 16))
+    assert 0 < long < short
+    assert StreamDecoder(codec, window=8).step(latents[:, :1]).shape[1] == 1
+
+
+def test_a_local_attention_is_saved_with_the_autoencoder(tmp_path):
+    """Guards a limit that is lost on loading: the loaded autoencoder has the same hash and the same bounded field.
+
+    Within the limit it is what the unlimited one is; beyond, it is not.
+    """
+    codec = made("AutoencoderKLCosmos")
+    codec.vae.save_pretrained(tmp_path / "vae")
+    again = DiffusersCodec(load_vae(tmp_path).eval())
+    assert again.hash == codec.hash and decoder_field(again) == decoder_field(codec) is not None
+    whole = DiffusersCodec(build_vae(VAEConfig("AutoencoderKLCosmos", KINDS["AutoencoderKLCosmos"][0])).eval())
+    whole.vae.load_state_dict(codec.vae.state_dict())
+    latents = torch.randn(1, 4, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(codec.decode(latents[:, :2]), whole.decode(latents[:, :2]), rtol=0, atol=1e-6)
+        assert (codec.decode(latents) - whole.decode(latents)).abs().max() > 1e-5
+    assert whole.hash != codec.hash
+
+
+def test_what_cannot_be_streamed():
+    """Guards tracebacks and wrong pictures: a class that sees the future, wrong lengths, and NaN pixels."""
+    args = {
+        "latent_channels": 4, "block_out_channels": [16] * 3, "down_block_types": ["CogVideoXDownBlock3D"] * 3,
+        "up_block_types": ["CogVideoXUpBlock3D"] * 3, "layers_per_block": 1, "norm_num_groups": 8,
+    }  # fmt: skip
+    future = DiffusersCodec(build_vae(VAEConfig("AutoencoderKLCogVideoX", args=args)).eval())
+    with pytest.raises(UserError, match="AutoencoderKLCogVideoX sees the future"):
+        decoder_field(future, 4)
+    codec = made("AutoencoderKLLTXVideo")
+    with pytest.raises(UserError, match="decodes 1 latent step at a time, got 2"):
+        StreamDecoder(codec, window=4).step(torch.zeros(1, 2, 4, 4, 4))
+    encoder = StreamEncoder(codec, window=4)
+    with pytest.raises(UserError, match="got 2 where 1 fit"):
+        encoder.step(torch.zeros(1, 2, 3, 8, 8))
+    with pytest.raises(UserError, match="not finite"):
+        encoder.step(torch.full((1, 1, 3, 8, 8), torch.nan))
+    with pytest.raises(UserError, match="vae.local"):
+        build_vae(VAEConfig("AutoencoderKLWan", KINDS["AutoencoderKLWan"][0], local=2))

@@ -1,0 +1,123 @@
+"""Encode and decode one latent step at a time, over a trailing window that covers the autoencoder's field in time.
+
+A causal autoencoder's newest output depends on its last R latent steps only, R measured by `decoder_field` and
+`encoder_field`. Cut off behind R + 1 steps, the newest output is that of the whole clip: the oldest step of the window
+becomes a "first frame", which stands for one frame instead of `stride`, so it lies outside the field by one step more.
+Both agree up to rounding (sums of other lengths), below 1e-5 in float32. Memory and time a step do not grow.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import torch
+from torch import Tensor
+
+from videowm.types import UserError, pixel_frames
+from videowm.vae.codec import DiffusersCodec
+
+LIMIT = 64  # latent steps; a field beyond it counts as unbounded
+PROBE = 2  # latent height and width of a probe
+
+
+class StreamDecoder:
+    """Latents one step at a time to frames; `window` None: the shortest exact one."""
+
+    def __init__(self, codec: DiffusersCodec, window: int | None = None) -> None:
+        self.codec = codec
+        self.window = window or exact_window(codec, decoder_field(codec), "newest frames")
+        self.past: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, latents: Tensor) -> Tensor:
+        """Latents "b 1 c h w" -> the frames that they add, "b f 3 H W": 1 at first, then the time stride's."""
+        if latents.shape[1] != 1:
+            raise UserError(f"a stream decodes 1 latent step at a time, got {latents.shape[1]}: call step for each")
+        past = [] if self.past is None else [self.past]
+        first, self.past = not past, torch.cat([*past, latents], dim=1)[:, -self.window :]
+        return self.codec.decode(self.past)[:, -(1 if first else self.codec.stride[0]) :]
+
+
+class StreamEncoder:
+    """Frames one latent step's at a time to latents; `window` None: the shortest exact one."""
+
+    def __init__(self, codec: DiffusersCodec, window: int | None = None) -> None:
+        self.codec = codec
+        self.window = window or exact_window(codec, encoder_field(codec), "newest latent step")
+        self.past: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, frames: Tensor) -> Tensor:
+        """Frames "b f 3 H W" in [-1, 1], 1 at first, then the time stride's -> their latents "b 1 c h w"."""
+        expected = 1 if self.past is None else self.codec.stride[0]
+        if frames.shape[1] != expected:
+            raise UserError(
+                f"a stream encodes 1 frame at first and then {self.codec.stride[0]} at a time, got "
+                f"{frames.shape[1]} where {expected} fit"
+            )
+        self.codec.check_finite(frames)
+        past = [] if self.past is None else [self.past]
+        kept = pixel_frames(self.window, self.codec.stride[0])
+        self.past = torch.cat([*past, frames], dim=1)[:, -kept:]
+        return self.codec.encode(self.past)[:, -1:]
+
+
+def exact_window(codec: DiffusersCodec, field: int | None, what: str) -> int:
+    """The field and one step that becomes the window's first; UserError where there is no bound."""
+    if field is None:
+        raise UserError(
+            f"the {what} of this {type(codec.vae).__name__} depend on more than {LIMIT} latent steps, so no window "
+            "streams it exactly: train it with vae.local, or give a window and accept its error"
+        )
+    return field + 1
+
+
+@torch.no_grad()
+def decoder_field(codec: DiffusersCodec, limit: int = LIMIT) -> int | None:
+    """Latent steps, the newest included, that change the newest frames by one bit or more; None if over `limit`."""
+    size = (1, limit + 2, codec.channels, PROBE, PROBE)
+    return measured_field(codec, codec.decode_raw, size, new=(1, codec.stride[0]), limit=limit)
+
+
+@torch.no_grad()
+def encoder_field(codec: DiffusersCodec, limit: int = LIMIT) -> int | None:
+    """Latent steps, the newest included, whose frames change the newest latents by a bit; None if over `limit`."""
+    time, height, width = codec.stride
+    size = (1, pixel_frames(limit + 2, time), 3, PROBE * height, PROBE * width)
+    return measured_field(codec, codec.encode, size, new=(time, 1), limit=limit)
+
+
+def measured_field(codec: DiffusersCodec, run, size: tuple[int, ...], *, new: tuple[int, int], limit: int):
+    """The fewest latent steps after which the rest of the input does not matter; a step is `new` (inputs, outputs).
+
+    UserError where the newest step changes earlier output: nothing that sees the future can be streamed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weights = next(codec.vae.parameters())
+    inputs, others = (torch.randn(size, generator=generator).clamp(-1, 1).to(weights) for _ in range(2))
+    whole, shown = run(inputs), new[1]
+    for ahead in (1, 2):  # some classes decode by twos
+        changed = torch.cat([inputs[:, : -ahead * new[0]], others[:, -ahead * new[0] :]], dim=1)
+        if not torch.equal(run(changed)[:, : -ahead * shown], whole[:, : -ahead * shown]):
+            raise UserError(
+                f"this {type(codec.vae).__name__} sees the future, so it cannot be streamed: train one that is causal"
+            )
+
+    def unchanged(steps: int) -> bool:
+        kept = steps * new[0]
+        changed = torch.cat([others[:, :-kept], inputs[:, -kept:]], dim=1)
+        return torch.equal(run(changed)[:, -shown:], whole[:, -shown:])
+
+    field = 1 + bisect_left(range(1, limit + 1), 1, key=unchanged)
+    return field if field <= limit else None
+
+
+@torch.no_grad()
+def window_error(codec: DiffusersCodec, latents: Tensor, window: int) -> float:
+    """Root mean square difference of the newest frames of `latents` "b t c h w" when only the last `window` are seen.
+
+    In units of the pixel range -1 to 1.
+    """
+    time = codec.stride[0]
+    whole, cut = (codec.decode(part)[:, -time:].float() for part in (latents, latents[:, -window:]))
+    return (whole - cut).square().mean().sqrt().item()
