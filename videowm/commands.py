@@ -100,7 +100,8 @@ def evaluate(args: argparse.Namespace) -> None:
         raise UserError(f"{args.run} holds no finished run (no record.json): finish it with videowm train")
     data = configuration.read(args.run / "config.yaml")
     task = finished_task(configuration.build(TASKS[data["task"]], data, where=str(args.run)), args.run, device())
-    more = measure_world(args, task) if isinstance(task, WorldTask) else {}
+    rolled = isinstance(task, WorldTask) and (args.clips or task.config.rollout.clips)
+    more = measure_world(args, task) if rolled else {}
     metrics = dict(task.evaluate()) | more
     write_json(args.run / "evaluation.json", metrics)
     for name, value in metrics.items():

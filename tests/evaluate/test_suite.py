@@ -10,6 +10,7 @@ from dataclasses import replace
 import av
 import pytest
 import torch
+import yaml
 
 from videowm.evaluate.suite import ranked
 from videowm.page import curve_names, sentences, table_rows
@@ -62,6 +63,17 @@ def test_what_cannot_be_measured_is_one_sentence(world_run, videowm, arguments, 
     """Guards tracebacks, and hours of rollouts before them."""
     ended = videowm("evaluate", world_run, *arguments)
     assert ended.code == 2 and sentence in ended.errors[-1] and not (world_run / "evaluation.json").exists()
+
+
+def test_latents_without_frames(world_run, videowm, tmp_path):
+    """Guards a run whose configuration asks for no rollouts, because its latents have no frames: its losses only."""
+    run = shutil.copytree(world_run, tmp_path / "world")
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["rollout"]["clips"] = 0
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert videowm("evaluate", run).code == 0
+    metrics = json.loads((run / "evaluation.json").read_text())
+    assert {name.split("/")[0] for name in metrics} == {"heldout"} and not (run / "evaluation.html").exists()
 
 
 def test_the_page_holds_what_was_measured(evaluated):
