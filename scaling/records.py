@@ -10,7 +10,10 @@ import numpy as np
 
 from scaling.law import Runs
 from scaling.plan import Point
+from videowm.config import suggest
 from videowm.types import UserError
+
+FALLING = ("heldout/loss", "state/", "count/", "frechet/", "surprise/error", "fidelity/lpips")  # lower is better
 
 
 def read_record(run: Path) -> dict[str, Any] | None:
@@ -25,7 +28,7 @@ def read_record(run: Path) -> dict[str, Any] | None:
 
 def finished(points: list[Point]) -> list[dict[str, Any]]:
     """Records of the finished points by rising compute, without trunks; other banks, VAEs or datasets do not mix."""
-    found = [record for point in points if (record := read_record(point.run)) is not None]
+    found = [with_evaluation(r, point.run) for point in points if (r := read_record(point.run)) is not None]
     records = [record for record in found if record.get("role") != "trunk"]
     for key in ("bank", "vae", "data"):
         found = sorted({record["hashes"][key] for record in records})
@@ -36,11 +39,43 @@ def finished(points: list[Point]) -> list[dict[str, Any]]:
     return sorted(records, key=lambda record: record["flops"]["train"])
 
 
+def with_evaluation(record: dict[str, Any], run: Path) -> dict[str, Any]:
+    """The record with what `videowm evaluate` measured later; where both have a number, the record's stays."""
+    try:
+        later = json.loads((run / "evaluation.json").read_text())
+    except FileNotFoundError:
+        return record
+    except ValueError:
+        raise UserError(f"{run}/evaluation.json is damaged: run videowm evaluate {run} again") from None
+    return record | {"metrics": later | record["metrics"], "own": list(record["metrics"])}
+
+
+def check_metric(records: list[dict[str, Any]], y: str) -> None:
+    """Refuse a name that is not a number in every record, or that was measured on other starts or by another reader."""
+    for record in records:
+        metrics = record["metrics"]
+        if y not in metrics:
+            numbers = [name for name, value in metrics.items() if isinstance(value, int | float)]
+            raise UserError(
+                f"record of {record['name']} has no {y!r}{suggest(y, numbers)} (videowm evaluate RUN --reader READER "
+                "measures control, state and more)"
+            )
+        if not isinstance(metrics[y], int | float):
+            raise UserError(f"{y} of {record['name']} is {metrics[y]!r}, a y-axis needs a number: name another")
+    later = [r["metrics"]["about"] for r in records if y not in r.get("own", r["metrics"]) and "about" in r["metrics"]]
+    for about in later[1:]:
+        if differs := [f"{k} {later[0][k]} and {v}" for k, v in about.items() if later[0].get(k) != v]:
+            raise UserError(f"{y} was measured with different {', '.join(differs)}: evaluate all points alike")
+
+
+def falls(y: str) -> bool:
+    """Whether a lower value of this metric is better."""
+    return y.startswith(FALLING) or y.startswith("counterfactual/") and y.endswith("_error")
+
+
 def runs_of(records: list[dict[str, Any]], y: str = "heldout/loss") -> Runs:
     """The table that a law is fitted on: N (body), D (target tokens), C (training FLOPs) and the loss."""
-    for record in records:
-        if y not in record["metrics"]:
-            raise UserError(f"record of {record['name']} has no {y!r}; it has {', '.join(sorted(record['metrics']))}")
+    check_metric(records, y)
     trunks = [record.get("trunk") for record in records]
     return Runs(
         n=np.array([record["params"]["body"] for record in records], float),

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from scaling.fit import fit, selection
 from scaling.law import Law, identifiable
 from scaling.plan import SweepConfig, plan, write_whole
 from scaling.predict import comparison, measured, predictions
-from scaling.records import finished, runs_of
+from scaling.records import falls, finished, runs_of
 from videowm.types import UserError
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -49,13 +50,16 @@ def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> Path:
 
 
 def best_of_budgets(records: list[dict[str, Any]], y: str) -> list[dict[str, Any]]:
-    """The lowest of every budget, by rising compute: what the pictures show of a grid."""
+    """The best of every budget, by rising compute: what the pictures show of a grid."""
     runs = runs_of(records, y)
+    runs = runs if falls(y) else replace(runs, loss=-runs.loss)
     return [record for record, weight in zip(records, selection(runs, "frontier")[0], strict=True) if weight > 0]
 
 
 def law_of(records: list[dict[str, Any]], y: str) -> tuple[Law | None, str | None]:
     """The fitted frontier, or the plain sentence why there is none."""
+    if not y.startswith("heldout/loss"):
+        return None, f"No law is fitted: its form is that of a loss, and {y} is none."
     runs = runs_of(records, y)
     reason = identifiable(runs, "frontier")
     return (None, reason) if reason else (fit(runs, "frontier"), None)
@@ -159,11 +163,23 @@ def loss_figure(records: list[dict[str, Any]], y: str, law: Law | None, predicte
         at = (record["flops"]["train"], record["metrics"][y])
         axes.annotate(record["name"], at, xytext=(7, 6), textcoords="offset points", fontsize=9)
     draw_predictions(axes, predicted, records)
-    axes.set(xscale="log", yscale="log", xlabel="training compute (FLOPs)", ylabel=y)
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_formatter(ScalarFormatter() if loss.max() / loss.min() < 4 else NullFormatter())
+    draw_bounds(axes, c, records, y)
+    axes.set(xscale="log", xlabel="training compute (FLOPs)", ylabel=y)
+    if y.startswith("heldout/loss"):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(ScalarFormatter() if loss.max() / loss.min() < 4 else NullFormatter())
     axes.set_xlim(c.min() / 1.6, max([c.max(), *(p["budget"] for p in predicted)]) * 2.2)
     return as_png(figure)
+
+
+def draw_bounds(axes, c, records: list[dict[str, Any]], y: str) -> None:
+    """The ceiling and the floor of every point, where the metric has them."""
+    for suffix, colour, line in (("ceiling", "#3a3a3c", "--"), ("floor", "#d64541", ":")):
+        bound = [r["metrics"].get(f"{y}_{suffix}") for r in records]
+        if None not in bound:
+            axes.plot(c, bound, color=colour, linestyle=line, linewidth=1.2, label=suffix)
+            axes.legend(frameon=False, fontsize=8)
 
 
 def draw_predictions(axes, predicted: list[dict[str, Any]], records: list[dict[str, Any]]) -> None:

@@ -15,7 +15,20 @@ LAYERS = [
     {"pipeline"},
     {"evaluate"},
     {"train"},
-    {"show", "endpoint", "caption", "info", "commands", "quickstart", "cli", "__main__", "dream", "play"},
+    {
+        "show",
+        "page",
+        "measure",
+        "endpoint",
+        "caption",
+        "info",
+        "commands",
+        "quickstart",
+        "cli",
+        "__main__",
+        "dream",
+        "play",
+    },
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -143,8 +143,22 @@ def run_verbs(verb: Verb) -> None:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=Path("clip.mp4"))
 
-    p = verb("evaluate", "measure a finished run again; writes evaluation.json", "videowm evaluate runs/world")
+    p = verb("evaluate", "measure a finished run; writes evaluation.json, of a world model a page and clips too",
+             "videowm evaluate runs/world --reader runs/reader --clips 64 --horizon 64")  # fmt: skip
     p.add_argument("run", type=Path)
+    p.add_argument(
+        "--reader", type=Path, default=None, help="run of task: reader; reads actions and state off rollouts"
+    )
+    p.add_argument("--features", default=None, help="network of the Fréchet distance: reader (default where one is "
+                   "given and clips suffice), an I3D TorchScript file, or VideoMAE's folder or hub name")  # fmt: skip
+    p.add_argument("--clips", type=int, default=None, help="held-out starts, about (default: the run's rollout.clips)")
+    p.add_argument("--horizon", type=int, default=None, help="predicted frames (default: the run's rollout.horizon)")
+    p.add_argument("--context", type=int, default=None, help="given frames (default: the run's rollout.context_frames)")
+    p.add_argument("--batch", type=int, default=None, help="clips at once (default: the run's rollout.batch)")
+    p.add_argument("--counterfactuals", type=int, default=16, metavar="N",
+                   help="starts that the real game continues under other actions (default: %(default)s)")  # fmt: skip
+    p.add_argument("--smaller", type=Path, nargs="*", default=[], metavar="RUN",
+                   help="runs of rising smaller budgets on the same latents: which error can be learned")  # fmt: skip
 
     p = verb("info", "say what a dataset, a latents folder or a run holds", "videowm info data/carracing")
     p.add_argument("path", type=Path)

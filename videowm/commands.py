@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -92,18 +91,26 @@ def named_actions(world: str) -> dict[str, tuple[float, ...]]:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Measure a finished run again, with the evaluators of its configuration."""
+    """Measure a finished run: the evaluators of its configuration, and of a world model everything else."""
+    from videowm.measure import measure_world
     from videowm.train.loop import write_json
-    from videowm.train.tasks import TASKS, finished_task
+    from videowm.train.tasks import TASKS, WorldTask, finished_task
 
     if not (args.run / "record.json").exists():
         raise UserError(f"{args.run} holds no finished run (no record.json): finish it with videowm train")
     data = configuration.read(args.run / "config.yaml")
     task = finished_task(configuration.build(TASKS[data["task"]], data, where=str(args.run)), args.run, device())
-    metrics = dict(task.evaluate())
+    rolled = isinstance(task, WorldTask) and (args.clips or task.config.rollout.clips)
+    more = measure_world(args, task) if rolled else {}
+    metrics = dict(task.evaluate()) | more
     write_json(args.run / "evaluation.json", metrics)
     for name, value in metrics.items():
-        print(f"{name:32s} {json.dumps(value) if isinstance(value, list) else f'{value:.6g}'}")
+        if name.endswith("_refused"):
+            print(f"{name:40s} {value}")
+        elif isinstance(value, int | float | None) and not name.endswith("_se"):
+            error = metrics.get(f"{name}_se")
+            shown = "none" if value is None else f"{value:.6g}"
+            print(f"{name:40s} {shown}" + ("" if error is None else f" ± {error:.2g}"))
 
 
 def quickstart(args: argparse.Namespace) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from videowm.evaluate.fidelity import finite, psnr, ssim, standard_error
+from videowm.evaluate.fidelity import fidelity, finite, lpips, ms_ssim, psnr, scales, ssim, standard_error
+from videowm.types import UserError
 
 
 def test_psnr_by_hand():
@@ -47,3 +51,44 @@ def test_what_is_not_a_number_is_said():
     assert finite("psnr", values) is values
     with pytest.raises(FloatingPointError, match="psnr has 1 values that are not finite"):
         finite("psnr", torch.tensor([1.0, float("nan")]))
+
+
+def test_ms_ssim_uses_the_scales_that_fit():
+    """Guards a window larger than the coarsest picture, and exponents that no longer sum to 1."""
+    assert [len(scales((n, n))) for n in (16, 64, 128, 256)] == [1, 3, 4, 5]
+    assert sum(scales((64, 64))) == pytest.approx(1)
+    with pytest.raises(UserError, match="11x11 or more"):
+        scales((8, 64))
+    true = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    other = true.clone()
+    other[1, 2] += 0.5 * torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(1))
+    got = ms_ssim(other, true)
+    assert got.shape == (2, 3) and got[1, 2] < 0.99
+    got[1, 2] = 1
+    torch.testing.assert_close(got, torch.ones(2, 3))
+
+
+def test_truth_reconstruction_and_repeated_frame(scenes):
+    """Guards bounds of other frames: a model that dreams the reconstruction scores the ceiling, one that repeats the
+    last frame the floor, the truth above both; and batches that change a value."""
+    cpu = torch.device("cpu")
+    few = {k: v[:3, :9] for k, v in vars(scenes).items() if isinstance(v, torch.Tensor)} | {"episode": np.arange(3)}
+    scenes = replace(scenes, **few)
+    for dreamed, bound in (("decoded", "ceiling"), ("repeat", "floor")):
+        same = replace(scenes, dreamed=getattr(scenes, dreamed))
+        curves = {c.name: c for c in fidelity(same, device=cpu, batch=2)}
+        assert {"fidelity/psnr", "fidelity/ssim", "fidelity/ms_ssim", "fidelity/ssim_to_vae"} <= set(curves)
+        for name in ("psnr", "ssim", "ms_ssim"):
+            curve = curves[f"fidelity/{name}"]
+            np.testing.assert_array_equal(curve.values, curve.bounds[bound])
+            assert curve.values.shape == (3, 4)
+            if bound == "floor":
+                to_vae = curves[f"fidelity/{name}_to_vae"]
+                np.testing.assert_array_equal(to_vae.values, to_vae.bounds["floor"])
+    assert ssim(scenes.future("truth"), scenes.future("truth")).min() > 0.9999 > curve.bounds["ceiling"].max()
+    assert curve.bounds["ceiling"].mean() > curve.bounds["floor"].mean()
+
+
+def test_lpips_is_left_out_where_it_is_not_installed(scenes):
+    """Guards a dependency by accident, and a number made up: the package is not here, so no name says LPIPS."""
+    assert importlib.util.find_spec("lpips") is None and lpips(torch.device("cpu")) is None

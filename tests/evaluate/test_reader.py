@@ -12,29 +12,16 @@ import torch
 from videowm.data.dataset import Dataset
 from videowm.evaluate.reader import Reader, ReaderConfig, check_reader, state_table, targets
 from videowm.evaluate.scores import r2
-from videowm.train.loop import launch
 from videowm.train.reader import ReaderRun, ReaderTask
 from videowm.types import UserError
 from videowm.vae.codec import to_float
 
-ROOT = Path(__file__).parents[2]
 STATE = ["turn", "on_track"]
 
 
 @pytest.fixture(scope="module")
-def run(dataset, tmp_path_factory) -> Path:
-    """A reader of the tiny recording, trained for seconds by the program's own command."""
-    out = tmp_path_factory.mktemp("runs") / "reader"
-    small = [
-        "train.precision=fp32",
-        "reader.width=8",
-        "reader.state=[turn,on_track]",
-        "train.steps=60",
-        "train.batch=4",
-        "train.lr=3e-3",
-    ]
-    launch(ROOT / "configs/reader/carracing.yaml", [f"data={dataset}", f"out={out}", "train.trackers=[]", *small])
-    return out
+def run(reader_run) -> Path:
+    return reader_run
 
 
 def test_motion_by_hand():

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from videowm.data.clips import even_clips
-from videowm.data.dataset import Dataset
 from videowm.dit.sample import Sampler
 from videowm.evaluate import fidelity
 from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
@@ -24,11 +23,6 @@ CONFIG = RolloutConfig(clips=4, context_frames=5, horizon=8, sampler=Sampler(2),
 @pytest.fixture(scope="module")
 def pipeline(world_run) -> WorldModelPipeline:
     return WorldModelPipeline.open(world_run)
-
-
-@pytest.fixture(scope="module")
-def recording(dataset) -> Dataset:
-    return Dataset(dataset)
 
 
 def test_curves_by_hand(pipeline, recording):

@@ -1,0 +1,117 @@
+"""The real game played again: recorded actions give the recorded frames, others another future."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from videowm.data.dataset import Dataset
+from videowm.data.record import record
+from videowm.dit.sample import Sampler
+from videowm.evaluate.counterfactual import Replay, branches, counterfactual, counterfactual_state
+from videowm.evaluate.reader import Reader
+from videowm.evaluate.rollouts import RolloutConfig
+from videowm.pipeline import WorldModelPipeline
+from videowm.types import UserError
+
+CONFIG = RolloutConfig(clips=2, context_frames=5, horizon=8, sampler=Sampler(1), batch=2)
+
+
+@pytest.fixture(scope="module")
+def replay(recording) -> Replay:
+    return Replay(recording)
+
+
+def test_recorded_actions_give_the_recorded_frames(replay, recording):
+    """Guards another seed, a frame or an action too early or late: states are equal, frames up to the compression.
+
+    One frame off, or one action off, is 10 dB and more away from the stored video.
+    """
+    episode, frame = 4, 20
+    actions = recording.actions(episode)[frame : frame + 12]
+    real = replay.future(episode, frame, actions)
+    np.testing.assert_array_equal(real.states, recording.states(episode)[frame : frame + 13])
+    stored = recording.frames(episode, range(frame, frame + 13)).astype(float)
+    error = ((real.frames - stored) ** 2).mean((1, 2, 3))
+    assert error.shape == (13,) and (10 * np.log10(255**2 / error)).min() > 35
+
+
+@pytest.mark.parametrize("world", ["carracing", "takecover"])
+def test_a_lossless_recording_comes_back_bit_for_bit(world, tmp_path):
+    """Guards frames that only look alike, in both games; the episode is not the first, so that its seed matters."""
+    out = record(world, tmp_path / "data", episodes=2, frames=30, seed=11, test_share=0.5, lossless=True)
+    dataset = Dataset(out)
+    last = int(dataset.lengths[1]) - 1
+    real = Replay(dataset).future(1, 7, dataset.actions(1)[7:last])
+    np.testing.assert_array_equal(real.frames, dataset.frames(1, range(7, last + 1)))
+    np.testing.assert_array_equal(real.states, dataset.states(1)[7:])
+
+
+def test_other_actions_give_another_future(replay, recording):
+    """Guards forced actions that are not played: left turns the car left of right, the brake stops it."""
+    named = replay.world.NAMED_ACTIONS
+    real = {n: replay.future(5, 10, np.tile(np.float32(named[n]), (16, 1))) for n in ("left", "right", "brake")}
+    for future in real.values():
+        np.testing.assert_array_equal(future.frames[0], real["left"].frames[0])
+    heading = {name: future.states[-1, 2] - future.states[0, 2] for name, future in real.items()}
+    assert heading["left"] > heading["brake"] > heading["right"]
+    assert real["brake"].states[-1, 3] < real["left"].states[-1, 3]
+
+
+def test_a_recording_of_another_game_is_refused(recording, tmp_path):
+    """Guards a future of another track: a seed that is not the recording's, and a dataset nobody recorded here."""
+    copy = shutil.copytree(recording.root, tmp_path / "data")
+    note = copy / "meta/recording.json"
+    note.write_text(note.read_text().replace('"seed": 3', '"seed": 4'))
+    wrong = Replay(Dataset(copy))
+    wrong.candidates = lambda episode: iter([1, 2])  # two of the hundred seeds that would all be tried
+    with pytest.raises(UserError, match="does not begin again"):
+        wrong.reset(4)
+    note.unlink()
+    with pytest.raises(UserError, match="was not recorded here"):
+        Replay(Dataset(copy))
+
+
+def test_branches_and_their_bounds(world_run, recording):
+    """Guards branches of other starts or lengths, and bounds: a dream that is the real future through the autoencoder
+    scores the ceiling, one that goes on as recorded gains nothing."""
+    pipeline = WorldModelPipeline.open(world_run)
+    made, left_out = branches(pipeline, recording, CONFIG)
+    assert [b.name for b in made] == ["left", "right", "brake"] and left_out == 0
+    assert all(b.real.shape == b.dreamed.shape == b.decoded.shape == (2, 8, 3, 64, 64) for b in made)
+    assert torch.equal(made[0].recorded, made[1].recorded) and not torch.equal(made[0].real, made[1].real)
+    assert not torch.equal(made[0].dreamed, made[1].dreamed)
+    cpu = torch.device("cpu")
+    perfect = [replace(b, dreamed=b.decoded) for b in made]
+    curves = {c.name: c for c in counterfactual(perfect, device=cpu)}
+    assert curves["counterfactual/psnr"].values.shape == (6, 8) and "counterfactual/brake_gain" in curves
+    np.testing.assert_array_equal(curves["counterfactual/psnr"].values, curves["counterfactual/psnr"].bounds["ceiling"])
+    blind = [replace(b, dreamed=b.uninformed) for b in made]
+    gain = {c.name: c for c in counterfactual(blind, device=cpu)}["counterfactual/gain"]
+    assert np.abs(gain.values).max() == 0 and gain.bounds["ceiling"].min() >= 0
+
+
+def test_state_under_forced_actions(world_run, recording, reader_run):
+    """Guards states of other frames: the true row of a window is found in the game played again; a dream that is the
+    real future has the probe's own error, one that was not told has the floor's."""
+    made, _ = branches(WorldModelPipeline.open(world_run), recording, CONFIG)
+    reader, names = Reader.open(reader_run), recording.state_names
+    perfect = [replace(b, dreamed=b.real) for b in made]
+    curves = {c.name: c for c in counterfactual_state(perfect, reader, names)}
+    turn = curves["counterfactual/turn_error"]
+    assert turn.values.shape == (6, 4)
+    assert set(curves) == {f"counterfactual/{name}_error" for name in ("turn", "on_track", "state")}
+    np.testing.assert_array_equal(turn.values, turn.bounds["ceiling_real"])
+    left, window = made[0], 2
+    heading = left.states[1, :, names.index("heading")]
+    column = reader.readable.names.index("turn")
+    read = reader.read(left.real)[1, window, column].item()
+    by_hand = abs(read - (heading[window + 2] - heading[window + 1])) / reader.readable.std[column]
+    assert turn.values[1, window] == pytest.approx(by_hand, rel=1e-3)
+    blind = {c.name: c for c in counterfactual_state([replace(b, dreamed=b.uninformed) for b in made], reader, names)}
+    error = blind["counterfactual/state_error"]
+    np.testing.assert_array_equal(error.values, error.bounds["floor"])

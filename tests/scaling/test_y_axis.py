@@ -1,0 +1,73 @@
+"""Any measured name as the y-axis of a sweep: found beside the record, refused where it does not compare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from scaling.records import falls, finished, runs_of
+from scaling.report import best_of_budgets, law_of, loss_figure
+from videowm.types import UserError
+
+
+@pytest.fixture
+def points(tmp_path) -> list[SimpleNamespace]:
+    """Four finished and evaluated points, two of each budget; accuracy rises where the loss falls."""
+    made = []
+    for i, accuracy in enumerate((0.4, 0.5, 0.7, 0.6)):
+        run = tmp_path / f"p{i}"
+        run.mkdir()
+        record = {"name": run.name, "role": "run", "params": {"body": 10 + i}, "tokens": {"target": 100},
+                  "flops": {"train": 1e12 if i < 2 else 4e12}, "hashes": {"bank": "b", "vae": "v", "data": "d"},
+                  "metrics": {"heldout/loss": 1 - accuracy, "heldout/loss_se": 0.01}}  # fmt: skip
+        later = {"heldout/loss": 5.0, "control/accuracy": accuracy, "control/accuracy_se": 0.02,
+                 "control/accuracy_ceiling": 0.9, "control/accuracy_floor": 0.3, "drift/a_half_life": None,
+                 "about": {"starts": "s", "reader": "r"}}  # fmt: skip
+        (run / "record.json").write_text(json.dumps(record))
+        (run / "evaluation.json").write_text(json.dumps(later))
+        made.append(SimpleNamespace(run=run))
+    return made
+
+
+def change(run: Path, **more) -> None:
+    path = run / "evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+
+
+def test_what_was_measured_later_is_found(points):
+    """Guards a second number under the name of the record's own, which a law may have been fitted to."""
+    records = finished(points)
+    assert runs_of(records, "control/accuracy").loss.tolist() == [0.4, 0.5, 0.7, 0.6]
+    assert runs_of(records).loss.tolist() == pytest.approx([0.6, 0.5, 0.3, 0.4])
+
+
+def test_the_best_is_the_highest_where_higher_is_better(points):
+    """Guards pictures of the worst models, a law of the loss through accuracies, and a figure that fails on them."""
+    records = finished(points)
+    for y in ("control/accuracy", "heldout/loss"):
+        assert [r["name"] for r in best_of_budgets(records, y)] == ["p1", "p2"]
+    assert "No law is fitted" in law_of(records, "control/accuracy")[1]
+    assert loss_figure(records, "control/accuracy", None, []).startswith(b"\x89PNG")
+    assert falls("state/error") and falls("frechet/reader") and not falls("control/loss_ratio")
+    assert not falls("drift/state_error_area")
+
+
+def test_what_does_not_compare_is_refused(points):
+    """Guards curves over other starts or readers, points never evaluated, and names that hold no number."""
+    change(points[2].run, about={"starts": "other", "reader": "r"})
+    with pytest.raises(UserError, match="different starts s and other: evaluate all points alike"):
+        runs_of(finished(points), "control/accuracy")
+    assert len(runs_of(finished(points))) == 4
+    with pytest.raises(UserError, match="is None, a y-axis needs a number"):
+        runs_of(finished(points), "drift/a_half_life")
+    with pytest.raises(UserError, match="did you mean 'control/accuracy'"):
+        runs_of(finished(points), "control/acuracy")
+    (points[0].run / "evaluation.json").unlink()
+    with pytest.raises(UserError, match="p0 has no 'control/accuracy'"):
+        runs_of(finished(points), "control/accuracy")
+    (points[1].run / "evaluation.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged: run videowm evaluate"):
+        finished(points)

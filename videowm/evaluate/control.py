@@ -1,0 +1,96 @@
+"""Whether the actions were obeyed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from videowm.dit import DiT
+from videowm.evaluate.curves import Curve, Pairs, pairs, resampled
+from videowm.evaluate.fidelity import by_frame, psnr
+from videowm.evaluate.heldout import Bank, bank_losses, shuffled
+from videowm.evaluate.readings import Readings
+from videowm.evaluate.scenes import Scenes
+
+BOUNDS = {"ceiling": "decoded", "ceiling_real": "truth", "floor": "shuffled", "floor_zero": "zero"}
+SHIFTS = range(-2, 3)  # frames by which a rollout may answer late (or early)
+LEVEL = 0.5  # standard deviations from the mean at which an action that is no button counts as low or high
+
+
+def explained(read: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """1 - squared error / variance, "b w", of "b w k" pooled over columns; the mean over b and w is R².
+
+    The variance is that of all true rows, for every clip and frame: one that hardly varies has no weight of its own.
+    """
+    return 1 - ((read - true) ** 2).sum(-1) / true.var((0, 1)).sum()
+
+
+def classes(readings: Readings, rows: np.ndarray) -> np.ndarray:
+    """Standardised targets "b w k" as classes: a button is up or down, another number low, middle or high."""
+    return np.where(readings.binary, rows > readings.half, np.digitize(rows, (-LEVEL, LEVEL)))
+
+
+def control(readings: Readings) -> Iterator[Curve]:
+    """R² of the requested actions as read off the rollout, one by one and pooled, and the share of right classes.
+
+    Ceilings: the same reader on the autoencoder's picture of the real video, and on the real video itself. Floors:
+    rollouts under another episode's actions and under zeros, scored against the true actions all the same. Actions
+    that never vary are left out: there is nothing to be read.
+    """
+    wanted, varying = classes(readings, readings.true), readings.varying
+    names = {f"control/{readings.names[i]}_r2": [i] for i in varying}
+    for name, columns in {**names, "control/r2": varying}.items() if varying else ():
+        true = readings.true[..., columns]
+        yield bounded(readings, name, lambda read, c=columns, true=true: explained(read[..., c], true))
+    if varying:
+        yield bounded(
+            readings, "control/accuracy", lambda read: (classes(readings, read) == wanted)[..., varying].mean(-1)
+        )
+
+
+def bounded(readings: Readings, name: str, score: Callable[[np.ndarray], np.ndarray]) -> Curve:
+    """The curve of `score(read "b w k") -> "b w"` for the model, the ceilings and the floors."""
+    bounds = {suffix: score(readings.read[video]) for suffix, video in BOUNDS.items()}
+    return Curve(name, score(readings.read["dreamed"]), readings.episode, bounds, first=readings.first)
+
+
+def delay(readings: Readings) -> Pairs:
+    """By how many frames the rollout answers late: the shift of the actions with the best R², minus the same on real
+    video. All shifts are scored on the same windows."""
+    margin, windows = max(SHIFTS), readings.true.shape[1]
+    if not readings.varying or windows <= 2 * margin:
+        return
+    true = readings.true[..., readings.varying]
+    weights = np.concatenate([np.full((1, len(true)), 1 / len(true)), resampled(readings.episode)])
+
+    def best(video: str) -> np.ndarray:
+        read = readings.read[video][:, margin : windows - margin, readings.varying]
+        asked = (true[:, margin - shift : windows - margin - shift] for shift in SHIFTS)
+        scores = [explained(read, rows).mean(1) for rows in asked]
+        return np.array(SHIFTS)[(weights @ np.stack(scores, 1)).argmax(1)]
+
+    late = best("dreamed") - best("truth")
+    yield "control/delay", int(late[0])
+    yield "control/delay_se", float(late[1:].std(ddof=1))
+
+
+def delta_psnr(scenes: Scenes, *, device: torch.device, batch: int = 16) -> Pairs:
+    """What the true actions are worth, in dB by predicted frame: PSNR under them minus PSNR under random ones.
+
+    Genie (arXiv 2402.15391), section 3, Delta_t PSNR; a model that ignores its actions scores 0.
+    """
+    truth = scenes.future("truth")
+    own, drawn = (by_frame(psnr, scenes.future(k), truth, device, batch) for k in ("dreamed", "random"))
+    yield from pairs(Curve("control/delta_psnr", own - drawn, scenes.episode, {"floor": np.zeros_like(own)}))
+
+
+def loss_ratio(model: DiT, bank: Bank, batch: int) -> Pairs:
+    """Held-out loss under another episode's actions over the loss under the true ones; 1: the actions are ignored."""
+    true = bank_losses(model, bank, bank.actions, batch).mean(1).numpy()
+    wrong = bank_losses(model, bank, shuffled(bank), batch).mean(1).numpy()
+    weights = resampled(bank.episode)
+    yield "control/loss_ratio", float(wrong.mean() / true.mean())
+    yield "control/loss_ratio_se", float(((weights @ wrong) / (weights @ true)).std(ddof=1))
+    yield "control/loss_ratio_floor", 1.0

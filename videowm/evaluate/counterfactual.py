@@ -1,0 +1,195 @@
+"""What if other actions had been taken: the dream against the real game, from the same seed and state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videowm.data.dataset import Dataset
+from videowm.data.record import Recording
+from videowm.data.worlds import World, open_world
+from videowm.evaluate.curves import Curve
+from videowm.evaluate.fidelity import by_frame, psnr
+from videowm.evaluate.reader import Reader, state_table
+from videowm.evaluate.readings import standardised
+from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from, starting_points
+from videowm.evaluate.scenes import through_codec, with_future
+from videowm.pipeline import WorldModelPipeline
+from videowm.types import UserError
+from videowm.vae.codec import to_float
+
+FORCED = {"carracing": ("left", "right", "brake"), "takecover": ("left", "right", "stay")}
+ATTEMPTS = 100  # as in data/record.py: an episode that ended at once was drawn anew
+
+
+@dataclass(frozen=True)
+class Future:
+    """What the real game did after a moment: the frame of that moment, then one for every action."""
+
+    frames: np.ndarray  # uint8 "n+1 H W 3"
+    states: np.ndarray  # float32 "n+1 k"
+
+
+class Replay:
+    """The real game of a recording, brought back to any moment of any episode."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        path = dataset.root / "meta/recording.json"
+        if not path.exists():
+            raise UserError(f"{dataset.root} was not recorded here (no {path.name}): its game cannot be played again")
+        self.dataset = dataset
+        self.settings = Recording(**json.loads(path.read_text()))
+        self.world: World = open_world(self.settings.world, self.settings.frame_skip)
+        self._seeds: dict[int, int] = {}
+
+    def reset(self, episode: int) -> None:
+        """The game at frame 0 of an episode; the attempt that was kept is known by its first state."""
+        recorded = self.dataset.states(episode)[0]
+        for seed in self.candidates(episode):
+            self.world.reset(seed)
+            if np.array_equal(self.world.state(), recorded):
+                self._seeds[episode] = seed
+                return
+        raise UserError(f"episode {episode} of {self.dataset.root} does not begin again: record it with this version")
+
+    def candidates(self, episode: int) -> Iterator[int]:
+        """The game seeds that `record` may have used for this episode, in its order."""
+        if episode in self._seeds:
+            yield self._seeds[episode]
+            return
+        for attempt in range(ATTEMPTS):
+            rng = np.random.default_rng([self.settings.seed, episode] + [attempt] * (attempt > 0))
+            yield int(rng.integers(2**31))
+
+    def future(self, episode: int, frame: int, actions: np.ndarray) -> Future | None:
+        """Play the recorded actions up to `frame`, then `actions` "n a"; None where the game ends before the last
+        frame. A game that is not in the recorded state at `frame` is refused."""
+        self.reset(episode)
+        for action in self.dataset.all_actions(episode)[:frame]:
+            self.world.step(action)
+        if not np.array_equal(self.world.state(), self.dataset.states(episode)[frame]):
+            raise UserError(
+                f"episode {episode} of {self.dataset.root} is in another state at frame {frame} when it is played "
+                "again: record it with this version of the game"
+            )
+        frames, states = [self.world.render()], [self.world.state()]
+        for action in actions:
+            if self.world.step(action)[1]:
+                return None
+            frames.append(self.world.render())
+            states.append(self.world.state())
+        return Future(np.stack(frames), np.stack(states))
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Starts continued under one forced action, in the real game and in the dream; "b h 3 H W", the context cut off."""
+
+    name: str
+    real: Tensor
+    decoded: Tensor  # the real future through the autoencoder
+    dreamed: Tensor
+    recorded: Tensor  # what the real game did under the recorded actions
+    uninformed: Tensor  # the dream under the recorded actions
+    repeat: Tensor  # the last context frame
+    states: np.ndarray  # float32 "b h+1 s", the simulator's, from the last context frame on
+    episode: np.ndarray
+
+
+def branches(
+    pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig, forced: tuple[str, ...] | None = None
+) -> tuple[list[Branch], int]:
+    """One branch an action, all of the same starts, and how many starts were left out because a game ended."""
+    replay = Replay(dataset)
+    named = replay.world.NAMED_ACTIONS
+    forced = forced or FORCED.get(replay.world.name.split("-")[0], tuple(named)[:3])
+    where, known = starting_points(dataset, config, pipeline.time_stride), config.context_frames
+    futures: list[list[Future]] = []
+    kept = []
+    for episode, first in where:
+        actions = [np.tile(np.float32(named[name]), (config.horizon, 1)) for name in forced]
+        real = [replay.future(episode, first + known - 1, a) for a in actions]
+        if all(real):
+            kept.append((episode, first))
+            futures.append(real)
+    if not kept:
+        raise UserError(f"no start of {dataset.root} lasts {config.horizon} frames under {forced}: lower the horizon")
+    start = start_from(pipeline, dataset, kept, config)
+    own = roll(pipeline, start, config)
+    made = [
+        branch(pipeline, start, config, name, own, torch.tensor(named[name]), [real[i] for real in futures])
+        for i, name in enumerate(forced)
+    ]
+    return made, len(where) - len(kept)
+
+
+def branch(
+    pipeline: WorldModelPipeline, start: Start, config: RolloutConfig, name: str, own: Tensor, action: Tensor,
+    futures: list[Future],
+) -> Branch:  # fmt: skip
+    """The starts under one action."""
+    known = start.context_frames
+    real = torch.cat([start.frames[:, :known], to_float(np.stack([f.frames[1:] for f in futures]))], dim=1)
+    actions = with_future(start.actions, action.expand(1, config.horizon, -1), known)
+    dreamed = roll(pipeline, replace(start, frames=real), config, actions)
+    videos = (real, through_codec(pipeline, real, config.batch), dreamed, start.frames, own)
+    repeat = real[:, known - 1 : known].expand(-1, config.horizon, -1, -1, -1)
+    states = np.stack([future.states for future in futures])
+    return Branch(name, *(video[:, known:] for video in videos), repeat, states, start.episode)
+
+
+def counterfactual(branches: list[Branch], *, device: torch.device, batch: int = 16) -> Iterator[Curve]:
+    """PSNR of the dream against the real game under each forced action and over all of them, and what it gained.
+
+    Ceiling: the real future through the autoencoder. Floor: the last context frame repeated. The gain is the PSNR in dB
+    over the dream that was not told, which goes on under the recorded actions: a model that ignores its actions gains
+    0, and its ceiling is the PSNR of the real future through the autoencoder over the recorded one's, at least 0.
+    """
+    curves = []
+    for b in branches:
+        values = {k: by_frame(psnr, getattr(b, k), b.real, device, batch)
+                  for k in ("dreamed", "decoded", "recorded", "uninformed", "repeat")}  # fmt: skip
+        bounds = {"ceiling": values["decoded"], "floor": values["repeat"]}
+        most = values["decoded"] - np.minimum(values["recorded"], values["decoded"])
+        gained = {"ceiling": most, "floor": np.zeros_like(most)}
+        curves.append((values["dreamed"], bounds, values["dreamed"] - values["uninformed"], gained, b.episode))
+        yield Curve(f"counterfactual/{b.name}_psnr", values["dreamed"], b.episode, bounds)
+        yield Curve(f"counterfactual/{b.name}_gain", curves[-1][2], b.episode, gained)
+    psnrs, psnr_bounds, gains, gain_bounds, episodes = zip(*curves, strict=True)
+    episode = np.concatenate(episodes)
+    for name, parts, bounds in (("psnr", psnrs, psnr_bounds), ("gain", gains, gain_bounds)):
+        whole = {k: np.concatenate([one[k] for one in bounds]) for k in bounds[0]}
+        yield Curve(f"counterfactual/{name}", np.concatenate(parts), episode, whole)
+
+
+def counterfactual_state(branches: list[Branch], reader: Reader, names: tuple[str, ...]) -> Iterator[Curve]:
+    """Absolute error of the state read off the dream against the real game's, over all forced actions, in standard
+    deviations of each column, and their mean. `names` are the recording's state columns.
+
+    Ceilings: the reader's own error on the real future, through the autoencoder and as it is. Floor: the dream that was
+    not told and goes on under the recorded actions.
+    """
+    wanted, lag, skipped = reader.readable.state, reader.config.lag, len(reader.readable.actions)
+    windows = branches[0].real.shape[1] - reader.config.frames + 1
+    if not wanted or windows < 1:
+        return
+    videos = {"": "dreamed", "ceiling": "decoded", "ceiling_real": "real", "floor": "uninformed"}
+    errors: dict[str, list[np.ndarray]] = {suffix: [] for suffix in videos}
+    for b in branches:
+        rows = np.stack([state_table(states, names, wanted)[1 + lag : 1 + lag + windows] for states in b.states])
+        padded = np.concatenate([np.zeros((*rows.shape[:2], skipped)), rows], -1)
+        true = standardised(reader, padded)[..., skipped:]
+        for suffix, video in videos.items():
+            read = standardised(reader, reader.read(getattr(b, video)))[..., skipped:]
+            errors[suffix].append(np.abs(read - true))
+    whole = {suffix: np.concatenate(parts) for suffix, parts in errors.items()}
+    episode = np.concatenate([b.episode for b in branches])
+    for name, columns in {**{n: [i] for i, n in enumerate(wanted)}, "state": list(range(len(wanted)))}.items():
+        values = {suffix: error[..., columns].mean(-1) for suffix, error in whole.items()}
+        own = values.pop("")
+        yield Curve(f"counterfactual/{name}_error", own, episode, values, "lower", 1 + lag)

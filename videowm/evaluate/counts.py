@@ -1,0 +1,51 @@
+"""Whether things last: how many there are, and how often one appears or is gone, against the simulator."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from videowm.evaluate.curves import Curve, Pairs, pairs, with_error
+from videowm.evaluate.drift import drift
+from videowm.evaluate.reader import Reader
+from videowm.evaluate.readings import Readings
+
+COUNTED = ("imps", "fireballs", "imps_seen", "fireballs_seen")  # TakeCover's state columns
+BOUNDS = {"ceiling": "decoded", "ceiling_real": "truth", "floor": "repeat"}
+
+
+def whole(rows: np.ndarray) -> np.ndarray:
+    """Readings as counts: the nearest whole number, 0 or more."""
+    return np.rint(rows).clip(0)
+
+
+def changes(count: np.ndarray) -> dict[str, np.ndarray]:
+    """How many things appear and disappear per 100 frames, "b" each, of counts "b w"."""
+    step = np.diff(count, axis=1)
+    return {"appear": 100 * step.clip(0, None).mean(1), "disappear": 100 * (-step).clip(0, None).mean(1)}
+
+
+def counts(readings: Readings, reader: Reader) -> Pairs:
+    """Absolute error of every count by predicted frame, and what appears and disappears per 100 frames.
+
+    Ceilings: the reader's own error on the autoencoder's picture of the real video, and on the real video. Floor: the
+    last context frame repeated, where nothing comes or goes. Of the changes there is no better or worse: `_true` is
+    the simulator's own number, and what the reader sees on real video (`_ceiling_real`) says how much of it flickers.
+    """
+    if readings.true.shape[1] < 2:
+        return
+    for name in COUNTED:
+        if name not in readings.names:
+            continue
+        i = readings.names.index(name)
+        mean, std = reader.readable.mean[i], reader.readable.std[i]
+        true = whole(readings.true[..., i] * std + mean)
+        read = {video: whole(rows[..., i] * std + mean) for video, rows in readings.read.items()}
+        bounds = {suffix: np.abs(read[video] - true) for suffix, video in BOUNDS.items()}
+        error = np.abs(read["dreamed"] - true)
+        curve = Curve(f"count/{name}_error", error, readings.episode, bounds, "lower", readings.first)
+        yield from pairs(curve)
+        yield from drift(curve)
+        shown = {"": read["dreamed"], "_true": true, "_ceiling": read["decoded"], "_ceiling_real": read["truth"]}
+        for suffix, count in shown.items():
+            for what, rate in changes(count).items():
+                yield from with_error(f"count/{name}_{what}{suffix}", rate, readings.episode)

@@ -1,0 +1,106 @@
+"""Fréchet distance between sets of videos, with the protocol that its number means nothing without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from videowm.evaluate.curves import Pairs
+from videowm.evaluate.features import Features
+from videowm.evaluate.scenes import Scenes
+from videowm.types import UserError
+
+SPLITS = 10  # ways of halving the episodes that a distance is averaged over
+DRAWS = 100  # of the bootstrap
+VIDEOS = {"": "dreamed", "_ceiling": "decoded", "_floor": "repeat", "_real": "truth"}
+
+
+def frechet_distance(one: np.ndarray, two: np.ndarray) -> float:
+    """Squared Fréchet distance of Gaussians fitted to features "n d" and "m d" (Heusel et al. 2017, equation 6).
+
+    |m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^1/2); the last trace is that of the symmetric root of C1^1/2 C2 C1^1/2.
+    """
+    one, two = one.astype(np.float64), two.astype(np.float64)
+    c1, c2 = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (one, two))
+    values, vectors = np.linalg.eigh(c1)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ c2 @ root).clip(0)).sum()
+    apart = ((one.mean(0) - two.mean(0)) ** 2).sum()
+    return float(max(apart + np.trace(c1) + np.trace(c2) - 2 * cross, 0.0))
+
+
+def halves(episode: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Clip numbers of two halves of the episodes, about equally many clips in each."""
+    names, counts = np.unique(episode, return_counts=True)
+    order = rng.permutation(len(names))
+    first = names[order[: 1 + int(np.argmin(np.abs(np.cumsum(counts[order])[:-1] - len(episode) / 2)))]]
+    inside = np.isin(episode, first)
+    return np.flatnonzero(inside), np.flatnonzero(~inside)
+
+
+def redrawn(rows: np.ndarray, episode: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Clip numbers of as many episodes as `rows` has, drawn with replacement."""
+    names = np.unique(episode[rows])
+    return np.concatenate([rows[episode[rows] == name] for name in rng.choice(names, len(names))])
+
+
+def frechet(scenes: Scenes, features: Features) -> Pairs:
+    """The distance of the model's futures from real ones of other episodes, and under the same protocol the bounds.
+
+    One half of the episodes is real, the other the model's; averaged over `SPLITS` ways of halving. So the number of
+    clips, on which every such distance depends, is the same for the model and for real against real (`_real`), the
+    lowest number that this protocol can give. `_ceiling`: real video through the autoencoder; `_floor`: the last
+    context frame repeated. The interval is given around the value: episodes drawn twice move all draws up, not apart.
+    """
+    vectors = {video: features(scenes.future(video)).double().numpy() for video in VIDEOS.values()}
+    for name, values in vectors.items():
+        if not np.isfinite(values).all():
+            raise FloatingPointError(f"features of {name} hold {int((~np.isfinite(values)).sum())} that are not finite")
+    episode, dimension = scenes.episode, vectors["truth"].shape[1]
+    if len(np.unique(episode)) < 2:
+        raise UserError("the Fréchet distance needs held-out clips of two episodes or more: record more episodes")
+    splits = [halves(episode, np.random.default_rng([0, i])) for i in range(SPLITS)]
+    fewest = min(len(half) for split in splits for half in split)
+    if fewest < dimension:
+        raise UserError(
+            f"{len(episode)} clips leave {fewest} in a half, fewer than the {dimension} features of {features.name}: "
+            f"evaluate with --clips {2 * dimension + len(episode) - 2 * fewest} or more"
+        )
+
+    def distance(video: str, one: np.ndarray, two: np.ndarray) -> float:
+        return frechet_distance(vectors["truth"][one], vectors[video][two])
+
+    name = f"frechet/{features.name}"
+    for suffix, video in VIDEOS.items():
+        yield f"{name}{suffix}", float(np.mean([distance(video, *split) for split in splits]))
+        drawn = bootstrap(lambda one, two, video=video: distance(video, one, two), episode)
+        yield f"{name}{suffix}_se", float(drawn.std(ddof=1))
+        if video == "dreamed":
+            around = np.quantile(drawn, (0.05, 0.95)) - drawn.mean()
+    yield (
+        f"{name}_protocol",
+        {
+            "clips": len(episode),
+            "clips_a_side": [int(len(splits[0][0])), int(len(splits[0][1]))],
+            "episodes": len(np.unique(episode)),
+            "frames": scenes.horizon,
+            "features": features.name,
+            "dimension": dimension,
+            "network": features.hash,
+            "resolution": list(features.resolution),
+            "source_resolution": list(scenes.truth.shape[-2:]),
+            "splits": SPLITS,
+            "interval_90": around.tolist(),
+        },
+    )
+
+
+def bootstrap(distance: Callable[[np.ndarray, np.ndarray], float], episode: np.ndarray) -> np.ndarray:
+    """The distance in `DRAWS` random halvings whose episodes are drawn with replacement."""
+    drawn = []
+    for i in range(DRAWS):
+        rng = np.random.default_rng([1, i])
+        one, two = halves(episode, rng)
+        drawn.append(distance(redrawn(one, episode, rng), redrawn(two, episode, rng)))
+    return np.array(drawn)

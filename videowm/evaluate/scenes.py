@@ -1,0 +1,91 @@
+"""The same held-out starts, continued by the game, by the autoencoder and by the model under several actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videowm.data.dataset import Dataset
+from videowm.evaluate.rollouts import RolloutConfig, roll, start_from, starting_points
+from videowm.pipeline import WorldModelPipeline
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Videos "b f 3 H W" in [-1, 1] of one length, the context first; on the CPU."""
+
+    truth: Tensor
+    decoded: Tensor  # the truth through the autoencoder
+    dreamed: Tensor  # the model under the true actions
+    shuffled: Tensor  # the model under those of another episode
+    zero: Tensor  # the model under actions of zeros
+    random: Tensor  # the model under actions drawn from all clips at all times
+    actions: Tensor  # float32 "b f-1 a", the true ones
+    episode: np.ndarray  # "b"
+    first: np.ndarray  # "b", the first frame's number within its episode
+    context: int
+
+    @property
+    def horizon(self) -> int:
+        return self.truth.shape[1] - self.context
+
+    @property
+    def repeat(self) -> Tensor:
+        """The last context frame for ever."""
+        last = self.truth[:, self.context - 1 : self.context].expand(-1, self.horizon, -1, -1, -1)
+        return torch.cat([self.truth[:, : self.context], last], dim=1)
+
+    def future(self, name: str) -> Tensor:
+        """The predicted frames "b h 3 H W" of one of the videos."""
+        return getattr(self, name)[:, self.context :]
+
+
+def another(episode: np.ndarray) -> np.ndarray:
+    """For every clip the number of one of another episode, each taken once; one episode alone: of another clip."""
+    n = len(episode)
+    for shift in [*range(n // 2, n), *range(1, n // 2)]:
+        rolled = np.roll(np.arange(n), shift)
+        if (episode[rolled] != episode).all():
+            return rolled
+    return np.roll(np.arange(n), n // 2)
+
+
+def with_future(actions: Tensor, future: Tensor, context: int) -> Tensor:
+    """The actions "b f-1 a" with those that lead to predicted frames replaced by `future` "b h a"."""
+    return torch.cat([actions[:, : context - 1], future.expand(len(actions), -1, -1)], dim=1)
+
+
+@torch.no_grad()
+def make_scenes(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig) -> Scenes:
+    """Roll the model out from the starts of `config`, with the same noise under every kind of actions."""
+    where = starting_points(dataset, config, pipeline.time_stride)
+    start = start_from(pipeline, dataset, where, config)
+    actions, known = start.actions, start.context_frames
+    future = actions[:, known - 1 :]
+    generator = torch.Generator().manual_seed(config.seed)
+    drawn = torch.randint(future.shape[0] * future.shape[1], future.shape[:2], generator=generator)
+    rolled = {
+        "dreamed": future,
+        "shuffled": future[torch.from_numpy(another(start.episode))],
+        "zero": torch.zeros_like(future),
+        "random": future.flatten(0, 1)[drawn],
+    }
+    return Scenes(
+        truth=start.frames,
+        decoded=through_codec(pipeline, start.frames, config.batch),
+        **{k: roll(pipeline, start, config, with_future(actions, v, known)) for k, v in rolled.items()},
+        actions=actions,
+        episode=start.episode,
+        first=np.array([first for _, first in where]),
+        context=known,
+    )
+
+
+@torch.no_grad()
+def through_codec(pipeline: WorldModelPipeline, frames: Tensor, batch: int) -> Tensor:
+    """Frames "b f 3 H W" as the autoencoder gives them back, on the CPU."""
+    codec = pipeline.codec
+    return torch.cat([codec.decode(codec.encode(part.to(pipeline.device))).cpu() for part in frames.split(batch)])

@@ -1,0 +1,108 @@
+"""Everything that is measured on one finished world model, in one place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from videowm.data.dataset import Dataset
+from videowm.dit import DiT
+from videowm.evaluate.control import control, delay, delta_psnr, loss_ratio
+from videowm.evaluate.counterfactual import branches, counterfactual, counterfactual_state
+from videowm.evaluate.counts import counts
+from videowm.evaluate.curves import Curve, Pairs, pairs
+from videowm.evaluate.drift import drift
+from videowm.evaluate.features import Features
+from videowm.evaluate.fidelity import fidelity
+from videowm.evaluate.frechet import frechet
+from videowm.evaluate.heldout import Bank
+from videowm.evaluate.reader import Reader, check_reader
+from videowm.evaluate.readings import read_scenes
+from videowm.evaluate.rollouts import RolloutConfig
+from videowm.evaluate.scenes import Scenes
+from videowm.evaluate.state import state
+from videowm.evaluate.surprise import learnable, surprise
+from videowm.pipeline import WorldModelPipeline
+from videowm.types import UserError
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What a run is measured with, beside its own pixels."""
+
+    reader: Reader | None = None
+    features: Features | None = None
+    counterfactuals: int = 16  # starts that the real game is played from; 0: none
+
+
+def measured(curves: Iterable[Curve]) -> Pairs:
+    """What is yielded of curves: means, the curves themselves, and how they drift."""
+    for curve in curves:
+        yield from pairs(curve)
+        yield from drift(curve)
+
+
+def suite(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig,
+          instruments: Instruments) -> Pairs:  # fmt: skip
+    """All evaluators of rollouts on the same scenes: pairs (name, value)."""
+    device, batch, reader = pipeline.device, config.batch, instruments.reader
+    yield "about", about(scenes, dataset, instruments)
+    yield from measured(fidelity(scenes, device=device, batch=batch))
+    yield from delta_psnr(scenes, device=device, batch=batch)
+    if reader is not None:
+        check_reader(reader, dataset)
+        readings = read_scenes(reader, scenes, dataset)
+        yield from measured(control(readings))
+        yield from delay(readings)
+        yield from measured(state(readings))
+        yield from counts(readings, reader)
+    if instruments.features is not None:
+        try:
+            yield from dict(frechet(scenes, instruments.features)).items()
+        except UserError as refusal:  # too few clips: said, and the rest of the work is kept
+            yield f"frechet/{instruments.features.name}_refused", str(refusal)
+    if instruments.counterfactuals:
+        few = replace(config, clips=instruments.counterfactuals)
+        made, left_out = branches(pipeline, dataset, few)
+        yield "counterfactual/starts", len(made[0].real)
+        yield "counterfactual/left_out", left_out
+        for curve in counterfactual(made, device=device, batch=batch):
+            yield from pairs(curve)
+            yield from drift(curve) if curve.name == "counterfactual/psnr" else ()
+        if reader is not None:
+            yield from measured(counterfactual_state(made, reader, dataset.state_names))
+
+
+def suite_of_bank(models: list[DiT], bank: Bank, batch: int, patch: tuple[slice, slice] | None) -> Pairs:
+    """What needs no rollout, of the last of the models; with smaller ones before it, also what can still be learned."""
+    yield from loss_ratio(models[-1], bank, batch)
+    yield from surprise(models[-1], bank, batch)
+    if len(models) > 1:
+        yield from learnable(models, bank, batch, patch)
+
+
+def about(scenes: Scenes, dataset: Dataset, instruments: Instruments) -> dict[str, object]:
+    """What must be equal before two runs' numbers compare."""
+    starts = json.dumps([scenes.episode.tolist(), scenes.first.tolist(), scenes.context])
+    return {
+        "clips": len(scenes.episode),
+        "episodes": len(np.unique(scenes.episode)),
+        "context": scenes.context,
+        "horizon": scenes.horizon,
+        "starts": hashlib.sha256(starts.encode()).hexdigest()[:16],
+        "data": dataset.hash,
+        "reader": instruments.reader.hash if instruments.reader else None,
+        "features": instruments.features.hash if instruments.features else None,
+    }
+
+
+def ranked(scenes: Scenes) -> dict[str, int]:
+    """The clips to be looked at: best, median and worst by PSNR over the predicted frames."""
+    error = (scenes.future("dreamed") - scenes.future("truth")).square().flatten(2).mean(2)
+    order = torch.log10(error.clamp_min(1e-10)).mean(1).argsort().tolist()
+    return {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}

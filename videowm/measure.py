@@ -1,0 +1,71 @@
+"""`videowm evaluate` of a world model: instruments, rollouts, numbers, page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videowm.data.dataset import Dataset
+from videowm.dit import DiT
+from videowm.evaluate.features import open_features
+from videowm.evaluate.reader import Reader, check_reader
+from videowm.evaluate.scenes import make_scenes
+from videowm.evaluate.suite import Instruments, suite, suite_of_bank
+from videowm.evaluate.surprise import television
+from videowm.page import write_page
+from videowm.pipeline import WorldModelPipeline
+from videowm.train.tasks import WorldTask
+from videowm.types import UserError
+
+
+def measure_world(args: argparse.Namespace, task: WorldTask) -> dict[str, Any]:
+    """Everything that is measured on rollouts of a world model, its page and its clips."""
+    pipeline, dataset = task.pipeline(), task.dataset()
+    began = time.perf_counter()
+    given = {"clips": args.clips, "context_frames": args.context, "horizon": args.horizon, "batch": args.batch}
+    config = replace(task.config.rollout, **{k: v for k, v in given.items() if v is not None})
+    instruments, metrics = instruments_of(args, dataset, pipeline.device)
+    smaller = [finished_model(run, task, pipeline.device) for run in args.smaller]
+    metrics |= dict(suite_of_bank([*smaller, task.model], task.bank, task.config.heldout.batch, patch_of(pipeline)))
+    scenes = make_scenes(pipeline, dataset, config)
+    metrics |= dict(suite(scenes, pipeline, dataset, config, instruments))
+    metrics["evaluate/seconds"] = round(time.perf_counter() - began, 1)
+    trained_on = pipeline.trained_on
+    print(write_page(args.run, metrics, scenes, trained_on.action_names, trained_on.fps))
+    return metrics
+
+
+def finished_model(run: Path, task: WorldTask, device: torch.device) -> DiT:
+    """The transformer of a smaller run on the same latents as the task's."""
+    smaller = WorldModelPipeline.open(run)
+    if smaller.trained_on.vae_hash != task.latents.index["vae_hash"]:
+        raise UserError(f"{run} was trained on latents of another autoencoder: name runs of the same sweep")
+    return smaller.transformer.to(device).eval()
+
+
+def patch_of(pipeline: WorldModelPipeline) -> tuple[slice, slice] | None:
+    """Where the world has a patch of pure noise, among its latents."""
+    if not pipeline.trained_on.world.endswith("-noisy"):
+        return None
+    return television(pipeline.codec.stride, pipeline.transformer.config.width)
+
+
+def instruments_of(
+    args: argparse.Namespace, dataset: Dataset, device: torch.device
+) -> tuple[Instruments, dict[str, Any]]:
+    """The networks that read rollouts, refused before anything is rolled out, and the reader's own held-out error."""
+    reader, own = None, {}
+    if args.reader is not None:
+        reader = Reader.open(args.reader).to(device)
+        check_reader(reader, dataset)
+        own = json.loads((args.reader / "record.json").read_text())["metrics"]
+    named = args.features or ("reader" if reader is not None else None)
+    features = open_features(named, reader, device) if named else None
+    replayable = (dataset.root / "meta/recording.json").exists()
+    return Instruments(reader, features, args.counterfactuals if replayable else 0), own
