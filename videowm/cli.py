@@ -102,8 +102,8 @@ def model_verbs(verb: Verb) -> None:
     p.add_argument("config", type=Path, help="YAML file; runs/x/config.yaml repeats a run")
     p.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides")
 
-    p = verb("encode", "encode a dataset to latents, once",
-             "videowm encode data/carracing --vae runs/vae --out latents/carracing")  # fmt: skip
+    p = verb("encode", "encode a dataset to latents, once; under torchrun or accelerate launch by several processes",
+             "torchrun --nproc_per_node 4 -m videowm encode data/cars --vae runs/vae --out latents/cars")  # fmt: skip
     p.add_argument("data", type=Path)
     p.add_argument("--vae", required=True, help="run directory, diffusers folder or hub name")
     p.add_argument("--out", type=Path, required=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from videowm import config as configuration
 from videowm.actions.group import check_actions
 from videowm.actions.script import parse_actions, read_actions
 from videowm.data.dataset import Dataset
-from videowm.data.latents import encode_dataset
+from videowm.data.latents import Part, encode_dataset
 from videowm.data.played import Played
 from videowm.data.worlds import WORLDS
 from videowm.dit.sample import Sampler
@@ -27,17 +28,24 @@ def device() -> torch.device:
 
 
 def encode(args: argparse.Namespace) -> None:
-    """Encode a dataset once; what is there already is kept."""
+    """Encode a dataset once; what is there already is kept. Under torchrun or accelerate launch, by shares."""
+    rank, processes, local = (int(os.environ.get(key, n)) for key, n in
+                              (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))  # fmt: skip
     where = device()
+    if where.type == "cuda":
+        where = torch.device("cuda", local % torch.cuda.device_count())
     codec = DiffusersCodec(load_vae(args.vae).to(where).eval())
     dataset = Dataset(args.data)
     played = None
     if args.play is not None:
         played = Played(dataset, episodes=args.play, seed=args.seed, workers=args.workers)
     index = encode_dataset(dataset, codec, args.out, frames=args.frames, vae=str(args.vae), batch=args.batch,
-                           dtype=args.dtype, played=played,
+                           dtype=args.dtype, played=played, part=Part(rank, processes),
                            to_frames=lambda pixels: to_float(pixels, where))  # fmt: skip
-    print(f"{args.out}: clips of {args.frames} frames, {index['clips']}, made by VAE {index['vae_hash']}")
+    if rank == 0:
+        lossless = index.get("rounding_db") is None
+        cost = "" if lossless else f", {args.dtype} costs {index['rounding_rms']:.1e} ({index['rounding_db']:.0f} dB)"
+        print(f"{args.out}: clips of {args.frames} frames, {index['clips']}, made by VAE {index['vae_hash']}{cost}")
 
 
 def generate(args: argparse.Namespace) -> None:
