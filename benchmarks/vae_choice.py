@@ -17,6 +17,7 @@ import json
 import subprocess
 import sys
 import time
+from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def width_for(model: str, target: int, size: dict[str, int]) -> int:
             vae = build_vae(VAEConfig(model, SizeConfig(width=width, **size)))
         return sum(p.numel() for p in vae.parameters())
 
-    return min(range(8, 264, 8), key=lambda width: abs(parameters(width) - target))
+    above = bisect_left(range(8, 264, 8), target, key=parameters)
+    return min((8 * max(1, above), 8 * (above + 1)), key=lambda width: abs(parameters(width) - target))
 
 
 def train(args: argparse.Namespace, name: str, overrides: list[str], steps: int, out: Path) -> str | None:
@@ -71,7 +73,7 @@ def train(args: argparse.Namespace, name: str, overrides: list[str], steps: int,
         sys.executable, "-m", "videowm", "train", "configs/vae/sized.yaml", f"data={args.data}", f"out={out}",
         *(f"vae.size.{key}={value}" for key, value in size.items()),
         f"vae.size.width={width_for(model, args.params, size)}", f"train.steps={steps}", f"train.batch={args.batch}",
-        f"train.workers={args.workers}", "train.trackers=[]", "train.log_every=10", "train.save_every=1000000",
+        f"train.workers={args.workers}", "train.trackers=[]", "train.log_every=10", "train.save_every=2000",
         f"evaluate.clips={args.clips}", f"evaluate.frames={args.frames}", f"frames={args.train_frames}", *overrides,
     ]  # fmt: skip
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
