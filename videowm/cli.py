@@ -19,6 +19,7 @@ examples:
   videowm caption data/carracing --from-state                 words for every clip
   videowm encode data/carracing --vae runs/vae --out latents/carracing
   accelerate launch -m videowm train configs/world/quickstart.yaml depth=6
+  videowm latents runs/vae --data data/carracing --out latents.png
   videowm generate runs/world --from data/carracing --episode 3 --actions "left*8 gas*16" --out clip.mp4
   videowm evaluate runs/world
   videowm info runs/world
@@ -105,8 +106,8 @@ def model_verbs(verb: Verb) -> None:
     p.add_argument("--profile", action="store_true",
                    help="also record ten steps: OUT/profile/trace.json.gz, kernels.json and a table")  # fmt: skip
 
-    p = verb("encode", "encode a dataset to latents, once",
-             "videowm encode data/carracing --vae runs/vae --out latents/carracing")  # fmt: skip
+    p = verb("encode", "encode a dataset to latents, once; under torchrun or accelerate launch by several processes",
+             "torchrun --nproc_per_node 4 -m videowm encode data/cars --vae runs/vae --out latents/cars")  # fmt: skip
     p.add_argument("data", type=Path)
     p.add_argument("--vae", required=True, help="run directory, diffusers folder or hub name")
     p.add_argument("--out", type=Path, required=True)
@@ -118,6 +119,14 @@ def model_verbs(verb: Verb) -> None:
         "--seed", type=int, default=1, help="of the played episodes, not the dataset's (default: %(default)s)"
     )
     p.add_argument("--workers", type=int, default=1, help="playing processes; they change nothing in the latents")
+
+    p = verb("latents", "move each principal direction of a latent space and look; writes a picture, and JSON beside",
+             "videowm latents runs/vae --data data/carracing --out latents.png")  # fmt: skip
+    p.add_argument("vae", help="run directory, diffusers folder or hub name")
+    p.add_argument("--data", type=Path, required=True, help="dataset whose held-out clips are encoded")
+    p.add_argument("--out", type=Path, default=Path("latents.png"), help="default: %(default)s")
+    p.add_argument("--directions", type=int, default=6, help="rows of the picture (default: %(default)s)")
+    p.add_argument("--clips", type=int, default=128, help="about how many clips (default: %(default)s)")
 
 
 def run_verbs(verb: Verb) -> None:

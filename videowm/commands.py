@@ -1,8 +1,9 @@
-"""The verbs that need a model: encode, generate, evaluate, quickstart."""
+"""The verbs that need a model: encode, latents, generate, evaluate, quickstart."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from videowm import config as configuration
 from videowm.actions.group import check_actions
 from videowm.actions.script import parse_actions, read_actions
 from videowm.data.dataset import Dataset
-from videowm.data.latents import encode_dataset
+from videowm.data.latents import Part, encode_dataset
 from videowm.data.played import Played
 from videowm.data.worlds import WORLDS
 from videowm.dit.sample import Sampler
@@ -26,17 +27,55 @@ def device() -> torch.device:
 
 
 def encode(args: argparse.Namespace) -> None:
-    """Encode a dataset once; what is there already is kept."""
+    """Encode a dataset once; what is there already is kept. Under torchrun or accelerate launch, by shares."""
+    rank, processes, local = (int(os.environ.get(key, n)) for key, n in
+                              (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))  # fmt: skip
     where = device()
+    if where.type == "cuda":
+        where = torch.device("cuda", local % torch.cuda.device_count())
     codec = DiffusersCodec(load_vae(args.vae).to(where).eval())
     dataset = Dataset(args.data)
     played = None
     if args.play is not None:
         played = Played(dataset, episodes=args.play, seed=args.seed, workers=args.workers)
     index = encode_dataset(dataset, codec, args.out, frames=args.frames, vae=str(args.vae), batch=args.batch,
-                           dtype=args.dtype, played=played,
+                           dtype=args.dtype, played=played, part=Part(rank, processes),
                            to_frames=lambda pixels: to_float(pixels, where))  # fmt: skip
-    print(f"{args.out}: clips of {args.frames} frames, {index['clips']}, made by VAE {index['vae_hash']}")
+    if rank == 0:
+        lossless = index.get("rounding_db") is None
+        cost = "" if lossless else f", {args.dtype} costs {index['rounding_rms']:.1e} ({index['rounding_db']:.0f} dB)"
+        print(f"{args.out}: clips of {args.frames} frames, {index['clips']}, made by VAE {index['vae_hash']}{cost}")
+
+
+def latents(args: argparse.Namespace) -> None:
+    """Principal directions of a latent space: a picture of each being moved, and what it follows, as JSON beside."""
+    from videowm import show
+    from videowm.evaluate import explorer
+    from videowm.train.loop import write_json
+
+    if args.out.suffix != ".png":
+        raise UserError(f"{args.out}: expected a name that ends in .png")
+    codec = DiffusersCodec(load_vae(args.vae).to(device()).eval())
+    dataset = Dataset(args.data)
+    explored = explorer.explore(codec, dataset, clips=args.clips)
+    found = explorer.principal_directions(explored.latents, args.directions)
+    rows = explorer.correlations(explored, found)
+    labels = [f"{n + 1}: {row['explained']:.0%}" + (f"  {row['best']} {row['r2']:.2f}" if row["best"] else "")
+              for n, row in enumerate(rows)]  # fmt: skip
+    columns = ["as it is", *(f"{value:+d} sd" if value else "mean" for value in explorer.VALUES)]
+    pictures = explorer.moved_pictures(codec, explored.shown, found)
+    picture = show.grid(list(pictures), labels, columns=columns, cell=96, margin=170)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    aside = args.out.with_name(f".{args.out.name}.{os.getpid()}")
+    aside.write_bytes(show.encode_png(picture))
+    os.replace(aside, args.out)
+    note = {"vae": str(args.vae), "vae_hash": codec.hash, "data": str(args.data), "data_hash": dataset.hash,
+            "steps": len(explored.latents), "episodes": len(set(explored.episode.tolist())),
+            "directions": rows}  # fmt: skip
+    write_json(args.out.with_suffix(".json"), note)
+    for label, row in zip(labels, rows):
+        print(label + (f" ± {row['r2_se']:.2f}" if row["best"] else ""))
+    print(f"{args.out}: share of variance, then the state column of the highest R² over {note['episodes']} episodes")
 
 
 def generate(args: argparse.Namespace) -> None:

@@ -167,3 +167,48 @@ def test_a_channel_that_says_nothing(folder, codec, encode, vae_run):
     encode(folder, codec, vae_run)
     assert json.loads((folder / "latents.json").read_text())["std"][1] > 0
     assert torch.isfinite(Latents.open(folder, "test").latents).all()
+
+
+def test_several_processes_go_on_together(encode, codec, vae_run, dataset, python, tmp_path):
+    """Guards shards that no process makes, or that two make, when some were there: two processes end what was killed.
+
+    Of three shards one is whole, one was cut off and one only begun. Every file has the bytes that one uninterrupted
+    process writes, the index included, the whole shard is not touched, and nothing else is left.
+    """
+    alone, out = encode(tmp_path / "alone", codec, vae_run, frames=5), tmp_path / "two"
+    shutil.copytree(alone, out)
+    (out / "latents.json").unlink()
+    os.truncate(out / "train-00000.safetensors", 1000)
+    os.rename(out / "test-00000.safetensors", out / ".test-00000.safetensors.1")
+    whole = (out / "train-00001.safetensors").stat().st_mtime_ns
+    ended = python(
+        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "-m", "videowm", "encode", dataset,
+        "--vae", vae_run, "--out", out, "--frames", 5, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("made by VAE") == 1 and "fp16 costs" in ended.stdout
+    assert "encode train (process 1 of 2)" in ended.stderr
+    names = {"train-00000.safetensors", "train-00001.safetensors", "test-00000.safetensors", "latents.json"}
+    assert {path.name for path in out.iterdir()} == {path.name for path in alone.iterdir()} == names
+    assert all((out / name).read_bytes() == (alone / name).read_bytes() for name in names)
+    assert (out / "train-00001.safetensors").stat().st_mtime_ns == whole
+
+
+def test_the_cost_of_rounding_is_in_the_index(encode, codec, vae_run, latents, tmp_path):
+    """Guards a storage type whose cost nobody sees: bf16 costs more than fp16, and fp32 nothing."""
+    cost = {"fp16": read_index(latents)}
+    for dtype in ("bf16", "fp32"):
+        cost[dtype] = read_index(encode(tmp_path / dtype, codec, vae_run, dtype=dtype))
+    assert 0 < cost["fp16"]["rounding_rms"] < 1e-3 < cost["bf16"]["rounding_rms"] < 1e-2
+    assert 120 > cost["fp16"]["rounding_db"] > cost["bf16"]["rounding_db"] > 40
+    assert cost["fp32"]["rounding_db"] is None and cost["fp32"]["rounding_rms"] == 0
+
+
+def test_latents_that_are_not_finite(encode, vae_run, tmp_path):
+    """Guards statistics that are NaN: an autoencoder with one broken weight is refused before a shard is written."""
+    vae = load_vae(vae_run).eval()
+    with torch.no_grad():
+        vae.encoder.conv_out.conv_t.weight[0, 0] = torch.nan
+    with pytest.raises(UserError, match="latents of episode 0 from frame 0 on are not finite"):
+        encode(tmp_path / "nan", DiffusersCodec(vae), vae_run)
+    assert not list((tmp_path / "nan").iterdir())

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from videowm.data.dataset import Dataset
 from videowm.types import UserError
@@ -167,7 +168,7 @@ def test_what_cannot_be_loaded(vae_run, tmp_path):
     shutil.copytree(vae_run / "vae", tmp_path / "vae")
     settings = json.loads((tmp_path / "vae/config.json").read_text())
     (tmp_path / "vae/config.json").write_text(json.dumps(settings | {"_class_name": "UNet2DModel"}))
-    with pytest.raises(UserError, match="'UNet2DModel' is not a video autoencoder"):
+    with pytest.raises(UserError, match="'UNet2DModel', which is not a video autoencoder"):
         load_vae(tmp_path)
 
 
@@ -213,3 +214,94 @@ def test_wan_drops_no_frame():
     encoded = codec.encode(frames[:, :7])
     assert encoded.shape[1] == 4
     torch.testing.assert_close(encoded, codec.encode(frames)[:, :4])
+
+
+SCALES = {
+    "AutoencoderKLCosmos": {"latents_mean": [3.0] * 4, "latents_std": [0.1] * 4, "scaling_factor": 0.5},
+    "AutoencoderKLLTXVideo": {"scaling_factor": 0.5},
+    "AutoencoderKLWan": {"latents_mean": [3.0] * 4, "latents_std": [0.1] * 4},
+    "AutoencoderKLMagvit": {"scaling_factor": 0.5},
+    "AutoencoderKLCogVideoX": {"scaling_factor": 0.5},
+}
+COGVIDEOX = {
+    "latent_channels": 4, "block_out_channels": [16] * 3, "down_block_types": ["CogVideoXDownBlock3D"] * 3,
+    "up_block_types": ["CogVideoXUpBlock3D"] * 3, "layers_per_block": 1, "norm_num_groups": 8,
+}  # fmt: skip
+
+
+def small(name: str, **more) -> VAEConfig:
+    size = None if name == "AutoencoderKLCogVideoX" else SizeConfig(space=4, channels=4, width=8)
+    return VAEConfig(name, size, args=more | (COGVIDEOX if size is None else {}))
+
+
+@pytest.mark.parametrize("name", SCALES)
+@torch.no_grad()
+def test_pretrained_ones_of_every_class(name, tmp_path):
+    """Guards a scaling applied twice, and strides lost on the way: whatever a class's own scaling says, latents are
+    what its encoder gives, and decoding them is what its decoder gives. The clip of 13 frames has 4 latent steps.
+    """
+    codecs = []
+    for folder, scales in (("plain", {}), ("scaled", SCALES[name])):
+        torch.manual_seed(0)
+        build_vae(small(name, **scales)).save_pretrained(tmp_path / folder)
+        codecs.append(DiffusersCodec(build_vae(VAEConfig(pretrained=str(tmp_path / folder))).eval()))
+    plain, scaled = codecs
+    assert plain.stride == scaled.stride == (4, 4, 4) and scaled.channels == 4
+    scaled.check_strides(16, 16)
+    assert all(scaled.vae.config[key] == value for key, value in SCALES[name].items())
+    frames = torch.rand(1, 13, 3, 16, 16) * 2 - 1
+    latents = scaled.encode(frames)
+    assert latents.shape == (1, 4, 4, 4, 4) and torch.equal(latents, plain.encode(frames))
+    torch.testing.assert_close(latents, scaled.vae.encode(frames.movedim(1, 2)).latent_dist.mode().movedim(1, 2))
+    decoded = scaled.decode_raw(latents)
+    assert decoded.shape == frames.shape and torch.equal(decoded, plain.decode_raw(latents))
+    own = scaled.vae.decode(latents[:, :3].movedim(1, 2)).sample.movedim(1, 2)
+    torch.testing.assert_close(scaled.decode_raw(latents[:, :3]), own)
+
+
+@torch.no_grad()
+def test_an_ltx_decoder_that_denoises_too():
+    """Guards a traceback: the decoder of LTX 0.9.1 and later asks for a noise level; it is told that there is none."""
+    args = {"timestep_conditioning": True, "decoder_block_out_channels": [8] * 3}
+    config = VAEConfig("AutoencoderKLLTXVideo", SizeConfig(channels=4, width=8), args=args)
+    DiffusersCodec(build_vae(config).eval()).check_strides(16, 16)
+
+
+def test_pixels_that_are_not_numbers(codec):
+    """Guards latents that are NaN without a word: one bad pixel of a clip is refused, and counted."""
+    frames = torch.zeros(1, 5, 3, 64, 64)
+    frames[0, 2, 1, 3, 4] = torch.nan
+    with torch.no_grad(), pytest.raises(UserError, match="1 of 61440 pixel values are not finite"):
+        codec.encode(frames)
+
+
+@pytest.mark.parametrize("what", ["image", "transformer", "reader", "cut config", "no weights", "cut", "other weights"])
+def test_folders_of_something_else(vae_run, tmp_path, what):
+    """Guards tracebacks, and weights drawn at random where a file lacks them: one sentence that names the folder."""
+    import diffusers
+
+    folder, expected = tmp_path / "other", "cannot be loaded"
+    if what == "image":
+        diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_pretrained(folder)
+        expected = "'AutoencoderKL', which is not a video autoencoder"
+    elif what in ("transformer", "reader"):
+        folder.mkdir()
+        (folder / "config.json").write_text('{"_class_name": "DiT"}' if what == "transformer" else '{"config": {}}')
+        expected = "'DiT', which" if what == "transformer" else "None, which"
+    else:
+        shutil.copytree(vae_run / "vae", folder)
+        weights = folder / "diffusion_pytorch_model.safetensors"
+        if what == "cut config":
+            (folder / "config.json").write_text('{"_class')
+            expected = "config.json is damaged"
+        elif what == "no weights":
+            weights.unlink()
+        elif what == "cut":
+            weights.write_bytes(weights.read_bytes()[:1000])
+        else:
+            tensors = load_file(weights)
+            save_file(dict(list(tensors.items())[:-1]), weights, metadata={"format": "pt"})
+            expected = "do not fit its config.json .* and 0 more"
+    with pytest.raises(UserError, match=expected) as error:
+        load_vae(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,26 @@ SHARD = 64  # clips a file
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which of several encoding processes this one is; each makes its own shards, the first writes the index."""
+
+    process: int = 0
+    processes: int = 1
+
+    def share(self, shards: int) -> range:
+        """This process's shards, whatever is there already: so no shard falls between two processes."""
+        return range(self.process, shards, self.processes)
+
+    def bar(self, split: str, sizes: list[int], missing: list[int], unit: str) -> tqdm:
+        """Progress over this process's share, shown by the first one."""
+        total = sum(sizes[number] for number in self.share(len(sizes)))
+        done = total - sum(sizes[number] for number in missing)
+        whose = f" (process 1 of {self.processes})" if self.processes > 1 else ""
+        return tqdm(total=total, initial=done, desc=f"encode {split}{whose}", unit=unit, dynamic_ncols=True,
+                    disable=self.process > 0)  # fmt: skip
+
+
 def encode_dataset(
     dataset: Dataset,
     codec: VideoCodec,
@@ -37,11 +58,12 @@ def encode_dataset(
     batch: int = 4,
     dtype: str = "fp16",
     played: Played | None = None,
-) -> dict[str, Any]:
+    part: Part = Part(),  # noqa: B008 - frozen
+) -> dict[str, Any] | None:
     """Encode both splits into `out`; shards already there are kept. `to_frames` turns uint8 clips into codec input.
 
     With `played` the training clips come from newly played episodes: no frame of them went through video encoding,
-    whose loss is in the test split only.
+    whose loss is in the test split only. The index is None in all processes but the first.
     """
     steps = latent_steps(frames, codec.stride[0])
     made_by = {"data": str(dataset.root), "data_hash": dataset.hash, "vae": vae, "vae_hash": codec.hash,
@@ -52,18 +74,46 @@ def encode_dataset(
     sources = {"train": played or Stored(dataset, "train"), "test": Stored(dataset, "test")}
     if not all(source.sizes(frames) for source in sources.values()):
         raise UserError(f"{dataset.root} has no train and test episodes of {frames} frames: encode with fewer --frames")
+    shape = (0, steps, codec.channels, *(n // k for n, k in zip(dataset.size, codec.stride[1:])))
+    empty = torch.zeros(shape, dtype=DTYPES[dtype])  # a shard's episodes may all be too short
+    paths: list[Path] = []
     for split, source in sources.items():
         sizes = source.sizes(frames)
-        paths = [out / f"{split}-{number:05d}.safetensors" for number in range(len(sizes))]
-        missing = [number for number, path in enumerate(paths) if not shard_matches(path, made_by)]
-        done = sum(sizes) - sum(sizes[number] for number in missing)
-        with tqdm(total=sum(sizes), initial=done, desc=f"encode {split}", unit=source.unit, dynamic_ncols=True) as bar:
+        numbered = [out / f"{split}-{number:05d}.safetensors" for number in range(len(sizes))]
+        paths += numbered
+        missing = [number for number in part.share(len(sizes)) if not shard_matches(numbered[number], made_by)]
+        with part.bar(split, sizes, missing, source.unit) as bar:
             for number, clips in zip(missing, source.shards(missing, frames), strict=True):
-                shape = (0, steps, codec.channels, *(n // k for n, k in zip(dataset.size, codec.stride[1:])))
-                empty = torch.zeros(shape, dtype=DTYPES[dtype])  # a shard's episodes may all be too short
-                write_shard(paths[number], encode_shard(codec, clips, to_frames, batch, empty, dataset), made_by)
+                write_shard(numbered[number], encode_shard(codec, clips, to_frames, batch, empty, dataset), made_by)
                 bar.update(sizes[number])
-    return write_index(out, dataset, codec, steps, made_by)
+    if part.process > 0:
+        return None
+    wait_for(paths, made_by)
+    test = next(sources["test"].shards([0], frames))[:batch]
+    return write_index(out, dataset, codec, steps, made_by | rounding_cost(codec, test, to_frames, empty.dtype))
+
+
+def wait_for(paths: list[Path], made_by: dict[str, Any], *, seconds: float = 0.5) -> None:
+    """Until the other processes' shards are there; whoever started them ends this one when one of them fails."""
+    left = paths
+    while left := [path for path in left if not shard_matches(path, made_by)]:
+        time.sleep(seconds)
+
+
+@torch.no_grad()
+def rounding_cost(codec: VideoCodec, clips: list[Clip], to_frames, dtype: torch.dtype) -> dict[str, float | None]:
+    """What storing latents in `dtype` costs on some clips.
+
+    rounding_rms: error of the stored latents, relative to their spread. rounding_db: PSNR of the frames decoded from
+    them against those decoded from latents as they were encoded; None where nothing is rounded.
+    """
+    latents = codec.encode(to_frames(np.stack([clip.frames for clip in clips])))
+    stored = latents.to(dtype).to(latents.dtype)
+    if torch.equal(stored, latents):
+        return {"rounding_rms": 0.0, "rounding_db": None}
+    error = (codec.decode(stored).float() - codec.decode(latents).float()).square().mean().clamp_min(1e-12)
+    relative = (stored - latents).float().square().mean().sqrt() / latents.float().std().clamp_min(1e-6)
+    return {"rounding_rms": relative.item(), "rounding_db": 10 * (4 / error).log10().item()}
 
 
 class Stored:
@@ -96,6 +146,13 @@ def encode_shard(
     """Latents "n t c h w" in the type of `empty` "0 t c h w", actions "n f-1 a", episode "n" and start "n"."""
     parts = [np.stack([clip.frames for clip in clips[i : i + batch]]) for i in range(0, len(clips), batch)]
     latents = [codec.encode(to_frames(part)).to("cpu", empty.dtype) for part in parts]
+    for i, part in enumerate(latents):
+        if not torch.isfinite(part).all():
+            clip = clips[i * batch]
+            raise UserError(
+                f"latents of episode {clip.episode} from frame {clip.start} on are not finite in {empty.dtype}: train "
+                "the autoencoder again, or encode with --dtype fp32"
+            )
     shape = (len(clips), -1, len(dataset.action_names)) if clips else (0, 0, len(dataset.action_names))
     return {
         "latents": torch.cat([empty, *latents]),
@@ -162,6 +219,8 @@ def write_index(out: Path, dataset: Dataset, codec: VideoCodec, steps: int, made
         "clips": {split: sum(clip_count(f) for f in files if f.name.startswith(split)) for split in ("train", "test")},
         "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
     }
+    for left in out.glob(".*.safetensors.*"):  # of calls that were killed
+        left.unlink(missing_ok=True)
     aside = out / f".latents.json.{os.getpid()}"
     aside.write_text(json.dumps(index, indent=1))
     os.replace(aside, out / "latents.json")

@@ -14,6 +14,7 @@ from torch.library import triton_op, wrap_triton
 
 EPS = 1e-6
 TILE, BACKWARD_TILE = 4096, 2048  # elements a program holds at once
+WARPS = 4
 
 
 @triton.jit
@@ -208,7 +209,7 @@ def norm_rotate(qkv: Tensor, gains: Tensor, cos: Tensor, sin: Tensor) -> tuple[T
     q, key, v = (qkv.new_empty(b, length, n, k) for _ in range(3))
     rows = max(1, TILE // k)
     wrap_triton(norm_rotate_kernel)[(triton.cdiv(b * length * n, rows),)](
-        qkv, gains, cos, sin, q, key, v, n, length, b * length * n, EPS, K=k, ROWS=rows, num_warps=4
+        qkv, gains, cos, sin, q, key, v, n, length, b * length * n, EPS, K=k, ROWS=rows, num_warps=WARPS
     )
     return q, key, v
 
@@ -226,7 +227,7 @@ def norm_rotate_backward(
     d_qkv, sums = torch.empty_like(qkv), torch.empty(programs, 2, k, dtype=torch.float32, device=qkv.device)
     wrap_triton(norm_rotate_backward_kernel)[(programs,)](
         d_q, d_k, d_v, qkv, gains, cos, sin, d_qkv, sums, n, length, b * length * n,
-        *d_q.stride()[:3], *d_k.stride()[:3], *d_v.stride()[:3], EPS, K=k, ROWS=rows, num_warps=4,
+        *d_q.stride()[:3], *d_k.stride()[:3], *d_v.stride()[:3], EPS, K=k, ROWS=rows, num_warps=WARPS,
     )  # fmt: skip
     return d_qkv, sums.sum(0)
 

@@ -12,6 +12,7 @@ from typing import Any
 import diffusers
 import torch
 from einops import rearrange
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from videowm.config import suggest
@@ -114,19 +115,48 @@ def vae_class(name: str) -> type[nn.Module]:
 def load_vae(source: str | Path) -> nn.Module:
     """A saved autoencoder: a diffusers folder, a run directory that holds one in `vae/`, or a hub name."""
     folder = Path(source)
-    if folder.is_dir():
-        folder = folder / "vae" if (folder / "vae" / "config.json").exists() else folder
-        if not (folder / "config.json").exists():
-            raise UserError(f"{source} holds no finished autoencoder (no vae/config.json): train it, or name another")
-        name = json.loads((folder / "config.json").read_text()).get("_class_name", "")
-        vae = vae_class(name).from_pretrained(folder)
-        return limit_attention(vae, vae.config.get("local"))
+    if not folder.is_dir():
+        return load_from_hub(str(source))
+    folder = folder / "vae" if (folder / "vae" / "config.json").exists() else folder
+    if not (folder / "config.json").exists():
+        raise UserError(f"{source} holds no finished autoencoder (no vae/config.json): train it, or name another")
     try:
-        name = diffusers.AutoModel.load_config(str(source), subfolder="vae").get("_class_name", "")
-        return vae_class(name).from_pretrained(str(source), subfolder="vae")
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"no autoencoder at {source!r} ({reason}): give a folder, or a hub name while online") from None
+        name = json.loads((folder / "config.json").read_text()).get("_class_name")
+    except (ValueError, AttributeError):
+        raise UserError(f"{folder}/config.json is damaged: save the autoencoder again") from None
+    return load_weights(name, folder)
+
+
+def load_from_hub(name: str) -> nn.Module:
+    """A hub repository's `vae` folder, or the repository itself where that is the autoencoder."""
+    reason = ""
+    for place in ({"subfolder": "vae"}, {}):
+        try:
+            config = diffusers.AutoModel.load_config(name, **place)
+        except (OSError, ValueError) as error:
+            reason = reason or str(error).splitlines()[0]
+        else:
+            return load_weights(config.get("_class_name"), name, **place)
+    raise UserError(f"no autoencoder at {name!r} ({reason}): give a folder, or a hub name while online")
+
+
+def load_weights(name: str | None, source: str | Path, **place: str) -> nn.Module:
+    """The weights of class `name` at `source`, every one of them: diffusers would draw a missing one at random."""
+    if name not in STRIDES:
+        raise UserError(
+            f"{source} holds a {name!r}, which is not a video autoencoder known here: give one of {', '.join(STRIDES)}"
+        )
+    try:
+        vae, found = vae_class(name).from_pretrained(source, **place, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the {name} at {source} cannot be loaded ({reason}): save or download it again") from None
+    if wrong := [*found["missing_keys"], *found["unexpected_keys"]]:
+        raise UserError(
+            f"the weights at {source} do not fit its config.json ({wrong[0]} and {len(wrong) - 1} more are missing "
+            "or unknown): save or download it again"
+        )
+    return limit_attention(vae, vae.config.get("local"))
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -141,7 +171,12 @@ def weights_hash(model: nn.Module) -> str:
 
 
 class DiffusersCodec:
-    """`VideoCodec` over a diffusers video autoencoder. Latents are the posterior's mode, not scaled."""
+    """`VideoCodec` over a diffusers video autoencoder. Latents are the posterior's mode, as they come.
+
+    The scaling that a class carries in its configuration (`scaling_factor`, `latents_mean`, `latents_std`) is for
+    pipelines of its own: neither `encode` nor `decode` of diffusers applies it, and neither do these. Latents are
+    normalised once, by the statistics measured over the encoded training clips (`videowm.data.latents`).
+    """
 
     def __init__(self, vae: nn.Module) -> None:
         self.vae = vae
@@ -199,6 +234,8 @@ class DiffusersCodec:
     def encode(self, frames: Tensor) -> Tensor:
         """Frames "b f 3 H W" in [-1, 1] -> latents "b t c h w"."""
         self.check(frames)
+        if not torch.is_grad_enabled():  # in training the loop looks at the gradient, and a look here costs a wait
+            self.check_finite(frames)
         steps = latent_steps(frames.shape[1], self.stride[0])
         if missing := (1 - frames.shape[1]) % CHUNK.get(type(self.vae).__name__, 1):  # it would drop the last frames
             frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
@@ -214,10 +251,12 @@ class DiffusersCodec:
         frames = None
         if isinstance(self.vae, diffusers.AutoencoderKLCogVideoX) and latents.shape[1] % 2 == 0:
             frames = pixel_frames(latents.shape[1], self.stride[0])
-            latents = torch.cat(
-                [latents, latents[:, -1:]], dim=1
-            )  # of an even number it makes stride - 1 frames too many
-        decoded = self.vae.decode(rearrange(latents, "b t c h w -> b c t h w")).sample
+            # Of an even number it makes stride - 1 frames too many.
+            latents = torch.cat([latents, latents[:, -1:]], dim=1)
+        more = {}
+        if self.vae.config.get("timestep_conditioning"):  # LTX decoders that can also denoise: 0 is clean
+            more = {"temb": latents.new_zeros(len(latents))}
+        decoded = self.vae.decode(rearrange(latents, "b t c h w -> b c t h w"), **more).sample
         return rearrange(decoded, "b c f H W -> b f c H W")[:, :frames]
 
 
