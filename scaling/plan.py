@@ -31,9 +31,10 @@ class SweepConfig:
     title: str = "Quality against compute"
     strip_clips: int = 4  # starts shown in the report's strip
     strip_frames: int = 48  # frames each of them is rolled out
-    retries: int = 1  # further tries of a point that failed
+    retries: int = 1  # further tries of a point that failed before it got any further
     speed: float | None = None  # FLOP/s to estimate hours with, until points of this sweep have been timed
     cap: float | None = None  # FLOPs that all points together may spend
+    slurm: dict[str, Any] = field(default_factory=dict)  # options of sbatch by their long names, for `run --slurm`
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,15 @@ def point_of(name: str, path: Path, run: WorldRun) -> Point:
     own = run.train.steps - (start.step if start else 0)
     return Point(name, directory, path, flops, parameters(model), samples * run.window * model.tokens, run.train.steps,
                  Path(start.run).name if start else None, flops * own / run.train.steps)  # fmt: skip
+
+
+def planned(sweep: SweepConfig) -> list[Point]:
+    """The points as the last `plan` wrote them."""
+    path = Path(sweep.out) / "plan.jsonl"
+    if not path.exists():
+        raise UserError(f"{path} is not there: call `python -m scaling plan` first")
+    points = (json.loads(line) for line in path.read_text().splitlines())
+    return [Point(**point | {key: Path(point[key]) for key in ("run", "config")}) for point in points]
 
 
 def write_whole(path: Path, text: str) -> None:
