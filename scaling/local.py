@@ -218,6 +218,7 @@ def run(points: list[Point], sweep: SweepConfig, jobs: int | None = None) -> int
                 time.sleep(POLL)
         finally:
             launcher.close()
-    if stop.asked:
+    left = sum(not dispatch.done(point) for point in points)
+    if left and stop.asked:
         raise KeyboardInterrupt
-    return sum(not dispatch.done(point) for point in points)
+    return left

@@ -1,4 +1,4 @@
-"""Run what is missing through SLURM: job arrays, one point a task, that stop cleanly before their time limit and go on."""
+"""Run what is missing through SLURM: job arrays, one point a task, requeued before the time limit hits."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def ask(command: list[str]) -> str:
 
 
 def options(given: dict) -> list[str]:
-    """The sweep's `slurm` mapping as options of sbatch: `partition: x` is --partition=x, `exclusive: true` --exclusive."""
+    """The sweep's `slurm` mapping as sbatch takes it: `partition: x` is --partition=x, `requeue: true` --requeue."""
     found = []
     for key, value in given.items():
         name = str(key).replace("_", "-")
@@ -110,28 +110,31 @@ def submit(points: list[Point], sweep: SweepConfig, arguments: list[str], jobs: 
 
     `arguments` are those of `python -m scaling run`; of one array at most `jobs` tasks run at once.
     """
-    folder, given = Path(sweep.out) / "plan", options(sweep.slurm)
+    folder, given = Path(sweep.out) / "plan", [f"--job-name={Path(sweep.out).name}", *options(sweep.slurm)]
     with (folder / ".slurm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        held = queue(sweep)
-        states = {point.name: dispatch.state(point) for point in points}
-        missing = [p for p in points if p.name not in held and states[p.name] in ("todo", "failed")]
+        held = queue(sweep)  # before the records are looked at: what ends in between is then done, not missing
+        now = {point.name: dispatch.state(point) for point in points}
+        missing = [p for p in points if p.name not in held and now[p.name] in ("todo", "failed")]
         tasks = {name: task for name, (task, _) in held.items()}
-        waiting = {name for name, state in states.items() if state != "done"}
+        waiting = {name for name, state in now.items() if state != "done"}
         command = [sys.executable, "-m", "scaling", "run", *arguments, "--jobs", "1"]
         write_whole(folder / "slurm.sh", SCRIPT.format(command=shlex.join(command)))
-        sent = []
+        sent = 0
         for after, group in groups(missing, tasks, waiting):
-            names = folder.resolve() / f"slurm-{time.time_ns()}.txt"
-            write_whole(names, "".join(f"{point.name}\n" for point in group))
             wait = [] if after is None else [f"--dependency=afterok:{tasks[after]}", "--kill-on-invalid-dep=yes"]
-            throttle = f"%{jobs}" if jobs else ""
-            job = ask(["sbatch", "--parsable", f"--array=0-{len(group) - 1}{throttle}", f"--comment={names}", *wait,
-                       f"--job-name={Path(sweep.out).name}", "--requeue", "--open-mode=append", "--signal=B:USR1@120",
-                       f"--output={folder / 'slurm-%A_%a.log'}", *given, str(folder / "slurm.sh"), str(names)])  # fmt: skip
-            job = job.strip().split(";")[0]
-            tasks |= {point.name: f"{job}_{index}" for index, point in enumerate(group)}
-            sent += group
-    done = sum(state == "done" for state in states.values())
-    other = len(points) - done - len(sent)
-    return f"{len(sent)} of {len(points)} points submitted; {done} done, {other} queued or running before"
+            tasks |= send(group, folder, [*wait, *given], jobs)
+            sent += len(group)
+    done = len(points) - len(waiting)
+    other = len(waiting) - sent
+    return f"{sent} of {len(points)} points submitted; {done} done, {other} queued, running or waiting for such"
+
+
+def send(group: list[Point], folder: Path, given: list[str], jobs: int | None) -> dict[str, str]:
+    """Submit one array; name -> task. The list of its points is there before the job is, so no kill can part them."""
+    names, log = folder.resolve() / f"slurm-{time.time_ns()}.txt", folder / "slurm-%A_%a.log"
+    write_whole(names, "".join(f"{point.name}\n" for point in group))
+    array = f"--array=0-{len(group) - 1}" + (f"%{jobs}" if jobs else "")
+    ours = [array, f"--comment={names}", f"--output={log}", "--open-mode=append", "--requeue", "--signal=B:USR1@120"]
+    job = ask(["sbatch", "--parsable", *ours, *given, str(folder / "slurm.sh"), str(names)]).strip().split(";")[0]
+    return {point.name: f"{job}_{index}" for index, point in enumerate(group)}
