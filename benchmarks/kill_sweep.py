@@ -7,7 +7,7 @@ A trial is a sweep of 24 tiny points: 2 trunks with 5 branches each, 12 runs on 
 `kill -9` hits a launcher (the sweep's own, or that of a SLURM task) or a worker (`accelerate` or the process that
 trains); a launcher that is gone is started again. A trial passes when there are 24 records with 24 different
 configurations, and every point has logged each of its steps exactly once. The table goes to
-benchmarks/kill_sweep.json, a trial at a time.
+benchmarks/kill_sweep.json, a trial at a time; trials that stand there are not run again.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def processes(sweep: Path) -> dict[str, list[int]]:
 class Local:
     """The sweep's own launcher, started again whenever it is gone."""
 
-    def __init__(self, sweep: Path, log: Path) -> None:
-        self.command = [sys.executable, "-m", "scaling", "run", str(sweep), "--jobs", "2"]
+    def __init__(self, sweep: Path, log: Path, jobs: int) -> None:
+        self.command = [sys.executable, "-m", "scaling", "run", str(sweep), "--jobs", str(jobs)]
         self.log, self.process, self.started = log, None, 0
 
     def tend(self) -> bool:
@@ -108,8 +108,8 @@ class Local:
 class Slurm:
     """`run --slurm` whenever the queue is empty; what waits after a requeue is let go at once."""
 
-    def __init__(self, sweep: Path, log: Path) -> None:
-        self.command = [sys.executable, "-m", "scaling", "run", str(sweep), "--slurm", "--jobs", "2"]
+    def __init__(self, sweep: Path, log: Path, jobs: int) -> None:
+        self.command = [sys.executable, "-m", "scaling", "run", str(sweep), "--slurm", "--jobs", str(jobs)]
         self.log, self.started = log, 0
 
     def tend(self) -> bool:
@@ -123,11 +123,11 @@ class Slurm:
         return f"{POINTS} done" in ended.stdout
 
 
-def trial(where: type, folder: Path, latents: Path, seed: int) -> dict:
+def trial(where: type, folder: Path, latents: Path, seed: int, jobs: int) -> dict:
     """One sweep with its kills: what was hit, and what came out."""
     rng, began = random.Random(seed), time.monotonic()
     sweep = write_sweep(folder, latents, seed)
-    launcher = where(sweep, folder / "launcher.log")
+    launcher = where(sweep, folder / "launcher.log", jobs)
     kills = {"launcher": 0, "worker": 0}
     next_kill = time.monotonic() + rng.uniform(5, 15)
     while not launcher.tend():
@@ -159,23 +159,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--where", choices=("local", "slurm"), required=True)
     parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=2, help="points at once")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     os.environ |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     with tempfile.TemporaryDirectory(prefix="kill_sweep_") as name:
-        folder, cluster, rows = Path(name), ROOT / "tests/scaling/slurm.sh", []
+        folder, cluster = Path(name), ROOT / "tests/scaling/slurm.sh"
+        whole = json.loads(args.out.read_text()) if args.out.exists() else {}
+        rows = whole.setdefault(args.where, [])
         if args.where == "slurm":
             os.environ["SLURM_CONF"] = str(folder / "slurm/slurm.conf")
             subprocess.run([cluster, "up", folder / "slurm", "17917", "17918"], check=True)
         try:
             latents = prepare(folder)
-            for seed in range(args.trials):
+            for seed in sorted(set(range(args.trials)) - {row["seed"] for row in rows}):
                 (folder / f"trial{seed}").mkdir()
                 where = {"local": Local, "slurm": Slurm}[args.where]
-                rows.append(trial(where, folder / f"trial{seed}", latents, seed))
+                rows.append(trial(where, folder / f"trial{seed}", latents, seed, args.jobs))
                 print(rows[-1], flush=True)
-                whole = json.loads(args.out.read_text()) if args.out.exists() else {}
-                args.out.write_text(json.dumps(whole | {args.where: rows}, indent=1) + "\n")
+                args.out.write_text(json.dumps(whole, indent=1) + "\n")
         finally:
             if args.where == "slurm":
                 subprocess.run([cluster, "down", folder / "slurm"], check=True)

@@ -17,6 +17,7 @@ from scaling import dispatch
 from scaling.plan import Point, SweepConfig
 
 POLL = 0.2  # s between two looks at the processes
+REDRAW = 1.0  # s between two looks at the points' own progress
 GRACE = 20.0  # s that the processes of a point have to end after SIGTERM
 PATIENCE = 5.0  # s until a point that another process has is spoken of
 TAIL = 12  # lines of a failed point's log that are shown
@@ -103,12 +104,15 @@ class Launcher:
         self.given_up: set[str] = set()
         self.seen_elsewhere: dict[str, float] = {}
         self.bar = tqdm(total=sum(p.spent for p in points), initial=sum(map(dispatch.spent, points)), unit="FLOP",
-                        unit_scale=True, smoothing=0, desc=self.title(), disable=not self.todo)  # fmt: skip
-        self.period = 1.0 if sys.stderr.isatty() else 60.0
+                        unit_scale=True, smoothing=0, desc=self.title(), disable=None)  # fmt: skip
         self.drawn = time.monotonic()
 
+    def unfinished(self) -> list[Point]:
+        return [*self.todo, *(one.point for one in self.running)]
+
     def title(self) -> str:
-        return f"{len(self.points) - len(self.todo) - len(self.running)}/{len(self.points)} points"
+        ended = len(self.points) - len(self.unfinished()) - len(self.given_up)
+        return f"{ended}/{len(self.points)} points"
 
     def say(self, text: str, file=None) -> None:
         self.bar.write(text, file=file or sys.stdout)
@@ -119,14 +123,13 @@ class Launcher:
         for one in [one for one in self.running if one.process.poll() is not None]:
             self.ended(one)
         waits = [self.begin(point) for point in list(self.todo) if len(self.running) < len(self.slots)]
-        if time.monotonic() - self.drawn > self.period:
+        if time.monotonic() - self.drawn > REDRAW:
             self.draw()
         return bool(self.running or any(waits))
 
     def begin(self, point: Point) -> bool:
         """Start a point if that is possible now; whether one should ask again later."""
-        unfinished = {other.name for other in (*self.todo, *(one.point for one in self.running))}
-        if point.after in unfinished | self.given_up:
+        if point.after in {other.name for other in self.unfinished()} | self.given_up:
             return False
         file = dispatch.claim(point)
         if file is None:
@@ -139,7 +142,8 @@ class Launcher:
             self.seen_elsewhere.pop(point.name, None)
             self.todo.remove(point)
             if dispatch.done(point):  # by another launcher
-                return False
+                return True  # for others may have waited for it
+            before = file.tell()
             busy = {one.slot for one in self.running}
             slot = next(slot for slot in range(len(self.slots)) if slot not in busy)
             gpu = {} if self.slots[slot] is None else {"CUDA_VISIBLE_DEVICES": self.slots[slot]}
@@ -147,7 +151,7 @@ class Launcher:
                 dispatch.launch_command(point.config, len(self.slots)), env=os.environ | gpu, stdin=subprocess.DEVNULL,
                 stdout=file, stderr=file, process_group=0,
             )  # fmt: skip
-            self.running.append(Try(point, process, slot, file.tell()))
+            self.running.append(Try(point, process, slot, before))
         where = f", GPU {self.slots[slot]}" if gpu else ""
         self.say(f"started   {point.name}: {point.spent:.3g} FLOPs, {point.steps:,} steps{where}")
         return False
@@ -158,7 +162,11 @@ class Launcher:
         self.running.remove(one)
         point, code = one.point, one.process.returncode
         if dispatch.done(point):
-            self.say(f"finished  {point.name} in {time.monotonic() - one.began:.0f} s")
+            self.draw()
+            share = self.bar.n / self.bar.total
+            self.say(
+                f"finished  {point.name} in {time.monotonic() - one.began:.0f} s: {self.title()}, {share:.0%} of FLOPs"
+            )
         elif dispatch.held(point.run):  # somebody else was faster
             self.todo.append(point)
         else:
@@ -185,7 +193,8 @@ class Launcher:
     def draw(self) -> None:
         self.drawn = time.monotonic()
         self.bar.set_description(self.title(), refresh=False)
-        self.bar.n = min(self.bar.total, sum(map(dispatch.spent, self.points)))
+        left = sum(point.spent - dispatch.spent(point) for point in self.unfinished())
+        self.bar.n = self.bar.total - left
         self.bar.refresh()
 
     def close(self) -> None:

@@ -91,7 +91,7 @@ def plan(sweep: SweepConfig) -> list[Point]:
         data, run = resolve(sweep, overrides)
         name = point_name(overrides)
         path = out / "plan" / f"{name}.yaml"
-        points.append(point_of(name, path, with_steps(run)))
+        points.append(point_of(name, path, checked(name, with_steps(run))))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, yaml.safe_dump(data, sort_keys=False))
     spent = sum(point.spent for point in points)
@@ -103,6 +103,16 @@ def plan(sweep: SweepConfig) -> list[Point]:
     points = [point if point.after in names else replace(point, after=None) for point in points]
     write_whole(out / "plan.jsonl", "".join(json.dumps(configuration.to_dict(point)) + "\n" for point in points))
     return points
+
+
+def checked(name: str, run: WorldRun) -> WorldRun:
+    """Refuse what would be found out only when a branch looks for its start."""
+    if late := [step for step in run.train.keep_at if not 1 <= step <= run.train.steps]:
+        raise UserError(
+            f"point {name}: train.keep_at {late[0]} lies outside its {run.train.steps:,} steps, so no checkpoint would "
+            "be kept: give a step of the run, or more steps"
+        )
+    return run
 
 
 def point_of(name: str, path: Path, run: WorldRun) -> Point:

@@ -18,7 +18,7 @@ from wandb_offline import load
 
 from scaling import dispatch, records, report
 from scaling.local import share_gpus
-from scaling.plan import load_sweep, plan
+from scaling.plan import Speeds, load_sweep, plan, table
 from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +107,13 @@ def test_every_point_ends_once(finished_sweep, sweep_file):
         assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
 
 
+def test_short_points_are_spoken_of(sweep_file):
+    """Guards the quickstart, whose points are too short for a law: planned all the same, and the table says so."""
+    points = plan(load_sweep(sweep_file))
+    said = table(points, Speeds([], None)).splitlines()[-1]
+    assert said == "fewer than 1,000 steps, too few for a law: 1x, depth2_hidden32_steps90"
+
+
 def test_a_finished_sweep_costs_nothing(finished_sweep, sweep_file, python):
     """A second call that trains again would touch the records."""
     before = {path: path.stat().st_mtime_ns for path in finished_sweep.glob("*/record.json")}
@@ -186,6 +193,10 @@ def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, py
         ({"points": [{"name": "a"}, {"name": "a"}]}, "two points are named 'a'"),
         ({"bse": "x"}, "unknown key 'bse', did you mean 'base'"),
         ({"base": str(ROOT / "configs/vae/quickstart.yaml")}, "must be a `task: world`"),
+        (
+            {"points": [{"name": "a", "train.steps": 9, "train.keep_at": [5, 12]}]},
+            "train.keep_at 12 lies outside its 9",
+        ),
     ],
 )
 def test_a_wrong_sweep_is_one_sentence(change, sentence, sweep_file, tmp_path):
