@@ -11,12 +11,14 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from wandb_offline import load
 
 from scaling import dispatch, records, report
+from scaling.__main__ import main
 from scaling.local import share_gpus
 from scaling.plan import Speeds, load_sweep, plan, table
 from videowm.types import UserError
@@ -96,6 +98,19 @@ def finished_sweep(sweep_file, environment) -> Path:
     return out
 
 
+@pytest.fixture
+def scaling(capfd):
+    """Call `python -m scaling` within this process: exit code, what it printed, its error lines."""
+
+    def call(*arguments) -> SimpleNamespace:
+        with pytest.raises(SystemExit) as exit:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return SimpleNamespace(returncode=exit.value.code, stdout=out, stderr=err)
+
+    return call
+
+
 def test_every_point_ends_once(finished_sweep, sweep_file):
     """A point that is trained twice, or lost, after kills: each has one record and each logged step exactly once."""
     points = plan(load_sweep(sweep_file))
@@ -114,10 +129,10 @@ def test_short_points_are_spoken_of(sweep_file):
     assert said == "fewer than 1,000 steps, too few for a law: 1x, depth2_hidden32_steps90"
 
 
-def test_a_finished_sweep_costs_nothing(finished_sweep, sweep_file, python):
+def test_a_finished_sweep_costs_nothing(finished_sweep, sweep_file, scaling):
     """A second call that trains again would touch the records."""
     before = {path: path.stat().st_mtime_ns for path in finished_sweep.glob("*/record.json")}
-    ended = python("-m", "scaling", "run", sweep_file)
+    ended = scaling("run", sweep_file)
     assert ended.returncode == 0 and "all 2 points" in ended.stdout and "started" not in ended.stdout
     assert before == {path: path.stat().st_mtime_ns for path in finished_sweep.glob("*/record.json")}
 
@@ -146,9 +161,9 @@ def test_the_page_and_the_wandb_summary(finished_sweep, sweep_file, python):
     assert {"quality_vs_compute", "strip_video", "figure"} <= {key.split("/")[0] for key in history}
 
 
-def test_a_law_is_refused_with_its_reason(finished_sweep, sweep_file, python):
+def test_a_law_is_refused_with_its_reason(finished_sweep, sweep_file, scaling):
     """Two points fitted by five parameters would print a law that says nothing."""
-    ended = python("-m", "scaling", "fit", sweep_file)
+    ended = scaling("fit", sweep_file)
     assert ended.returncode == 2 and ended.stderr.startswith("scaling: 2 runs cannot fix the 5 parameters")
 
 
@@ -167,7 +182,7 @@ def test_mixed_banks_are_refused(finished_sweep, sweep_file, tmp_path):
         path.write_text(kept)
 
 
-def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, python):
+def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, scaling, environment, monkeypatch):
     """A failing point must not stop the others, nor vanish: it is retried once, then the exit code is 1.
 
     What branches off it waits, and does not fail in its place."""
@@ -177,7 +192,8 @@ def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, py
     sweep["points"] = [{"name": "bad", **bad}, branch]
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(sweep))
-    ended = python("-m", "scaling", "run", path)
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    ended = scaling("run", path)
     assert ended.returncode == 1 and "2 of 2 points are not done" in ended.stderr
     assert ended.stderr.count("train.batch 3 cannot be split") == 2
     assert "started   branch" not in ended.stdout
