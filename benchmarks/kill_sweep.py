@@ -129,16 +129,15 @@ def trial(where: type, folder: Path, latents: Path, seed: int, jobs: int) -> dic
     sweep = write_sweep(folder, latents, seed)
     launcher = where(sweep, folder / "launcher.log", jobs)
     kills = {"launcher": 0, "worker": 0}
-    next_kill = time.monotonic() + rng.uniform(5, 15)
+    kind, at = "worker", time.monotonic() + rng.uniform(5, 20)
     while not launcher.tend():
         time.sleep(0.5)
-        if sum(kills.values()) < KILLS and time.monotonic() >= next_kill:
-            kind = rng.choice(["launcher", "worker", "worker"])
-            if alive := processes(sweep)[kind]:
-                with suppress(ProcessLookupError):
-                    os.kill(rng.choice(alive), signal.SIGKILL)
-                    kills[kind] += 1
-                    next_kill = time.monotonic() + rng.uniform(2, 12)
+        alive = processes(sweep)[kind] if time.monotonic() >= at else []
+        if alive and sum(kills.values()) < KILLS:
+            with suppress(ProcessLookupError):
+                os.kill(rng.choice(alive), signal.SIGKILL)
+                kills[kind] += 1
+            kind, at = rng.choice(["launcher", "worker"]), time.monotonic() + rng.uniform(3, 20)
     return {"seed": seed, "kills": kills, "launches": launcher.started, **outcome(folder / "out"),
             "seconds": round(time.monotonic() - began)}  # fmt: skip
 
