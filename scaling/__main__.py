@@ -14,6 +14,8 @@ DESCRIPTION = """Plan, run and read scaling sweeps.
 examples:
   python -m scaling plan configs/sweep/quickstart.yaml            what will be run, and how much it costs
   python -m scaling run configs/sweep/quickstart.yaml             run what is missing; again: does nothing
+  python -m scaling run configs/sweep/quickstart.yaml --jobs 4    four points at once, shared out over the GPUs
+  python -m scaling run configs/sweep/quickstart.yaml --slurm     submit what is missing as job arrays
   python -m scaling status configs/sweep/quickstart.yaml
   python -m scaling fit study.yaml                                fit a law to the finished points
   python -m scaling fit table.csv --n params --c flops --loss loss --out law.json
@@ -36,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
         p = verbs.add_parser(name, help=text, description=text)
         p.add_argument("sweep", type=Path, help="sweep YAML")
         p.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the sweep, such as cap=1e17")
+        if name == "run":
+            run_options(p)
         if name in ("predict", "report"):
             p.add_argument("--y", default="heldout/loss", help="any metric of the records (default: %(default)s)")
         if name == "predict":
@@ -63,10 +67,19 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def run_options(p: argparse.ArgumentParser) -> None:
+    """Options of `run`."""
+    text = "points at once, each on GPUs of its own, round robin (default: what the GPUs give; SLURM: no limit)"
+    p.add_argument("--jobs", type=int, metavar="N", help=text)
+    how = p.add_mutually_exclusive_group()
+    how.add_argument("--slurm", action="store_true", help="submit one task a point, with the sweep's `slurm` options")
+    how.add_argument("--only", metavar="POINT", action="append", help="this point of the last plan; may be repeated")
+
+
 def run(args: argparse.Namespace) -> int:
     if args.verb == "fit":
         return run_fit(args)
-    from scaling import dispatch
+    from scaling import slurm
     from scaling.plan import Speeds, load_sweep, plan, table
 
     sweep = load_sweep(args.sweep, args.overrides)
@@ -78,15 +91,32 @@ def run(args: argparse.Namespace) -> int:
         for budget in args.budget:
             print(sentence(*freeze(sweep, budget, form=args.form, y=args.y)))
         return 0
+    if args.verb == "run":
+        return run_points(args, sweep)
     points = plan(sweep)
     if args.verb == "plan":
         print(table(points, Speeds.of(sweep, points)))
     if args.verb == "status":
-        for point in points:
-            print(f"{point.name:16s} {dispatch.state(point)}")
-    if args.verb != "run":
+        for name, state in slurm.states(points, sweep).items():
+            print(f"{name:16s} {state}")
+    return 0
+
+
+def run_points(args: argparse.Namespace, sweep) -> int:
+    from scaling import local, slurm
+    from scaling.plan import plan, planned
+
+    if args.jobs is not None and args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs} cannot be used: give 1 or more")
+    points = planned(sweep) if args.only else plan(sweep)
+    if args.only:
+        if unknown := set(args.only) - {point.name for point in points}:
+            raise UserError(f"{args.sweep} has no point {sorted(unknown)[0]!r}: choose from what `status` lists")
+        points = [point for point in points if point.name in args.only]
+    if args.slurm:
+        print(slurm.submit(points, sweep, [str(args.sweep), *args.overrides], args.jobs))
         return 0
-    left = dispatch.run(points, sweep)
+    left = local.run(points, sweep, args.jobs)
     if left:
         print(
             f"{left} of {len(points)} points are not done: mend what they report, run the same again", file=sys.stderr

@@ -1,28 +1,27 @@
-"""Run what is missing: every point is one `accelerate launch`, and ends exactly once however often it is killed."""
+"""How a point stands, who has it, and the `accelerate launch` that trains it."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import yaml
-from tqdm import tqdm
 
-from scaling.plan import Point, SweepConfig, write_whole
+from scaling.plan import Point, write_whole
 from scaling.records import read_record
 from videowm.train.lock import held
-from videowm.train.trunk import covers
 
 
 def state(point: Point) -> str:
     """done, running, failed or todo."""
     if done(point):
         return "done"
-    if held(point.run):
+    if taken(point):
         return "running"
     return "failed" if failures(point) else "todo"
 
@@ -32,7 +31,42 @@ def done(point: Point) -> bool:
     record = read_record(point.run)
     if record is None or record.get("role") != "trunk":
         return record is not None
+    from videowm.train.trunk import covers  # imports torch
+
     return covers(point.run, record, point.steps, yaml.safe_load(point.config.read_text())["train"]["keep_at"])
+
+
+def log_of(point: Point) -> Path:
+    """Where everything is written that the point's processes say."""
+    return point.config.with_suffix(".log")
+
+
+def claim(point: Point) -> BinaryIO | None:
+    """The point's log, locked; None where another process has it.
+
+    The lock belongs to the open file, which becomes the output of all processes of the point: it is held until the
+    last of them ends, also while they import and hold no lock of the run yet, and however the launcher ends.
+    """
+    file = log_of(point).open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    if held(point.run):  # by a `videowm train` that somebody else started
+        file.close()
+        return None
+    return file
+
+
+def taken(point: Point) -> bool:
+    """Whether some process trains the point now, or is about to."""
+    if not log_of(point).exists():
+        return held(point.run)
+    file = claim(point)
+    if file is not None:
+        file.close()
+    return file is None
 
 
 def failures(point: Point) -> list[str]:
@@ -41,36 +75,51 @@ def failures(point: Point) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def launch_command(config: Path) -> list[str]:
-    """`accelerate launch` under the user's own configuration where there is one, else on one process."""
-    from accelerate.commands.config.config_args import default_json_config_file, default_yaml_config_file
+def note_failure(point: Point, code: int) -> None:
+    lines = [*failures(point), json.dumps({"exit": code, "time": time.time(), "step": reached(point)})]
+    write_whole(point.config.with_suffix(".failed"), "\n".join(lines) + "\n")
 
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    if not any(os.path.isfile(path) for path in (default_yaml_config_file, default_json_config_file)):
-        threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+
+def reached(point: Point) -> int:
+    """The step of the newest checkpoint, 0 without any."""
+    found = [int(path.name.removeprefix("step-")) for path in (point.run / "checkpoints").glob("step-*")]
+    return max(found, default=0)
+
+
+def spent(point: Point) -> float:
+    """FLOPs of the point's own steps that are behind it, as its log of metrics says."""
+    if done(point):
+        return point.spent
+    first = round(point.steps * (1 - point.spent / point.flops))
+    return point.spent * min(1.0, max(0, logged(point.run) - first) / max(1, point.steps - first))
+
+
+def logged(run: Path) -> int:
+    """The last step in metrics.jsonl, 0 without any."""
+    try:
+        with (run / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 16384))
+            return json.loads(file.read().splitlines()[-1])["step"]
+    except (OSError, ValueError, IndexError, KeyError):  # none yet, or half a line
+        return 0
+
+
+def accelerate_config() -> dict[str, Any] | None:
+    """The user's own default configuration of accelerate, if there is one."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = Path(os.environ.get("HF_HOME", os.path.join(cache, "huggingface"))).expanduser() / "accelerate"
+    found = next((path for path in (home / "default_config.yaml", home / "default_config.json") if path.exists()), None)
+    return None if found is None else yaml.safe_load(found.read_text())
+
+
+def launch_command(config: Path, jobs: int = 1) -> list[str]:
+    """`accelerate launch` under the user's own configuration where there is one, else on one process.
+
+    Of the host's cores each of `jobs` points side by side gets its share.
+    """
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--main_process_port", "0"]
+    if accelerate_config() is None:
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
         command += ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
                     "--num_cpu_threads_per_process", threads]  # fmt: skip
     return [*command, "-m", "videowm", "train", str(config)]
-
-
-def run(points: list[Point], sweep: SweepConfig) -> int:
-    """Run every point that has no record, one after the other; return how many are not done."""
-    for point in points:
-        while state(point) != "done" and len(failures(point)) <= sweep.retries:
-            attempt(point)
-    return sum(state(point) != "done" for point in points)
-
-
-def attempt(point: Point) -> None:
-    """One try of a point; where another process already trains it, wait for that one."""
-    if held(point.run):
-        with tqdm(desc=f"{point.name}: trained by another process, waiting", unit="s") as bar:
-            while held(point.run):
-                time.sleep(1)
-                bar.update(1)
-        return
-    print(f"point {point.name}: {point.flops:.3g} FLOPs, {point.steps} steps", flush=True)
-    ended = subprocess.run(launch_command(point.config), check=False)
-    if ended.returncode and not held(point.run):
-        lines = [*failures(point), json.dumps({"exit": ended.returncode, "time": time.time()})]
-        write_whole(point.config.with_suffix(".failed"), "\n".join(lines) + "\n")

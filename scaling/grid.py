@@ -12,6 +12,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from scaling.law import Law, optimum
+from videowm import config as configuration
 from videowm.types import UserError
 
 FEWEST_STEPS = 1000  # a shorter run is mostly warmup and cooldown, and says little about a longer one
@@ -64,7 +65,15 @@ class Dial:
 
     @staticmethod
     def of(base) -> Dial:
-        """Counted on the transformer of the `WorldRun` `base`."""
+        """Counted on the transformer of the `WorldRun` `base`; once in a process, it takes a second."""
+        same = replace(base, depth=1, seed=0, budget=None, out="", train=type(base.train)())
+        key = configuration.digest(same)
+        if key not in COUNTED:
+            COUNTED[key] = Dial.counted(same)
+        return COUNTED[key]
+
+    @staticmethod
+    def counted(base) -> Dial:
         from videowm.train.flops import model_flops, parameters
         from videowm.train.tasks import meta_model
 
@@ -80,6 +89,9 @@ class Dial:
     def depth(self, n: float) -> int:
         """The depth nearest to N."""
         return 1 + int(np.abs(np.log(self.n / n)).argmin())
+
+
+COUNTED: dict[str, Dial] = {}  # by the hash of the configuration
 
 
 def expected_optimum(rule: OptimumConfig, budget: float, cost: Callable[[float, float], float]) -> tuple[float, float]:

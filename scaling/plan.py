@@ -31,9 +31,10 @@ class SweepConfig:
     title: str = "Quality against compute"
     strip_clips: int = 4  # starts shown in the report's strip
     strip_frames: int = 48  # frames each of them is rolled out
-    retries: int = 1  # further tries of a point that failed
+    retries: int = 1  # further tries of a point that failed before it got any further
     speed: float | None = None  # FLOP/s to estimate hours with, until points of this sweep have been timed
     cap: float | None = None  # FLOPs that all points together may spend
+    slurm: dict[str, Any] = field(default_factory=dict)  # options of sbatch by their long names, for `run --slurm`
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def plan(sweep: SweepConfig) -> list[Point]:
         data, run = resolve(sweep, overrides)
         name = point_name(overrides)
         path = out / "plan" / f"{name}.yaml"
-        points.append(point_of(name, path, with_steps(run)))
+        points.append(point_of(name, path, checked(name, with_steps(run))))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, yaml.safe_dump(data, sort_keys=False))
     spent = sum(point.spent for point in points)
@@ -104,6 +105,16 @@ def plan(sweep: SweepConfig) -> list[Point]:
     return points
 
 
+def checked(name: str, run: WorldRun) -> WorldRun:
+    """Refuse what would be found out only when a branch looks for its start."""
+    if late := [step for step in run.train.keep_at if not 1 <= step <= run.train.steps]:
+        raise UserError(
+            f"point {name}: train.keep_at {late[0]} lies outside its {run.train.steps:,} steps, so no checkpoint would "
+            "be kept: give a step of the run, or more steps"
+        )
+    return run
+
+
 def point_of(name: str, path: Path, run: WorldRun) -> Point:
     """What one run will be."""
     from videowm.train.flops import model_flops, parameters
@@ -115,6 +126,15 @@ def point_of(name: str, path: Path, run: WorldRun) -> Point:
     own = run.train.steps - (start.step if start else 0)
     return Point(name, directory, path, flops, parameters(model), samples * run.window * model.tokens, run.train.steps,
                  Path(start.run).name if start else None, flops * own / run.train.steps)  # fmt: skip
+
+
+def planned(sweep: SweepConfig) -> list[Point]:
+    """The points as the last `plan` wrote them."""
+    path = Path(sweep.out) / "plan.jsonl"
+    if not path.exists():
+        raise UserError(f"{path} is not there: call `python -m scaling plan` first")
+    points = (json.loads(line) for line in path.read_text().splitlines())
+    return [Point(**point | {key: Path(point[key]) for key in ("run", "config")}) for point in points]
 
 
 def write_whole(path: Path, text: str) -> None:

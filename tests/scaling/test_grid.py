@@ -31,6 +31,8 @@ def grid_file(world_arguments, tmp_path_factory) -> Path:
         "out": str(folder / "out"),
         "grid": GRID,
         "set": common,
+        "strip_clips": 1,
+        "strip_frames": 8,
     }
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump(sweep))

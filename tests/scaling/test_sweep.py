@@ -9,14 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from wandb_offline import load
 
 from scaling import dispatch, records, report
-from scaling.plan import load_sweep, plan
+from scaling.__main__ import main
+from scaling.local import share_gpus
+from scaling.plan import Speeds, load_sweep, plan, table
 from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -41,27 +45,70 @@ def sweep_file(world_arguments, tmp_path_factory) -> Path:
     return path
 
 
+def members(session: int) -> list[int]:
+    """The living processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # ended meanwhile
+            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
+            found += [int(stat.parent.name)] if int(sid) == session and state != "Z" else []
+    return found
+
+
+def wait_for(condition, seconds: float = 90) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="session")
 def finished_sweep(sweep_file, environment) -> Path:
-    """The sweep, run while launcher and workers are killed at four moments, then left to end."""
-    command = [sys.executable, "-m", "scaling", "run", str(sweep_file)]
+    """The sweep, two points at once on two pretended GPUs: killed as a whole, stopped, its launcher killed beside a
+    second launcher, which ends it."""
+    command = [sys.executable, "-m", "scaling", "run", str(sweep_file), "--jobs", "2"]
     out = Path(load_sweep(sweep_file).out)
-    for wanted in ("1x/checkpoints", "1x/checkpoints/step-00000020", "1x/record.json"):
-        process = subprocess.Popen(
-            command, env=environment, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL
-        )
-        until = time.time() + 90
-        while not (out / wanted).exists() and time.time() < until and process.poll() is None:
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    only_launcher = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
-    time.sleep(5)  # its worker may live on: the next call has to wait for it, not to start a second one
-    only_launcher.kill()
-    only_launcher.wait()
-    ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert ended.returncode == 0, ended.stderr
+    two_gpus = environment | {"CUDA_VISIBLE_DEVICES": "5,7"}
+
+    def launch(**more) -> subprocess.Popen:
+        return subprocess.Popen(command, env=two_gpus, cwd=ROOT, start_new_session=True, text=True, **more)
+
+    process = launch(stdout=subprocess.DEVNULL)
+    wait_for((out / "1x/checkpoints/step-00000020").exists)
+    for pid in members(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    process = launch(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(lambda: len(members(process.pid)) == 5)  # two `accelerate`, each with its worker
+    gpus = {
+        Path(f"/proc/{pid}/environ").read_bytes().split(b"CUDA_VISIBLE_DEVICES=")[1][:1]
+        for pid in members(process.pid)[1:]
+    }
+    assert gpus == {b"5", b"7"}, "a GPU of its own for each point"
+    process.terminate()
+    said = process.communicate(timeout=30)
+    assert process.returncode == 130 and "the same command goes on" in said[1], said
+    assert members(process.pid) == [], "a stopped launcher leaves nothing behind"
+    first, second = launch(stdout=subprocess.DEVNULL), launch(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for(lambda: len(members(first.pid)) + len(members(second.pid)) == 6)
+    first.kill()  # its worker may live on: the other has to wait for it, not to start a second one
+    first.wait()
+    said = second.communicate(timeout=200)
+    assert second.returncode == 0, said
     return out
+
+
+@pytest.fixture
+def scaling(capfd):
+    """Call `python -m scaling` within this process: exit code, what it printed, its error lines."""
+
+    def call(*arguments) -> SimpleNamespace:
+        with pytest.raises(SystemExit) as exit:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return SimpleNamespace(returncode=exit.value.code, stdout=out, stderr=err)
+
+    return call
 
 
 def test_every_point_ends_once(finished_sweep, sweep_file):
@@ -75,11 +122,18 @@ def test_every_point_ends_once(finished_sweep, sweep_file):
         assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
 
 
-def test_a_finished_sweep_costs_nothing(finished_sweep, sweep_file, python):
+def test_short_points_are_spoken_of(sweep_file):
+    """Guards the quickstart, whose points are too short for a law: planned all the same, and the table says so."""
+    points = plan(load_sweep(sweep_file))
+    said = table(points, Speeds([], None)).splitlines()[-1]
+    assert said == "fewer than 1,000 steps, too few for a law: 1x, depth2_hidden32_steps90"
+
+
+def test_a_finished_sweep_costs_nothing(finished_sweep, sweep_file, scaling):
     """A second call that trains again would touch the records."""
     before = {path: path.stat().st_mtime_ns for path in finished_sweep.glob("*/record.json")}
-    ended = python("-m", "scaling", "run", sweep_file)
-    assert ended.returncode == 0 and "all 2 points" in ended.stdout and "steps\n" not in ended.stdout
+    ended = scaling("run", sweep_file)
+    assert ended.returncode == 0 and "all 2 points" in ended.stdout and "started" not in ended.stdout
     assert before == {path: path.stat().st_mtime_ns for path in finished_sweep.glob("*/record.json")}
 
 
@@ -107,9 +161,9 @@ def test_the_page_and_the_wandb_summary(finished_sweep, sweep_file, python):
     assert {"quality_vs_compute", "strip_video", "figure"} <= {key.split("/")[0] for key in history}
 
 
-def test_a_law_is_refused_with_its_reason(finished_sweep, sweep_file, python):
+def test_a_law_is_refused_with_its_reason(finished_sweep, sweep_file, scaling):
     """Two points fitted by five parameters would print a law that says nothing."""
-    ended = python("-m", "scaling", "fit", sweep_file)
+    ended = scaling("fit", sweep_file)
     assert ended.returncode == 2 and ended.stderr.startswith("scaling: 2 runs cannot fix the 5 parameters")
 
 
@@ -128,16 +182,23 @@ def test_mixed_banks_are_refused(finished_sweep, sweep_file, tmp_path):
         path.write_text(kept)
 
 
-def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, python):
-    """A failing point must not stop the others, nor vanish: it is retried once, then the exit code is 1."""
+def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, scaling, environment, monkeypatch):
+    """A failing point must not stop the others, nor vanish: it is retried once, then the exit code is 1.
+
+    What branches off it waits, and does not fail in its place."""
     sweep = yaml.safe_load(sweep_file.read_text()) | {"out": str(tmp_path / "out")}
-    sweep["points"] = [{"name": "bad", "train.batch": 3, "train.accumulate": 2}]
+    bad = {"train.batch": 3, "train.accumulate": 2}
+    branch = {"name": "branch", "train.start": {"run": str(tmp_path / "out/bad"), "step": 10}}
+    sweep["points"] = [{"name": "bad", **bad}, branch]
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(sweep))
-    ended = python("-m", "scaling", "run", path)
-    assert ended.returncode == 1 and "1 of 1 points are not done" in ended.stderr
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    ended = scaling("run", path)
+    assert ended.returncode == 1 and "2 of 2 points are not done" in ended.stderr
     assert ended.stderr.count("train.batch 3 cannot be split") == 2
-    assert "failed" in python("-m", "scaling", "status", path).stdout
+    assert "started   branch" not in ended.stdout
+    states = [dispatch.state(point) for point in plan(load_sweep(path))]
+    assert states == ["failed", "todo"]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +209,10 @@ def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, py
         ({"points": [{"name": "a"}, {"name": "a"}]}, "two points are named 'a'"),
         ({"bse": "x"}, "unknown key 'bse', did you mean 'base'"),
         ({"base": str(ROOT / "configs/vae/quickstart.yaml")}, "must be a `task: world`"),
+        (
+            {"points": [{"name": "a", "train.steps": 9, "train.keep_at": [5, 12]}]},
+            "train.keep_at 12 lies outside its 9",
+        ),
     ],
 )
 def test_a_wrong_sweep_is_one_sentence(change, sentence, sweep_file, tmp_path):
@@ -156,3 +221,15 @@ def test_a_wrong_sweep_is_one_sentence(change, sentence, sweep_file, tmp_path):
     path.write_text(yaml.safe_dump(yaml.safe_load(sweep_file.read_text()) | change))
     with pytest.raises(UserError, match=re.escape(sentence)):
         plan(load_sweep(path))
+
+
+def test_gpus_are_shared_out():
+    """Guards two points on one GPU while another idles, and a choice where the user's own is to stand."""
+    assert share_gpus(["0", "1"], None, each=1) == ["0", "1"]
+    assert share_gpus(["4"], 3, each=1) == ["4", "4", "4"]
+    assert share_gpus(["0", "1", "2", "3"], None, each=2) == ["0,1", "2,3"]
+    assert share_gpus(["0", "1", "2"], 5, each=1) == ["0", "1", "2", "0", "1"]
+    assert (
+        share_gpus(["0"], None, each=1) == share_gpus([], None, each=1) == share_gpus(["0", "1"], 1, each=1) == [None]
+    )
+    assert share_gpus([], 2, each=1) == [None, None]

@@ -1,0 +1,140 @@
+"""Run what is missing through SLURM: job arrays, one point a task, requeued before the time limit hits."""
+
+from __future__ import annotations
+
+import fcntl
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from scaling import dispatch
+from scaling.plan import Point, SweepConfig, write_whole
+from videowm.types import UserError
+
+# USR1 comes before the time limit: the processes end, the task goes back into the queue and later on from its last
+# checkpoint. TERM (scancel, preemption, a node that goes down) is passed on; whether to requeue is then SLURM's choice.
+SCRIPT = """#!/bin/bash
+mapfile -t points < "$1"
+pid= again= code=0
+trap '[ -n "$pid" ] && kill -TERM $pid' TERM
+trap 'again=1; [ -n "$pid" ] && kill -TERM $pid' USR1
+{command} --only "${{points[$SLURM_ARRAY_TASK_ID]}}" &
+pid=$!
+while kill -0 $pid 2> /dev/null; do wait $pid; code=$?; done
+if [ -n "$again" ] && [ $code -ne 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit $code
+"""
+OURS = ("array", "dependency", "comment", "parsable", "wrap")  # what the launcher itself says to sbatch
+
+
+def ask(command: list[str]) -> str:
+    """What a SLURM command prints; one sentence where it cannot be had."""
+    if shutil.which(command[0]) is None:
+        raise UserError(f"{command[0]} is not installed here: log in where SLURM is, or leave out --slurm")
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        said = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+        raise UserError(f"{command[0]} refused ({said}): check the sweep's `slurm` options and the cluster")
+    return ended.stdout
+
+
+def options(given: dict) -> list[str]:
+    """The sweep's `slurm` mapping as sbatch takes it: `partition: x` is --partition=x, `requeue: true` --requeue."""
+    found = []
+    for key, value in given.items():
+        name = str(key).replace("_", "-")
+        if name in OURS:
+            raise UserError(f"slurm.{key} is set by the launcher itself: leave it out")
+        if name == "time" and not isinstance(value, str):
+            raise UserError(f"slurm.time {value!r} is a number to YAML: put it in quotes, as in '1:30:00'")
+        if value is True:
+            found.append(f"--{name}")
+        elif isinstance(value, (str, int, float)) and value is not False:
+            found.append(f"--{name}={value}")
+        elif value is not None and value is not False:
+            raise UserError(f"slurm.{key} {value!r} cannot be used: give a text, a number or true")
+    return found
+
+
+def queue(sweep: SweepConfig) -> dict[str, tuple[str, str]]:
+    """The points that SLURM holds: name -> (task JOB_INDEX, state). A task's comment names the list that it indexes."""
+    folder = (Path(sweep.out) / "plan").resolve()
+    found = {}
+    for line in ask(["squeue", "--me", "--array", "--noheader", "--format=%F|%K|%T|%k"]).splitlines():
+        job, index, state, comment = line.split("|", 3)
+        if Path(comment).parent == folder and Path(comment).exists():
+            found[Path(comment).read_text().splitlines()[int(index)]] = (f"{job}_{index}", state)
+    return found
+
+
+def states(points: list[Point], sweep: SweepConfig) -> dict[str, str]:
+    """The state of every point, what waits in SLURM's queue included."""
+    held = {}
+    if (Path(sweep.out) / "plan/slurm.sh").exists():
+        try:
+            held = queue(sweep)
+        except UserError as error:
+            print(f"scaling: {error}; what follows is without its queue", file=sys.stderr)
+    found = {}
+    for point in points:
+        state = dispatch.state(point)
+        if state != "done" and point.name in held:
+            task, there = held[point.name]
+            state = f"{'queued' if there == 'PENDING' else 'running'} (SLURM {task})"
+        found[point.name] = state
+    return found
+
+
+def groups(points: list[Point], tasks: dict[str, str], waiting: set[str]) -> Iterable[tuple[str | None, list[Point]]]:
+    """Points that may begin together, with the name of the point that they wait for; `tasks` grows meanwhile.
+
+    Those stay out whose trunk is neither done nor in SLURM's hands.
+    """
+    left = list(points)
+    while left:
+        first = next((p for p in left if p.after not in waiting or p.after in tasks), None)
+        if first is None:
+            return
+        after = first.after if first.after in waiting else None
+        group = [p for p in left if (p.after if p.after in waiting else None) == after]
+        left = [p for p in left if p not in group]
+        yield after, group
+
+
+def submit(points: list[Point], sweep: SweepConfig, arguments: list[str], jobs: int | None = None) -> str:
+    """Submit every point that is neither done nor queued nor trained already; say what was done.
+
+    `arguments` are those of `python -m scaling run`; of one array at most `jobs` tasks run at once.
+    """
+    folder, given = Path(sweep.out) / "plan", [f"--job-name={Path(sweep.out).name}", *options(sweep.slurm)]
+    with (folder / ".slurm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        held = queue(sweep)  # before the records are looked at: what ends in between is then done, not missing
+        now = {point.name: dispatch.state(point) for point in points}
+        missing = [p for p in points if p.name not in held and now[p.name] in ("todo", "failed")]
+        tasks = {name: task for name, (task, _) in held.items()}
+        waiting = {name for name, state in now.items() if state != "done"}
+        command = [sys.executable, "-m", "scaling", "run", *arguments, "--jobs", "1"]
+        write_whole(folder / "slurm.sh", SCRIPT.format(command=shlex.join(command)))
+        sent = 0
+        for after, group in groups(missing, tasks, waiting):
+            wait = [] if after is None else [f"--dependency=afterok:{tasks[after]}", "--kill-on-invalid-dep=yes"]
+            tasks |= send(group, folder, [*wait, *given], jobs)
+            sent += len(group)
+    done = len(points) - len(waiting)
+    other = len(waiting) - sent
+    return f"{sent} of {len(points)} points submitted; {done} done, {other} queued, running or waiting for such"
+
+
+def send(group: list[Point], folder: Path, given: list[str], jobs: int | None) -> dict[str, str]:
+    """Submit one array; name -> task. The list of its points is there before the job is, so no kill can part them."""
+    names, log = folder.resolve() / f"slurm-{time.time_ns()}.txt", folder / "slurm-%A_%a.log"
+    write_whole(names, "".join(f"{point.name}\n" for point in group))
+    array = f"--array=0-{len(group) - 1}" + (f"%{jobs}" if jobs else "")
+    ours = [array, f"--comment={names}", f"--output={log}", "--open-mode=append", "--requeue", "--signal=B:USR1@120"]
+    job = ask(["sbatch", "--parsable", *ours, *given, str(folder / "slurm.sh"), str(names)]).strip().split(";")[0]
+    return {point.name: f"{job}_{index}" for index, point in enumerate(group)}

@@ -1,0 +1,139 @@
+"""A sweep on a real SLURM cluster of one node: submitted, requeued at its time limit's signal, ended once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scaling import slurm
+from scaling.__main__ import parser, run
+from scaling.plan import load_sweep, plan, planned
+from videowm.types import UserError
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "tests/scaling/slurm.sh"
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, environment):
+    """A cluster for this file, and the environment that its jobs inherit."""
+    if missing := [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if shutil.which(name) is None]:
+        pytest.skip(f"{missing[0]} is not installed (apt-get install slurm-wlm munge): SLURM is not tested")
+    if os.geteuid() != 0:
+        pytest.skip("a SLURM cluster is started by root only: SLURM is not tested")
+    folder = tmp_path_factory.mktemp("slurm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.chdir(ROOT)
+        subprocess.run([CLUSTER, "up", folder, free_port(), free_port()], check=True)
+        try:
+            yield folder
+        finally:
+            subprocess.run([CLUSTER, "down", folder], check=True)
+
+
+@pytest.fixture
+def sweep_file(world_arguments, tmp_path) -> Path:
+    """A trunk of 40 steps, a branch off its end, and a run that is on its own."""
+    common = {key: yaml.safe_load(value) for key, value in (a.split("=", 1) for a in world_arguments)}
+    trunk = {"train.steps": 40, "train.keep_at": [40], "train.trunk": True, "train.cooldown": 0}
+    start = {"run": str(tmp_path / "out/trunk"), "step": 40}
+    sweep = {
+        "base": str(ROOT / "configs/world/quickstart.yaml"),
+        "out": str(tmp_path / "out"),
+        "set": common | {"train.save_every": 10, "train.warmup": 5},
+        "points": [
+            {"name": "alone", "train.steps": 400},  # not the array's last: its id is the array's, and signals hit all
+            {"name": "trunk", **trunk},
+            {"name": "branch", "train.steps": 50, "train.start": start},
+        ],
+        "slurm": {"partition": "main", "gres": "gpu:1", "time": "0:30:00"},
+    }
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(sweep))
+    return path
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.1)
+
+
+def command_lines() -> list[bytes]:
+    """Of every process on this machine."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # ended meanwhile
+            found.append(path.read_bytes())
+    return found
+
+
+def test_submitted_once_requeued_and_ended_once(cluster, sweep_file, capsys):
+    """Guards a point submitted twice, a branch before its trunk, a signal that ends a run for good or doubles steps."""
+    sweep = load_sweep(sweep_file)
+    run(parser().parse_args(["run", str(sweep_file), "--slurm"]))
+    assert capsys.readouterr().out.startswith("3 of 3 points submitted; 0 done")
+    points = planned(sweep)
+    assert slurm.submit(points, sweep, [str(sweep_file)]).startswith("0 of 3 points submitted; 0 done, 3 queued")
+    alone, out = slurm.queue(sweep)["alone"][0], Path(sweep.out)
+    wait_for(lambda: slurm.queue(sweep)["alone"][1] == "RUNNING")
+    job = subprocess.check_output(["squeue", "--noheader", f"--jobs={alone}", "--format=%A"]).strip() + b"."
+    assert slurm.states(points, sweep)["branch"].startswith("queued (SLURM ")
+    wait_for(lambda: any((out / "alone/checkpoints").glob("step-*")))
+    subprocess.run(["scancel", "--signal=USR1", "--batch", alone], check=True)
+    wait_for(lambda: slurm.queue(sweep)["alone"][1] == "PENDING")
+    wait_for(lambda: not any(b"slurmstepd: [" + job in words for words in command_lines()))  # else it starts on itself
+    assert not (out / "alone/record.json").exists(), "too short to be stopped"
+    subprocess.run(["scontrol", "update", f"JobId={alone}", "StartTime=now"], check=True)
+    wait_for(lambda: set(slurm.states(points, sweep).values()) == {"done"})
+    for name, steps in {"trunk": range(1, 41), "branch": range(41, 51), "alone": range(1, 401)}.items():
+        lines = [json.loads(line) for line in (out / name / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "loss" in line] == list(steps), name
+    assert slurm.submit(points, sweep, [str(sweep_file)]).startswith("0 of 3 points submitted; 3 done, 0 queued")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"time": 5400}, "slurm.time 5400 is a number to YAML"),
+        ({"array": "0-3"}, "slurm.array is set by the launcher itself"),
+        ({"gres": ["gpu:1"]}, "slurm.gres ['gpu:1'] cannot be used"),
+    ],
+)
+def test_wrong_options_are_one_sentence(given, sentence):
+    """Guards 90 minutes that YAML reads as 5,400, of which sbatch makes 90 hours; and an array of other tasks."""
+    with pytest.raises(UserError) as refused:
+        slurm.options(given)
+    assert str(refused.value).startswith(sentence)
+
+
+def test_options_as_sbatch_takes_them():
+    """Guards names that sbatch does not know."""
+    given = {"partition": "a", "gpus_per_task": 1, "exclusive": True, "nice": None, "time": "1:30:00"}
+    assert slurm.options(given) == ["--partition=a", "--gpus-per-task=1", "--exclusive", "--time=1:30:00"]
+
+
+def test_what_slurm_refuses_is_one_sentence(cluster, sweep_file):
+    """Guards a traceback, or silence, where sbatch says no."""
+    sweep = load_sweep(sweep_file, ["slurm={partition: nowhere}"])
+    with pytest.raises(UserError, match=r"sbatch refused \(.*partition"):
+        slurm.submit(plan(sweep), sweep, [str(sweep_file)])
