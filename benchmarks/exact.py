@@ -1,0 +1,131 @@
+"""The paths of a GPU against the plain one: relative L2 distances, each beside what it may be.
+
+Fused kernels, compiled FlexAttention, CUDA graphs and bf16 must compute what the same network computes on a CPU in
+float32, gradients included, for every kind of mask. Exit code 1 where one does not.
+
+    python benchmarks/exact.py --out exact.json      # a GPU; half a minute
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+from pathlib import Path
+
+import timing
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from videowm.dit import DiT
+from videowm.dit.attention import Rotary, fused, rotate, unit
+
+LOCAL = (None, 1, 2, 3)  # latent steps that three of four blocks see; 2 and 3 do not fit the kernel's blocks
+FLOAT32, BFLOAT16 = 1e-5, 3e-2
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    a, b = a.detach().double().cpu(), b.detach().double().cpu()
+    return ((a - b).norm() / b.norm()).item()
+
+
+def operations(device: torch.device) -> dict[str, tuple[float, float]]:
+    """The fused operations in float32, odd sizes included: worst distance over outputs and gradients."""
+    found = {}
+    for b, t, s, d in [(2, 3, 5, 96), (2, 2, 16, 128), (1, 1, 70, 192), (9, 16, 64, 384)]:
+        given = [torch.randn(b, t, s, d, device=device) for _ in range(2)]
+        given += [x.contiguous() for x in torch.randn(b, t, 3, 1, d, device=device).unbind(2)]
+
+        def plain(x, branch, gate, shift, scale):
+            x = x + gate * branch
+            return x, F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+        found[f"add_modulate {b, t, s, d}"] = (worst(fused.add_modulate, plain, given), FLOAT32)
+    for b, length, heads, size, side in [(2, 12, 2, 16, 2), (3, 128, 3, 64, 8)]:
+        angles = Rotary(size, side, side).angles(torch.arange(length // side**2, device=device))
+        given = [torch.randn(b, length, 3, heads, size, device=device), torch.rand(2, size, device=device) + 0.5]
+
+        def plain_heads(qkv, gains, angles=angles):
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            return rotate(unit(q, gains[0]), *angles), rotate(unit(k, gains[1]), *angles), v
+
+        def fused_heads(qkv, gains, angles=angles):
+            return [x.transpose(1, 2) for x in fused.norm_rotate(qkv, gains, *angles)]
+
+        found[f"norm_rotate {b, length, heads, size}"] = (worst(fused_heads, plain_heads, given), FLOAT32)
+    return found
+
+
+def worst(one, other, given: list[Tensor]) -> float:
+    """Largest distance over the outputs of two functions and the gradients of what they were given."""
+    answers, weights = [], None
+    for function in (one, other):
+        leaves = [x.clone().requires_grad_() for x in given]
+        out = function(*leaves)
+        weights = weights or [torch.randn_like(x) for x in out]
+        torch.autograd.backward(list(out), weights)
+        answers.append([*out, *(x.grad for x in leaves)])
+    return max(distance(a, b) for a, b in zip(*answers))
+
+
+def network(local: int | None) -> DiT:
+    torch.manual_seed(0)
+    model = DiT(4, 4, 16, 16, 5, hidden=128, local=local)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.7 * parameter.shape[-1] ** -0.5)
+    return model
+
+
+def answer(model: DiT, batch: list[Tensor], *, half: bool) -> tuple[Tensor, Tensor]:
+    """Velocity, and all gradients as one vector."""
+    model.zero_grad()
+    with torch.autocast("cuda", torch.bfloat16, enabled=half):
+        out = model(*batch)
+    out.float().square().mean().backward()
+    return out, torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def networks(device: torch.device) -> dict[str, tuple[float, float]]:
+    """Clips of 12 steps of 64 tokens through the whole network, by every path, against the CPU's."""
+    found = {}
+    batch = [torch.randn(2, 12, 4, 16, 16), torch.rand(2, 12), torch.randn(2, 12, 5)]
+    there = [x.to(device) for x in batch]
+    for local in LOCAL:
+        torch._dynamo.reset()
+        plain = network(local)
+        true = answer(plain, batch, half=False)
+        for path in ("eager", "compiled", "graphed"):
+            model = copy.deepcopy(plain).to(device).train()
+            if path != "eager":
+                model.compile_blocks(graph=path == "graphed")
+            for half in (False, True):
+                model.graphs = {} if path == "graphed" else None
+                got = answer(model, there, half=half)
+                for what, a, b in zip(("output", "gradient"), got, true):
+                    name = f"local {local}, {path}, {'bf16' if half else 'float32'}, {what}"
+                    found[name] = (distance(a, b), BFLOAT16 if half else 10 * FLOAT32)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if not torch.cuda.is_available() or fused is None:
+        sys.exit("exact.py compares a GPU with a CPU: there is no GPU, or no Triton, here")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    found = operations(timing.device()) | networks(timing.device())
+    failed = [name for name, (value, most) in found.items() if not value <= most]
+    for name, (value, most) in found.items():
+        print(f"{name:48s} {value:.1e}  at most {most:.0e}{'  FAILED' if name in failed else ''}", flush=True)
+    print(f"{timing.device_name()}; {timing.versions()}: {len(failed)} of {len(found)} failed")
+    if args.out:
+        args.out.write_text(json.dumps({"device": timing.device_name(), "versions": timing.versions(),
+                                        "command": timing.command(), "distances": found}, indent=1))  # fmt: skip
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
