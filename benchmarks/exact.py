@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from videowm.dit import DiT
 from videowm.dit.attention import Rotary, fused, rotate, unit
 
-LOCAL = (None, 1, 2, 3)  # latent steps that three of four blocks see; 2 and 3 do not fit the kernel's blocks
+LOCAL = (None, 1, 3)  # latent steps that three of four blocks see; 3 does not fit the blocks of the kernel
 FLOAT32, BFLOAT16 = 1e-5, 3e-2
 
 
