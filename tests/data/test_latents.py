@@ -152,6 +152,8 @@ def test_clips_that_are_too_long(encode, codec, vae_run, tmp_path):
         encode(tmp_path / "long", codec, vae_run, frames=73)
     with pytest.raises(UserError, match="70 frames does not fit the time stride 4.*69 and 73"):
         encode(tmp_path / "long", codec, vae_run, frames=70)
+    with pytest.raises(UserError, match="batch 0 cannot be used"):
+        encode(tmp_path / "long", codec, vae_run, batch=0)
 
 
 def test_a_channel_that_says_nothing(folder, codec, encode, vae_run):

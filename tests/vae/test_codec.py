@@ -152,6 +152,7 @@ def test_the_hash_names_weights_and_settings(codec, vae_run, tmp_path):
         (VAEConfig("AutoencoderKLCosmo"), "did you mean 'AutoencoderKLCosmos'"),
         (VAEConfig(args={"latent_chanels": 4}), "takes no 'latent_chanels', did you mean 'latent_channels'"),
         (VAEConfig(pretrained="no/such-model"), "no autoencoder at 'no/such-model'"),
+        (VAEConfig(pretrained="x", args={"latent_channels": 4}), "vae.pretrained: x has its own size .* leave out"),
     ],
 )
 def test_what_cannot_be_built(config, expected):

@@ -66,6 +66,8 @@ def encode_dataset(
     whose loss is in the test split only. The index is None in all processes but the first.
     """
     steps = latent_steps(frames, codec.stride[0])
+    if batch < 1:
+        raise UserError(f"batch {batch} cannot be used: give the number of clips encoded at once, 1 or more")
     made_by = {"data": str(dataset.root), "data_hash": dataset.hash, "vae": vae, "vae_hash": codec.hash,
                "frames": frames, "dtype": dtype, "played": played and played.note}  # fmt: skip
     if (out / "latents.json").exists():

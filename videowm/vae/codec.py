@@ -72,6 +72,10 @@ class VAEConfig:
 def build_vae(config: VAEConfig) -> nn.Module:
     """The autoencoder that `config` names: fresh weights, or those of `pretrained`."""
     if config.pretrained is not None:
+        if config.size is not None or config.args:
+            raise UserError(
+                f"vae.pretrained: {config.pretrained} has its own size and arguments: leave out vae.size and vae.args"
+            )
         return limit_attention(load_vae(config.pretrained), config.local)
     cls = vae_class(config.model)
     known = inspect.signature(cls.__init__).parameters
