@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     for size in options.size:
         for tokens in options.tokens:
             work = Work(size, tokens, text=options.text)
-            for name, mode in [(name, mode) for name in options.models for mode in modes_of(name, options)]:
+            for name, mode in [(model, mode) for model in options.models for mode in modes_of(model, options)]:
                 row = {"size": size, "tokens": tokens, "model": name, "mode": mode, "text": options.text}
                 row |= {"clips": work.clips, "matmul_tflops": rate}
                 timing.attempt(results, row, partial(row_of, name, work, mode, options), options)
