@@ -1,10 +1,11 @@
-"""The world model as one diffusers pipeline: VAE, transformer, scheduler; saved and loaded as one folder."""
+"""The world model as one diffusers pipeline: VAE, transformer, scheduler, text encoder; saved as one folder."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
@@ -16,6 +17,7 @@ from videowm.actions.group import check_actions, group_actions
 from videowm.dit import DiT
 from videowm.dit.sample import Sampler
 from videowm.dit.stream import LatentStream
+from videowm.dit.text import ByteText, FrozenText, Text, TextEncoder
 from videowm.types import UserError, pixel_frames
 from videowm.vae.codec import DiffusersCodec
 from videowm.vae.stream import StreamDecoder, decoder_field
@@ -33,6 +35,7 @@ class WorldModelOutput(BaseOutput):
 def rollout(
     transformer: DiT, context: Tensor, actions: Tensor, noise: Tensor, *, sampler: Sampler | None = None,
     shift: float = 1.0, window: int | None = None, generator: torch.Generator | None = None,
+    text: Text | None = None, empty: Text | None = None,
 ) -> Tensor:  # fmt: skip
     """Predict latent steps one after the other, each from those before it.
 
@@ -43,12 +46,13 @@ def rollout(
         shift: of the schedule, unless the sampler has its own.
         window: latent steps seen at once, the new one included; None: all.
         generator: of the noise on finished steps, where the sampler wants some.
+        text, empty: of a model with text: one for each context, and the empty one.
     Returns:
         predicted latents "b n c h w".
     """
     known, count = context.shape[1], noise.shape[1]
     stream = LatentStream(transformer, context, actions[:, :known], sampler=sampler, shift=shift,
-                          window=window or known + count, generator=generator)  # fmt: skip
+                          window=window or known + count, generator=generator, text=text, empty=empty)  # fmt: skip
     return torch.cat([stream.step(actions[:, known + i, None], noise[:, i, None]) for i in range(count)], dim=1)
 
 
@@ -65,6 +69,7 @@ class TrainedOn:
     fps: float
     window: int  # latent steps seen at once
     vae_hash: str
+    text: dict | None = None  # how captions were read and drawn (`videowm.train.words.TextConfig`)
 
 
 class WorldModelPipeline(DiffusionPipeline):
@@ -75,11 +80,22 @@ class WorldModelPipeline(DiffusionPipeline):
         >>> video = pipeline(frames, actions, generator=torch.Generator().manual_seed(0)).frames
     """
 
-    def __init__(self, vae: nn.Module, transformer: DiT, scheduler: FlowMatchEulerDiscreteScheduler) -> None:
+    _optional_components = ["text_encoder", "tokenizer"]
+
+    def __init__(
+        self, vae: nn.Module, transformer: DiT, scheduler: FlowMatchEulerDiscreteScheduler,
+        text_encoder: nn.Module | None = None, tokenizer: Any = None,
+    ) -> None:  # fmt: skip
+        """`text_encoder` and `tokenizer` are a frozen encoder's; one that was trained lies in the transformer."""
         super().__init__()
-        self.register_modules(vae=vae, transformer=transformer, scheduler=scheduler)
+        self.register_modules(vae=vae, transformer=transformer, scheduler=scheduler, text_encoder=text_encoder,
+                              tokenizer=tokenizer)  # fmt: skip
         self.codec = DiffusersCodec(vae)
         self.trained_on = TrainedOn(**transformer.config.trained_on)
+        self.reads: TextEncoder | None = None
+        if shape := transformer.config.text:
+            length = shape["length"]
+            self.reads = FrozenText(text_encoder, tokenizer, length) if text_encoder else ByteText(length)
 
     @classmethod
     def open(cls, run: str | Path) -> WorldModelPipeline:
@@ -139,6 +155,19 @@ class WorldModelPipeline(DiffusionPipeline):
                 f"{frames.shape[1] - 1} actions for the context and one for every frame to predict"
             )
 
+    def told(self, prompt: str | list[str] | None, rows: int, futures: int) -> dict[str, Text]:
+        """The text of every future and the empty one, as `LatentStream` takes them; no prompt is the empty one."""
+        prompts = [prompt or ""] * rows if prompt is None or isinstance(prompt, str) else list(prompt)
+        if self.reads is None:
+            if any(prompts):
+                raise UserError("this model was trained without text, so a prompt does nothing: leave it out")
+            return {}
+        if len(prompts) != rows:
+            raise UserError(f"{len(prompts)} prompts were given for {rows} contexts: give one for each, or one for all")
+        tokens, mask = (part.to(self._execution_device) for part in self.reads.encode(["", *prompts]))
+        text = tuple(part[1:].repeat_interleave(futures, 0) for part in (tokens, mask))
+        return {"text": text, "empty": (tokens[:1], mask[:1])}
+
     def context(self, frames: Tensor, actions: Tensor, futures: int) -> tuple[Tensor, Tensor]:
         """Latents "b*futures t c h w" of the context that fits the time stride, and the raw actions from there on."""
         if futures < 1:
@@ -157,13 +186,14 @@ class WorldModelPipeline(DiffusionPipeline):
         sampler: Sampler | None = None,
         futures: int = 1,
         graph: bool = False,
+        prompt: str | list[str] | None = None,
     ) -> VideoStream:
         """Begin a video that goes on for as long as it is stepped: what a player, or an agent, needs.
 
         Args:
             frames: context "b f 3 H W" in [-1, 1], f >= 1.
             actions: "b f-1 a" between the context frames; None where there is one frame.
-            generator, sampler, futures: as in a call.
+            generator, sampler, futures, prompt: as in a call.
             graph: on a GPU, compile the network and record a latent step as a CUDA graph: seconds at first, then fast.
 
         Example:
@@ -176,8 +206,9 @@ class WorldModelPipeline(DiffusionPipeline):
             raise UserError(f"{actions.shape[1]} actions were given between {frames.shape[1]} frames, "
                             f"expected {frames.shape[1] - 1}")  # fmt: skip
         self.check(frames, torch.cat([actions, actions.new_zeros(len(actions), 1, actions.shape[2])], dim=1))
+        told = self.told(prompt, len(frames), futures)
         context, actions = self.context(frames, actions, futures)
-        return VideoStream(self, context, actions, generator=generator, sampler=sampler, graph=graph)
+        return VideoStream(self, context, actions, told, generator=generator, sampler=sampler, graph=graph)
 
     @torch.no_grad()
     def __call__(
@@ -189,6 +220,7 @@ class WorldModelPipeline(DiffusionPipeline):
         noise: Tensor | None = None,
         sampler: Sampler | None = None,
         futures: int = 1,
+        prompt: str | list[str] | None = None,
     ) -> WorldModelOutput:
         """Roll out the future of `frames` under `actions`.
 
@@ -199,11 +231,13 @@ class WorldModelPipeline(DiffusionPipeline):
             noise: the starting noise itself "b*futures steps c h w", instead of a generator.
             sampler: how a latent step is drawn (default: 10 Euler steps).
             futures: rollouts from each context, each from noise of its own.
+            prompt: what is to be seen, one for all contexts or one each, of a model with text.
         Returns:
             context and predicted frames, n+1 in all (fewer by the context frames left out); the futures of a context
             follow one another.
         """
         self.check(frames, actions)
+        told = self.told(prompt, len(frames), futures)
         k, device = self.time_stride, self._execution_device
         context, actions = self.context(frames, actions, futures)
         wanted = actions.shape[1] + 1
@@ -217,7 +251,7 @@ class WorldModelPipeline(DiffusionPipeline):
             raise UserError(f"noise of shape {tuple(noise.shape)} was given, expected {shape}")
         predicted = rollout(self.transformer, context, grouped, noise.to(device), sampler=sampler,
                             shift=self.scheduler.config.shift, window=self.trained_on.window,
-                            generator=generator)  # fmt: skip
+                            generator=generator, **told)  # fmt: skip
         latents = torch.cat([context, predicted], dim=1)
         decoded = self.codec.decode(self.denormalise(latents))[:, :wanted]
         return WorldModelOutput(decoded, latents, pixel_frames(context.shape[1], k))
@@ -232,16 +266,17 @@ class VideoStream:
 
     @torch.no_grad()
     def __init__(
-        self, pipeline: WorldModelPipeline, context: Tensor, actions: Tensor, *, generator: torch.Generator | None,
-        sampler: Sampler | None, graph: bool,
+        self, pipeline: WorldModelPipeline, context: Tensor, actions: Tensor, told: dict[str, Text], *,
+        generator: torch.Generator | None, sampler: Sampler | None, graph: bool,
     ) -> None:  # fmt: skip
-        """`context` is clean, normalised latents "b t c h w", `actions` the raw ones "b n a" between its frames."""
+        """`context` is clean, normalised latents "b t c h w", `actions` the raw ones "b n a" between its frames,
+        `told` what `WorldModelPipeline.told` makes of prompts."""
         self.pipeline, self.generator = pipeline, generator
         if graph and context.is_cuda:
             pipeline.transformer.compile_blocks()
         self.stream = LatentStream(pipeline.transformer, context, pipeline.group(actions), sampler=sampler,
                                    shift=pipeline.scheduler.config.shift, window=pipeline.trained_on.window,
-                                   generator=generator, graph=graph)  # fmt: skip
+                                   generator=generator, graph=graph, **told)  # fmt: skip
         self.decoder = StreamDecoder(pipeline.codec, decoder_window(pipeline.codec, pipeline.trained_on.window))
         self.last = context[:, -1:]
         for step in context.split(1, dim=1):

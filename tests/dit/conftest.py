@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from videowm.dit import DiT
+from videowm.dit.text import ByteText
 
 
 def awakened(**shape) -> DiT:
@@ -27,3 +28,27 @@ def model() -> DiT:
 def awake():
     """Makes a transformer of any shape that is not at its start."""
     return awakened
+
+
+SPOKEN = {
+    "cross": {"features": 6, "length": 7, "into": "cross"},
+    "pooled": {"features": 6, "length": 7, "into": "pooled"},
+    "bytes": {"features": None, "length": 16, "into": "cross"},
+}
+
+
+@pytest.fixture(scope="session", params=SPOKEN)
+def spoken(request) -> DiT:
+    """The same with a text: features through cross-attention or pooled, or bytes that its own encoder reads."""
+    shape = {"depth": 2, "channels": 3, "height": 4, "width": 4, "actions": 5, "patch": 2, "hidden": 32, "heads": 2}
+    return awakened(**shape, text=SPOKEN[request.param])
+
+
+@pytest.fixture
+def said(spoken):
+    """Two texts as `spoken` takes them, of 3 and 5 words or of 6 and 10 bytes."""
+    features = spoken.config.text["features"]
+    if features is None:
+        return ByteText(16).encode(["a left", "two rights"])
+    tokens = torch.randn(2, 7, features, generator=torch.Generator().manual_seed(7))
+    return tokens, torch.arange(7) < torch.tensor([[3], [5]])

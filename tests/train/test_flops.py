@@ -21,13 +21,29 @@ SIZES = [
     {"depth": 1, "channels": 4, "height": 8, "width": 8, "actions": 13, "patch": 2},
     {"depth": 4, "channels": 4, "height": 8, "width": 8, "actions": 13, "patch": 2, "local": 2},
     {"depth": 3, "channels": 8, "height": 6, "width": 4, "actions": 5, "patch": 1, "hidden": 96},
-]
+    {"depth": 2, "channels": 4, "height": 8, "width": 8, "actions": 13, "hidden": 96,
+     "text": {"features": None, "length": 24, "into": "cross"}},
+    {"depth": 3, "channels": 4, "height": 8, "width": 8, "actions": 13, "hidden": 64,
+     "text": {"features": 20, "length": 11, "into": "cross"}},
+    {"depth": 1, "channels": 4, "height": 8, "width": 8, "actions": 13,
+     "text": {"features": 20, "length": 11, "into": "pooled"}},
+]  # fmt: skip
+
+
+def text_of(shape: dict) -> tuple[torch.Tensor, ...]:
+    """A text of every place's length, where there is one."""
+    if not (text := shape.get("text")):
+        return ()
+    places = (1, text["length"])
+    tokens = torch.ones(places, dtype=torch.int16) if text["features"] is None else torch.ones(*places, 20)
+    return tokens, torch.ones(places, dtype=torch.bool)
 
 
 @pytest.mark.parametrize("shape", SIZES)
 @pytest.mark.parametrize("steps", [1, 5])
 def test_the_count_is_what_is_computed(shape, steps):
-    """Guards a forgotten layer: step by step with the cache, exactly the pairs that the mask allows are computed.
+    """Guards a forgotten layer: step by step with the cache, exactly the pairs that the mask allows are computed, and a
+    text once.
 
     Equality is exact, for each kernel family, and for several shapes and lengths, so no two errors cancel.
     """
@@ -36,8 +52,9 @@ def test_the_count_is_what_is_computed(shape, steps):
     step = (torch.zeros(1, 1, shape["channels"], shape["height"], shape["width"]), torch.zeros(1, 1))
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        words = model.words(*text_of(shape))
         for _ in range(steps):
-            model(*step, torch.zeros(1, 1, shape["actions"]), cache, write=True)
+            model(*step, torch.zeros(1, 1, shape["actions"]), cache, text=words, write=True)
     assert counter.get_total_flops() == model_flops(model, steps)
     counts, families = counter.get_flop_counts()["Global"], model_families(model, steps)
     assert counts[torch.ops.aten.bmm] == families["attention"]
@@ -85,8 +102,13 @@ def test_every_parameter_has_its_part(shape):
     parts, width = parameters(model), model.hidden
     assert sum(parts.values()) == sum(p.numel() for p in model.parameters())
     assert parts["body"] == model.depth * (12 * width**2 + 2 * width // model.blocks[0].attention.heads)
-    modulation = model.depth * (6 * width**2 + 6 * width) + 2 * width**2 + 2 * width
+    modulation = model.depth * model.parts * (width**2 + width) + 2 * width**2 + 2 * width
     assert parts["adaln"] == modulation + 256 * width + width + width**2 + width
+    if "text" in shape and shape["text"]["into"] == "cross":
+        own = sum(p.numel() for p in model.text_condition.parameters())
+        heads = model.blocks[0].cross.heads
+        assert parts["text"] == own + model.depth * (2 * width**2 + width // heads)
+    assert ("text" in parts) == ("text" in shape)
 
 
 def test_peak_by_name():

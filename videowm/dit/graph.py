@@ -22,11 +22,11 @@ class Whole(nn.Module):
 def record(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
     """Record `model.velocity` and its gradient for inputs of these shapes, under the autocast of now.
 
-    The graphs keep their memory. Gradients lie in the graph's own memory and the next step writes over them, so they
-    must not be accumulated over calls.
+    It is recorded on ones: a mask of zeros would leave nothing to attend to. The graphs keep their memory. Gradients
+    lie in the graph's own memory and the next step writes over them, so they must not be accumulated over calls.
     """
     torch.clear_autocast_cache()  # weights cast before would tie the graph to the stream of then
     torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # gradients come from the graph's stream
     half = torch.is_autocast_enabled("cuda")
     with torch.autocast("cuda", torch.get_autocast_dtype("cuda"), enabled=half, cache_enabled=False):
-        return torch.cuda.make_graphed_callables(Whole(model), tuple(torch.zeros_like(x) for x in inputs))
+        return torch.cuda.make_graphed_callables(Whole(model), tuple(torch.ones_like(x) for x in inputs))

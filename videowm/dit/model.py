@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from videowm.dit.attention import Attention, Mask, Rotary, Store, block_causal_blocks, block_causal_mask, fused
 from videowm.dit.cache import KVCache
 from videowm.dit.graph import record
+from videowm.dit.text import CrossAttention, Heard, Text, TextCondition, Words
 from videowm.types import UserError
 
 HEAD_SIZE = 64
@@ -45,25 +46,34 @@ def add_modulate(x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: 
 
 
 class Block(nn.Module):
-    """Attention and MLP, each modulated and gated by the step's condition (adaLN-Zero).
+    """Attention, cross-attention to a text if there is one, and MLP, each modulated and gated by the step's condition
+    (adaLN-Zero).
 
     What the MLP gives is added in the next block, where adding, normalising and modulating are one pass over memory.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, hears: bool = False) -> None:
         super().__init__()
         self.attention = Attention(width, heads)
+        self.cross = CrossAttention(width, heads) if hears else None
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
 
     def forward(
         self, x: Tensor, branch: Tensor, gate: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask,
-        store: Store | None = None,
+        store: Store | None = None, heard: Heard | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Stream and branch "b t s d", the branch's gate "b t 1 d", modulation "b t 6 1 d" -> stream, branch, gate."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(2)
+        """Stream and branch "b t s d", the branch's gate "b t 1 d", modulation "b t 6 1 d" -> stream, branch, gate.
+
+        Of a block that hears, the last 3 of the modulation's 9 parts are the cross-attention's.
+        """
+        shift1, scale1, gate1, shift2, scale2, gate2, *third = modulation.unbind(2)
         x, h = add_modulate(x, branch, gate, shift1, scale1)
-        x, h = add_modulate(x, self.attention(h, rotary, mask, store), gate1, shift2, scale2)
+        branch, gate = self.attention(h, rotary, mask, store), gate1
+        if self.cross is not None:
+            x, h = add_modulate(x, branch, gate, *third[:2])
+            branch, gate = self.cross(h, heard), third[2]
+        x, h = add_modulate(x, branch, gate, shift2, scale2)
         return x, self.down(F.gelu(self.up(h), approximate="tanh")), gate2.contiguous()
 
 
@@ -89,6 +99,7 @@ class DiT(ModelMixin, ConfigMixin):
         patch: side of the square patch that becomes one token.
         hidden, heads: width d of the tokens and number of heads, where they are not to follow from `depth`.
         local: latent steps that three of four blocks see, the own one included; None: all blocks see all.
+        text: what is heard beside the actions: `features`, `length` and `into` of `TextCondition`; None: no text.
         trained_on: what a user of the weights must know (see `videowm.pipeline.TrainedOn`); the network ignores it.
     """
 
@@ -107,6 +118,7 @@ class DiT(ModelMixin, ConfigMixin):
         heads: int | None = None,
         local: int | None = None,
         trained_on: dict | None = None,
+        text: dict | None = None,
     ) -> None:
         super().__init__()
         hidden = hidden or HEAD_SIZE * depth
@@ -117,9 +129,12 @@ class DiT(ModelMixin, ConfigMixin):
         self.level_mlp = nn.Sequential(nn.Linear(256, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.action_mlp = nn.Sequential(nn.Linear(actions, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.rotary = Rotary(hidden // heads, *self.grid)
-        self.modulation = nn.Linear(hidden, (6 * depth + 2) * hidden)  # of all blocks and of the head
-        self.blocks = nn.ModuleList(Block(hidden, heads) for _ in range(depth))
+        hears = text is not None and text["into"] == "cross"
+        self.parts = 9 if hears else 6  # of a block's modulation
+        self.modulation = nn.Linear(hidden, (self.parts * depth + 2) * hidden)  # of all blocks and of the head
+        self.blocks = nn.ModuleList(Block(hidden, heads, hears=hears) for _ in range(depth))
         self.head = Head(hidden, channels * patch * patch)
+        self.text_condition = TextCondition(hidden, heads, depth, **text) if text else None
         # Three of four blocks look back less far, where `local` is given; the last one never does.
         self.windows = [None if local is None or (depth - i) % 4 == 1 else local for i in range(depth)]
         self.compiled, self.masks, self.graphs = False, {}, None
@@ -142,8 +157,9 @@ class DiT(ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.weight)
 
     def forward(
-        self, latents: Tensor, level: Tensor, actions: Tensor, cache: KVCache | None = None, *, write: bool = False
-    ) -> Tensor:
+        self, latents: Tensor, level: Tensor, actions: Tensor, cache: KVCache | None = None, *,
+        text: Text | Words | None = None, write: bool = False,
+    ) -> Tensor:  # fmt: skip
         """Velocity of every latent step, seen from itself and what came before it.
 
         Args:
@@ -151,27 +167,30 @@ class DiT(ModelMixin, ConfigMixin):
             level: "b t" in [0, 1].
             actions: grouped actions "b t g".
             cache: keys and values of earlier steps; the given step follows them. Several steps only into an empty one.
+            text: of a model with text, one for each clip; beside a cache, better what `words` made of it, once.
             write: the given steps are finished and stay in the cache.
         Returns:
             velocity (noise minus data) "b t c h w", float32.
         """
         if cache is None:
             graphed = self.graphs is not None and self.training and torch.is_grad_enabled()
-            return (self.graphed if graphed else self.velocity)(latents, level, actions)
-        t, modulations = latents.shape[1], self.modulations(level, actions)
+            return (self.graphed if graphed else self.velocity)(latents, level, actions, *(text or ()))
+        words = text if isinstance(text, Words) else self.words(*(text or ()))
+        t, modulations = latents.shape[1], self.modulations(level, actions, words)
         if t == 1:
-            out = self.one_step(latents, modulations, cache)
+            out = self.one_step(latents, modulations, cache, words)
         elif cache.next_step:
             raise ValueError(f"{t} steps were given to a cache that holds {cache.next_step}: give one after the other")
         else:
-            out = self.sequence(latents, modulations, cache)
+            out = self.sequence(latents, modulations, words, cache)
         if write:
             cache.advance(t)
         return out
 
-    def velocity(self, latents: Tensor, level: Tensor, actions: Tensor) -> Tensor:
+    def velocity(self, latents: Tensor, level: Tensor, actions: Tensor, *text: Tensor) -> Tensor:
         """The same without a cache."""
-        return self.sequence(latents, self.modulations(level, actions))
+        words = self.words(*text)
+        return self.sequence(latents, self.modulations(level, actions, words), words)
 
     def graphed(self, *inputs: Tensor) -> Tensor:
         """The same in training, as CUDA graphs, recorded once for every shape."""
@@ -180,14 +199,24 @@ class DiT(ModelMixin, ConfigMixin):
             self.graphs[shapes] = record(self, inputs)
         return self.graphs[shapes](*inputs)
 
-    def modulations(self, level: Tensor, actions: Tensor) -> list[Tensor]:
-        """Shifts, scales and gates "b t 6 1 d" of every block, then "b t 2 1 d" of the head."""
+    def words(self, *text: Tensor) -> Words:
+        """What the blocks take of a text (see `Text`); of none, where the network has none."""
+        if bool(text) != (self.text_condition is not None):
+            raise ValueError("a text was given to a model without" if text else "a model with text was given none")
+        return self.text_condition(*text) if text else Words(None, [None] * self.depth)
+
+    def modulations(self, level: Tensor, actions: Tensor, words: Words | None = None) -> list[Tensor]:
+        """Shifts, scales and gates "b t 6 1 d" of every block ("b t 9 1 d" with words), "b t 2 1 d" of the head."""
         dtype = self.embed.weight.dtype
         condition = self.level_mlp(level_features(level, 256).to(dtype)) + self.action_mlp(actions.to(dtype))
-        whole = self.modulation(F.silu(condition)).unflatten(-1, (6 * self.depth + 2, 1, self.hidden))
-        return list(whole.split([6] * self.depth + [2], dim=2))
+        if words is not None and words.condition is not None:
+            condition = condition + words.condition[:, None]
+        whole = self.modulation(F.silu(condition)).unflatten(-1, (self.parts * self.depth + 2, 1, self.hidden))
+        return list(whole.split([self.parts] * self.depth + [2], dim=2))
 
-    def sequence(self, latents: Tensor, modulations: list[Tensor], cache: KVCache | None = None) -> Tensor:
+    def sequence(
+        self, latents: Tensor, modulations: list[Tensor], words: Words, cache: KVCache | None = None
+    ) -> Tensor:
         """Velocity "b t c h w" of a clip from its first step on; keys and values go into an empty cache."""
         t, stream = latents.shape[1], self.stream(latents)
         rotary = self.rotary.angles(torch.arange(t, device=latents.device))
@@ -196,16 +225,20 @@ class DiT(ModelMixin, ConfigMixin):
             run = block.forward if store is not None else block  # lengths of contexts differ: not worth compiling
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 run = partial(self._gradient_checkpointing_func, block)
-            stream = run(*stream, modulations[i], rotary, self.mask(t, self.windows[i], latents.device), store)
+            mask = self.mask(t, self.windows[i], latents.device)
+            stream = run(*stream, modulations[i], rotary, mask, store, words.blocks[i])
         return self.unpatched(self.head(*stream, modulations[-1]))
 
-    def one_step(self, latents: Tensor, modulations: list[Tensor], cache: KVCache, *, static: bool = False) -> Tensor:
+    def one_step(
+        self, latents: Tensor, modulations: list[Tensor], cache: KVCache, words: Words | None = None, *,
+        static: bool = False,
+    ) -> Tensor:  # fmt: skip
         """Velocity "b 1 c h w" of the step that follows those in the cache; see `KVCache.store` for `static`."""
         stream = self.stream(latents)
         for i, block in enumerate(self.blocks):
             store, mask = cache.store(i, 1, static=static)
             run = block if static else block.forward
-            stream = run(*stream, modulations[i], cache.angles, mask, store)
+            stream = run(*stream, modulations[i], cache.angles, mask, store, words and words.blocks[i])
         return self.unpatched((self.head if static else self.head.forward)(*stream, modulations[-1]))
 
     def stream(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,6 +23,7 @@ class Sampler:
     levels: list[float] | None = None  # the levels themselves, from 1 to 0, instead of `steps`
     shift: float | None = None  # None: the model's own
     action_guidance: float = 1.0  # classifier-free (arXiv 2207.12598) on the actions, dropped in training
+    text_guidance: float = 1.0  # the same on the text, against the empty one
     history_guidance: float = 1.0  # on the context (arXiv 2502.06764), against a context noised to `history_level`
     history_level: float = 1.0
     context_level: float = 0.0  # noise on finished steps, as the network is told: hides what drifts

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from videowm.dit import flow
 from videowm.dit.model import DiT
 from videowm.dit.sample import METHODS, Sampler
+from videowm.dit.text import Text, Words
+from videowm.types import UserError
+
+
+class Branch(NamedTuple):
+    """The stream itself, or what guides it: one more pass over the same latents that is told less."""
+
+    scale: float
+    level: float  # of the context, as it is remembered
+    acts: bool = True  # whether the actions are given
+    reads: bool = True  # whether the text is given, else the empty one
 
 
 class LatentStream:
     """A batch of futures that are being continued.
 
-    Guidance is batched: beside every stream runs one without its actions, or one with a noised context, each with a
-    cache of its own, and their velocities are combined as v + (scale - 1) * (v - v_weaker).
+    Guidance is batched: beside every stream runs one without its actions, one without its text or one with a noised
+    context, each with a cache of its own, and their velocities are combined as v + (scale - 1) * (v - v_weaker).
 
     With `graph`, once the window is full, a whole latent step (all sampler steps and the pass that writes its keys) is
     one CUDA graph.
@@ -32,6 +45,8 @@ class LatentStream:
         window: int,
         generator: torch.Generator | None = None,
         graph: bool = False,
+        text: Text | None = None,
+        empty: Text | None = None,
     ) -> None:
         """Read the context: clean latents "b t c h w" and their grouped actions "b t g".
 
@@ -39,6 +54,7 @@ class LatentStream:
             window: latent steps seen at once, the new one included; an older context is left out.
             generator: of the noise on the context, where the sampler wants some (default: seed 0 on the CPU).
             graph: capture the latent step on a GPU.
+            text: of a model with text, one for each clip; `empty` is the empty one, a single row, for guidance.
         """
         self.model, self.sampler = model, sampler or Sampler()
         self.generator = generator or torch.Generator().manual_seed(0)
@@ -47,7 +63,7 @@ class LatentStream:
         self.use_graph = graph and device.type == "cuda"
         self.levels = self.sampler.schedule(shift)
         self.branches = self.weaker_branches()
-        self.remembers_noise = any(level for _, level, _ in self.branches)
+        self.remembers_noise = any(branch.level for branch in self.branches)
         b, known = context.shape[:2]
         first = max(0, known - window + 1)
         context, actions = context[:, first:], actions[:, first:]
@@ -60,26 +76,38 @@ class LatentStream:
         self.level = self.levels_of(b, device)
         levels = self.level[:, -1:].expand(-1, context.shape[1])
         context = self.noised(context, self.draw(context), levels)
-        model(context, levels, self.each_branch(actions), self.cache, write=True)
+        self.words = self.words_of(text, empty)
+        model(context, levels, self.each_branch(actions), self.cache, text=self.words, write=True)
 
-    def weaker_branches(self) -> list[tuple[float, float, bool]]:
-        """(scale, level of the context, whether actions are given) of the stream itself and of what guides it."""
+    def weaker_branches(self) -> list[Branch]:
+        """The stream itself, then what guides it."""
         sampler = self.sampler
-        branches = [(1.0, sampler.context_level, True)]
+        branches = [Branch(1.0, sampler.context_level)]
         if sampler.action_guidance != 1:
-            branches.append((sampler.action_guidance, sampler.context_level, False))
+            branches.append(Branch(sampler.action_guidance, sampler.context_level, acts=False))
+        if sampler.text_guidance != 1:
+            branches.append(Branch(sampler.text_guidance, sampler.context_level, reads=False))
         if sampler.history_guidance != 1:
-            branches.append((sampler.history_guidance, sampler.history_level, True))
+            branches.append(Branch(sampler.history_guidance, sampler.history_level))
         return branches
+
+    def words_of(self, text: Text | None, empty: Text | None) -> Words:
+        """What each branch hears, computed once for the whole stream."""
+        if text is None or empty is None:
+            if self.sampler.text_guidance != 1:
+                raise UserError(f"sampler.text_guidance {self.sampler.text_guidance} needs a model with text: leave 1")
+            return self.model.words(*(text or ()))
+        given = [text if b.reads else [part.expand_as(like) for part, like in zip(empty, text)] for b in self.branches]
+        return self.model.words(*(torch.cat(parts) for parts in zip(*given)))
 
     def levels_of(self, b: int, device: torch.device) -> Tensor:
         """Levels "branches*b n+1" of all passes of one latent step: the sampler's, then the one that is written."""
-        rows = [[*self.levels[:-1].tolist(), context] for _, context, _ in self.branches for _ in range(b)]
+        rows = [[*self.levels[:-1].tolist(), branch.level] for branch in self.branches for _ in range(b)]
         return torch.tensor(rows, device=device)
 
     def each_branch(self, actions: Tensor) -> Tensor:
         """Actions "b t g" -> "branches*b t g", zero where a branch goes without."""
-        return torch.cat([actions if given else torch.zeros_like(actions) for _, _, given in self.branches])
+        return torch.cat([actions if branch.acts else torch.zeros_like(actions) for branch in self.branches])
 
     def noised(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """Finished latents "b t c h w" as each branch remembers them, "branches*b t c h w"."""
@@ -112,17 +140,18 @@ class LatentStream:
     def denoise(self) -> None:
         """All passes of one latent step, from `noise` to `step_out`."""
         actions = self.each_branch(self.action).expand(-1, self.level.shape[1], -1)
-        modulations = self.model.modulations(self.level, actions)
+        modulations = self.model.modulations(self.level, actions, self.words)
         b, count = len(self.noise), len(self.branches)
 
         def run(x: Tensor, i: int) -> Tensor:
-            return self.model.one_step(x, [m[:, i, None] for m in modulations], self.cache, static=self.use_graph)
+            here = [m[:, i, None] for m in modulations]
+            return self.model.one_step(x, here, self.cache, self.words, static=self.use_graph)
 
         def velocity(x: Tensor, i: int) -> Tensor:
             first, *others = run(x.repeat(count, 1, 1, 1, 1), i).split(b)
             guided = first
-            for (scale, _, _), other in zip(self.branches[1:], others, strict=True):
-                guided = guided + (scale - 1) * (first - other)
+            for branch, other in zip(self.branches[1:], others, strict=True):
+                guided = guided + (branch.scale - 1) * (first - other)
             return guided
 
         out = METHODS[self.sampler.method](velocity, self.noise, self.levels.tolist())

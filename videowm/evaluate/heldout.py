@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from videowm.actions.group import group_actions
 from videowm.data.latents import Latents
 from videowm.dit import DiT, flow
+from videowm.dit.text import Text
 from videowm.evaluate.fidelity import standard_error
 from videowm.types import UserError
 
@@ -38,6 +39,8 @@ class Bank:
     noise: Tensor  # float32 "n m c h w"
     episode: np.ndarray  # int "n"
     context: int
+    where: list[tuple[int, int]] = field(default_factory=list)  # (clip, first step) of each window
+    text: Text | None = None  # of each window, for models with text
 
     @property
     def hash(self) -> str:
@@ -69,6 +72,7 @@ def make_bank(latents: Latents, config: HeldoutConfig) -> Bank:
         torch.randn(n, targets, *latents.latents.shape[2:], generator=generator),
         latents.episode[[clip for clip, _ in chosen]].numpy(),
         config.context,
+        chosen,
     )
 
 
@@ -86,24 +90,34 @@ def bank_losses(model: DiT, bank: Bank, actions: Tensor, batch: int) -> Tensor:
             level = torch.zeros(clean.shape[:2], device=device)
             level[:, target] = bank.levels[i : i + batch, m].to(device)
             x = torch.cat([clean[:, :-1], flow.noised(clean[:, -1:], noise, level[:, -1:])], dim=1)
-            velocity = model(x, level, actions[i : i + batch, : target + 1].to(device))[:, -1:]
+            told = (
+                {"text": tuple(part[i : i + batch].to(device) for part in bank.text)}
+                if model.text_condition is not None
+                else {}
+            )
+            velocity = model(x, level, actions[i : i + batch, : target + 1].to(device), **told)[:, -1:]
             rows.append(flow.step_loss(velocity, flow.velocity(clean[:, -1:], noise))[:, 0].cpu().double())
         columns.append(torch.cat(rows))
     return torch.stack(columns, dim=1)
 
 
-def shuffled(bank: Bank) -> Tensor:
-    """The bank's actions, each clip with those of a clip of another episode."""
-    n = len(bank.episode)
+def another(episode: np.ndarray) -> Tensor:
+    """For every window the number of one of another episode."""
+    n = len(episode)
     for shift in range(n // 2, n):
         rolled = np.roll(np.arange(n), shift)
-        if (bank.episode[rolled] != bank.episode).all():
-            return bank.actions[torch.from_numpy(rolled)]
-    return bank.actions[torch.roll(torch.arange(n), n // 2)]
+        if (episode[rolled] != episode).all():
+            return torch.from_numpy(rolled)
+    return torch.roll(torch.arange(n), n // 2)
+
+
+def shuffled(bank: Bank) -> Tensor:
+    """The bank's actions, each clip with those of a clip of another episode."""
+    return bank.actions[another(bank.episode)]
 
 
 def heldout(model: DiT, bank: Bank, *, batch: int = 96, buckets: int = 8) -> Iterator[tuple[str, object]]:
-    """Held-out loss, by target step and by noise bucket, and how much shuffled actions raise it (paired)."""
+    """Held-out loss, by target step and by noise bucket, and how much shuffled actions or texts raise it (paired)."""
     losses = bank_losses(model, bank, bank.actions, batch).numpy()
     wrong = bank_losses(model, bank, shuffled(bank), batch).numpy()
     level = bank.levels.numpy()
@@ -111,6 +125,12 @@ def heldout(model: DiT, bank: Bank, *, batch: int = 96, buckets: int = 8) -> Ite
     yield "heldout/loss_se", standard_error(losses.mean(1), bank.episode)
     yield "heldout/action_gap", float((wrong - losses).mean())
     yield "heldout/action_gap_se", standard_error((wrong - losses).mean(1), bank.episode)
+    if model.text_condition is not None:
+        other = another(bank.episode)
+        told = replace(bank, text=tuple(part[other] for part in bank.text))
+        wrong = bank_losses(model, told, bank.actions, batch).numpy()
+        yield "heldout/text_gap", float((wrong - losses).mean())
+        yield "heldout/text_gap_se", standard_error((wrong - losses).mean(1), bank.episode)
     yield "heldout/loss_by_step", losses.mean(0).tolist()
     in_bucket = [(level * buckets).astype(int) == k for k in range(buckets)]
     yield "heldout/loss_by_level", [float(losses[chosen].mean()) if chosen.any() else None for chosen in in_bucket]

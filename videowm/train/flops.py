@@ -1,12 +1,15 @@
 """Floating-point operations of the transformer, counted exactly (one multiply-add is 2).
 
 The training compute of a run is 3 x the forward pass (forward, and twice that backward) over all processed tokens,
-context included, nothing recomputed. Attention counts the pairs that the block-causal mask allows.
+context included, nothing recomputed. Attention counts the pairs that the block-causal mask allows; of a text, which is
+read once a clip, all its places count, padding too. A frozen text encoder works once, before training, and is left out.
 """
 
 from __future__ import annotations
 
 from typing import Literal
+
+from videowm.dit.text import IDS, LAYERS, STRIDE
 
 
 def block_flops(tokens: int, pairs: int, width: int) -> int:
@@ -35,6 +38,24 @@ def dit_forward_families(
     }
 
 
+def text_forward_families(
+    *, into: str, features: int | None, length: int, width: int, depth: int, tokens: int, steps: int
+) -> dict[str, int]:
+    """Forward FLOPs that a text adds to one clip of `steps` latent steps of `tokens` tokens each."""
+    matrix = attention = 0
+    if features is None:  # the byte encoder: one-hot rows, groups, blocks
+        features, places = width // 2, length // STRIDE
+        matrix += 2 * length * IDS * features + 2 * places * 2 * STRIDE * features**2
+        matrix += LAYERS * block_flops(places, 0, features)
+        attention += LAYERS * block_flops(0, places**2, features)
+        length = places
+    matrix += 2 * length * features * width
+    if into == "pooled":
+        return {"matrix": matrix + 2 * width**2, "attention": attention}
+    matrix += depth * (4 * length * width**2 + 4 * steps * tokens * width**2 + 6 * steps * width**2)
+    return {"matrix": matrix, "attention": attention + depth * 4 * steps * tokens * length * width}
+
+
 def dit_forward_flops(**shape) -> int:
     """All forward FLOPs on one clip; see `dit_forward_families`."""
     return sum(dit_forward_families(**shape).values())
@@ -52,7 +73,7 @@ def image_dit_forward_flops(
 def model_families(model, steps: int) -> dict[str, int]:
     """Forward FLOPs of a `DiT` on one clip of `steps` latent steps, by kernel family."""
     config = model.config
-    return dit_forward_families(
+    families = dit_forward_families(
         windows=model.windows,
         width=model.hidden,
         steps=steps,
@@ -60,6 +81,11 @@ def model_families(model, steps: int) -> dict[str, int]:
         patch_values=config.channels * config.patch**2,
         actions=config.actions,
     )
+    if config.text:
+        more = text_forward_families(**config.text, width=model.hidden, depth=model.depth, tokens=model.tokens,
+                                     steps=steps)  # fmt: skip
+        families = {family: flops + more[family] for family, flops in families.items()}
+    return families
 
 
 def model_flops(model, steps: int) -> int:
@@ -68,11 +94,14 @@ def model_flops(model, steps: int) -> int:
 
 
 def parameters(model) -> dict[str, int]:
-    """Parameters of a `DiT` in three parts: body (attention, MLP), adaLN (modulation, level) and embeddings."""
-    parts = {"body": 0, "adaln": 0, "embed": 0}
+    """Parameters of a `DiT` in parts: body (attention, MLP), adaLN (modulation, level), embeddings, and where it has a
+    text all that is there for it but modulation."""
+    parts = {"body": 0, "adaln": 0, "embed": 0} | ({"text": 0} if model.text_condition is not None else {})
     for name, value in model.named_parameters():
         if "modulation" in name or name.startswith("level_mlp"):
             parts["adaln"] += value.numel()
+        elif name.startswith("text_condition.") or ".cross." in name:
+            parts["text"] += value.numel()
         elif name.startswith("blocks."):
             parts["body"] += value.numel()
         else:

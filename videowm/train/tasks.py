@@ -26,6 +26,7 @@ from videowm.pipeline import TrainedOn, WorldModelPipeline
 from videowm.train.flops import model_families, model_flops, parameters
 from videowm.train.loop import Draws, Task, TrainConfig
 from videowm.train.reader import ReaderRun, ReaderTask
+from videowm.train.words import DRAWN, TextConfig, TrainingText, looked_up
 from videowm.types import UserError, latent_steps
 from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to_float
 from videowm.vae.loss import VAELossConfig, vae_loss
@@ -71,6 +72,7 @@ class WorldRun:
     window: int = 8  # latent steps a sample
     resident: Literal["auto", "on", "off"] = "auto"  # latents on the device; auto: on a GPU with room for twice as much
     budget: float | None = None  # training FLOPs; sets train.steps
+    text: TextConfig | None = None  # captions as a condition; None: no words at all
     flow: FlowConfig = field(default_factory=FlowConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
@@ -170,37 +172,64 @@ class WorldTask(Task):
                 f"give 2 to {index['steps']}"
             )
         self.grouped = group_actions(self.latents.actions, self.latents.stride)
+        self.text = config.text and TrainingText(config.text, self.latents, config.window, config.latents)
         self.model = make_model(config, index)
-        self.bank = make_bank(Latents.open(config.latents, "test"), config.heldout)
+        test = Latents.open(config.latents, "test")
+        self.bank = make_bank(test, config.heldout)
+        if self.text:
+            told = self.text.of_windows(test, config.heldout.window, self.bank.where)
+            self.bank = replace(self.bank, text=told)
         families = model_families(self.model, config.window)
         self.clip_flops = 3 * sum(families.values())
         self.step_flops = {family: 3 * flops * config.train.batch for family, flops in families.items()}
         self.step_tokens = config.train.batch * config.window * self.model.tokens
         self.resident: tuple[Tensor, Tensor] | None = None  # latents and grouped actions on the device
+        self.resident_text = self.text and self.text.tokens
         if config.rollout.clips:
             starting_points(self.dataset(), config.rollout, self.pipeline().time_stride)  # refused now, not at the end
 
     def to(self, device: torch.device) -> None:
         """Keep latents and actions on the device, if they are to lie there."""
-        held = (self.latents.latents, self.grouped)
+        held, text = (self.latents.latents, self.grouped), self.text.tokens if self.text else ()
         choice = self.config.resident
         if choice == "auto" and device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
-            choice = "on" if 2 * sum(tensor.nbytes for tensor in held) < free else "off"
+            choice = "on" if 2 * sum(tensor.nbytes for tensor in (*held, *text)) < free else "off"
         self.resident = tuple(tensor.to(device) for tensor in held) if choice == "on" else None
+        self.resident_text = tuple(tensor.to(device) for tensor in text) if choice == "on" else None
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
         """Windows of the encoded clips, or where on the device they are: half of them from a clip's beginning, where a
         rollout begins."""
         first, last = step * self.config.train.batch, self.latents.latents.shape[1] - self.config.window
-        rows = []
+        rows, told = [], []
         for slot in slots:
             clip, rng = pick(self.seed, first + slot, len(self.latents))
             rows.append((clip, int(rng.integers(last + 1)) if rng.random() < 0.5 else 0))
+            if self.text:
+                told.append(self.text.draw(*rows[-1], rng))
         clip, start = torch.tensor(rows).unbind(1)
+        batch = {"clip": clip, "start": start}
+        if self.resident is None:
+            batch = self.windows(clip, start, (self.latents.latents, self.grouped))
+        return batch | (self.captions(told) if self.text else {})
+
+    def captions(self, told: list[tuple[int, list[bool]]]) -> dict[str, Tensor]:
+        """The drawn captions' numbers, or tokens where these are not on the device, and what was drawn."""
+        number = torch.tensor([number for number, _ in told])
+        batch = {"drawn": torch.tensor([drawn for _, drawn in told], dtype=torch.float32)}
         if self.resident is not None:
-            return {"clip": clip, "start": start}
-        return self.windows(clip, start, (self.latents.latents, self.grouped))
+            return batch | {"caption": number}
+        return batch | dict(zip(("words", "mask"), looked_up(self.text.tokens, number)))
+
+    def told(self, batch: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What the network is given of a batch's captions, and the shares of them that are logged."""
+        if not self.text:
+            return {}, {}
+        resident = self.resident is not None
+        text = looked_up(self.resident_text, batch["caption"]) if resident else (batch["words"], batch["mask"])
+        shares = {f"text/{name}": share for name, share in zip(DRAWN, batch["drawn"].mean(0))}
+        return {"text": text}, shares
 
     def windows(self, clip: Tensor, start: Tensor, held: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """The windows that begin at the latent steps `start` of the clips numbered `clip` (int "b")."""
@@ -209,15 +238,16 @@ class WorldTask(Task):
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean velocity MSE over every step, each at a noise level of its own."""
+        told, shares = self.told(batch)
         if self.resident is not None:
-            batch = self.windows(**batch, held=self.resident)
+            batch = self.windows(batch["clip"], batch["start"], self.resident)
         latents, settings = batch["latents"], self.config.flow
         t = latents.shape[1]
         level = flow.training_levels(draws.uniform(t), location=settings.location, scale=settings.scale)
         noise = draws.normal(*latents.shape[1:])
         actions = drop_actions(batch["actions"], draws.uniform() < settings.drop_actions)
-        predicted = model(flow.noised(latents, noise, level), level, actions)
-        return flow.step_loss(predicted, flow.velocity(latents, noise)).mean(), {}
+        predicted = model(flow.noised(latents, noise, level), level, actions, **told)
+        return flow.step_loss(predicted, flow.velocity(latents, noise)).mean(), shares
 
     def evaluate(self) -> Iterator[tuple[str, Any]]:
         yield from heldout(self.model, self.bank, batch=self.config.heldout.batch)
@@ -240,8 +270,14 @@ class WorldTask(Task):
                 f"{self.config.latents} was made by another autoencoder than {index['vae']} holds now: encode again"
             )
         scheduler = FlowMatchEulerDiscreteScheduler(shift=self.config.flow.shift)
-        pipeline = WorldModelPipeline(vae, self.model, scheduler)
+        pipeline = WorldModelPipeline(vae, self.model, scheduler, **self.text_parts())
         return pipeline.to(next(self.model.parameters()).device)
+
+    def text_parts(self) -> dict[str, Any]:
+        """The frozen text encoder, where there is one."""
+        if not self.text or self.config.text.encoder == "bytes":
+            return {}
+        return {"text_encoder": self.text.encoder.encoder, "tokenizer": self.text.encoder.tokenizer}
 
     def export(self, out: Path) -> None:
         self.pipeline().save_pretrained(out)
@@ -253,14 +289,16 @@ class WorldTask(Task):
         processed = samples * config.window * self.model.tokens
         seen = samples * (1 + stride * (config.window - 1))
         unique = len(self.latents) * (1 + stride * (index["steps"] - 1))
+        silent = () if self.text else ("text",)  # runs without text have the hash that they had before there was any
         return {
             "depth": config.depth,
-            "config_hash": configuration.digest(config, without=("out",)),
+            "config_hash": configuration.digest(config, without=("out", *silent)),
             "params": parameters(self.model),
             "tokens": {"target": processed, "processed": processed},
             "frames": {"seen": seen, "unique": min(seen, unique)},
             "flops": {"train": self.clip_flops * samples, "encode": None},
             "hashes": {"data": index["data_hash"], "vae": index["vae_hash"], "bank": self.bank.hash},
+            **({"text": self.text.record()} if self.text else {}),
         }
 
 
@@ -279,7 +317,7 @@ def make_model(config: WorldRun, index: dict[str, Any]) -> DiT:
     trained_on = TrainedOn(
         latents_mean=index["mean"], latents_std=index["std"], action_mean=index["action_mean"],
         action_std=index["action_std"], action_names=index["action_names"], world=index["world"], fps=index["fps"],
-        window=config.window, vae_hash=index["vae_hash"],
+        window=config.window, vae_hash=index["vae_hash"], text=config.text and asdict(config.text),
     )  # fmt: skip
     return DiT(
         config.depth,
@@ -291,6 +329,7 @@ def make_model(config: WorldRun, index: dict[str, Any]) -> DiT:
         config.hidden,
         local=config.local,
         trained_on=asdict(trained_on),
+        text=config.text and config.text.shape,
     )
 
 

@@ -1,0 +1,226 @@
+"""Text as a condition: read to tokens once, heard by every block through cross-attention, or pooled.
+
+An encoder is a small one over bytes, trained with the network (ids as ByT5's, arXiv 2105.13626, without files), or
+any text encoder that transformers knows (T5, CLIP, ...), frozen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple, Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from videowm.dit.attention import attention, unit
+from videowm.types import UserError
+
+Text = tuple[Tensor, Tensor]  # features "b m e", or byte ids "b m" for the encoder that is trained; mask bool "b m"
+IDS = 259  # padding, end, unknown, then the 256 bytes
+STRIDE = 4  # bytes a token of the byte encoder
+LAYERS = 2  # of the byte encoder
+
+
+class Heard(NamedTuple):
+    """What one block hears: keys and values "b n m k", and which of them are words, bool "b 1 1 m"."""
+
+    key: Tensor
+    value: Tensor
+    mask: Tensor
+
+
+class Words(NamedTuple):
+    """A text as the network takes it, computed once for a clip or a stream."""
+
+    condition: Tensor | None  # "b d", added to the condition of every latent step
+    blocks: list[Heard | None]
+
+
+class TextEncoder(Protocol):
+    """From captions to what the network is given."""
+
+    def encode(self, captions: list[str]) -> Text: ...
+
+
+class ByteText:
+    """Captions as byte ids: the encoder itself lies in the network."""
+
+    def __init__(self, length: int) -> None:
+        if length < STRIDE or length % STRIDE:
+            raise UserError(f"text.length {length} does not fit the byte encoder: give a multiple of {STRIDE}")
+        self.length = length
+
+    def encode(self, captions: list[str]) -> Text:
+        """Ids int16 "b m" (padding 0, end 1, byte + 3) and mask; what is too long is cut off before the end."""
+        rows = torch.zeros(len(captions), self.length, dtype=torch.int16)
+        for row, caption in zip(rows, captions):
+            ids = [byte + 3 for byte in caption.encode(errors="replace")[: self.length - 1]] + [1]
+            row[: len(ids)] = torch.tensor(ids, dtype=torch.int16)
+        return rows, rows > 0
+
+
+class FrozenText:
+    """Captions through a text encoder of transformers, which is not trained."""
+
+    def __init__(self, encoder: nn.Module, tokenizer, length: int) -> None:
+        most = min(tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", length))
+        if not 1 <= length <= most:
+            raise UserError(f"text.length {length} does not fit this text encoder: give 1 to {most} tokens")
+        self.encoder, self.tokenizer, self.length = (
+            encoder.eval().requires_grad_(requires_grad=False),
+            tokenizer,
+            length,
+        )
+
+    @classmethod
+    def open(cls, name: str, length: int) -> FrozenText:
+        """The encoder and tokenizer of a local folder or hub name."""
+        from transformers import AutoModelForTextEncoding, AutoTokenizer, CLIPTextModel
+
+        config = encoder_config(name)
+        kind = CLIPTextModel if config.model_type == "clip" else AutoModelForTextEncoding
+        try:
+            return cls(kind.from_pretrained(name), AutoTokenizer.from_pretrained(name), length)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise no_encoder(name, error) from None
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits of everything that decides the features: weights, vocabulary, length."""
+        digest = hashlib.sha256(f"{type(self.encoder).__name__} {self.length}".encode())
+        digest.update(repr(sorted(self.tokenizer.get_vocab().items())).encode())
+        for key, value in sorted(self.encoder.state_dict().items()):
+            digest.update(key.encode() + value.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @torch.no_grad()
+    def encode(self, captions: list[str]) -> Text:
+        """Features "b m e" in float16 and mask, 32 captions at once, on the CPU."""
+        parts = []
+        for i in range(0, len(captions), 32):
+            asked = self.tokenizer(captions[i : i + 32], padding="max_length", truncation=True, max_length=self.length,
+                                   return_tensors="pt").to(self.encoder.device)  # fmt: skip
+            given = {"input_ids": asked["input_ids"], "attention_mask": asked["attention_mask"]}
+            parts.append((self.encoder(**given).last_hidden_state.half().cpu(), given["attention_mask"].bool().cpu()))
+        tokens, mask = (torch.cat(part) for part in zip(*parts))
+        if not torch.isfinite(tokens).all():
+            raise UserError("the text encoder's features are not finite in float16: give another text.encoder")
+        return tokens, mask
+
+
+def encoder_config(name: str):
+    """The configuration of a text encoder; one sentence where there is none, or no network."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise no_encoder(name, error) from None
+
+
+def no_encoder(name: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+    return UserError(f"no text encoder at {name!r} ({reason}): give bytes, a local folder, or a hub name while online")
+
+
+def encoder_width(name: str) -> int | None:
+    """Features of a token, from the configuration alone; None for bytes."""
+    if name == "bytes":
+        return None
+    config = encoder_config(name)
+    config = getattr(config, "text_config", config)
+    return config.hidden_size
+
+
+class ByteBlock(nn.Module):
+    """Attention over all of a text, and MLP."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Tokens "b m e" under the mask "b 1 1 m"."""
+        qkv = self.qkv(F.rms_norm(x, x.shape[-1:], eps=1e-6))
+        query, key, value = rearrange(qkv, "b m (three n k) -> three b n m k", three=3, n=self.heads)
+        x = x + self.project(rearrange(attention(query, key, value, mask), "b n m k -> b m (n k)"))
+        return x + self.down(F.gelu(self.up(F.rms_norm(x, x.shape[-1:], eps=1e-6)), approximate="tanh"))
+
+
+class ByteEncoder(nn.Module):
+    """Byte ids -> tokens, one for every `STRIDE` bytes, each made of twice as many."""
+
+    def __init__(self, width: int, heads: int, length: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(IDS, width, bias=False)  # on one-hot rows: a lookup's gradient is not deterministic
+        self.group = nn.Linear(2 * STRIDE * width, width)
+        self.places = nn.Parameter(torch.randn(length // STRIDE, width))
+        self.blocks = nn.ModuleList(ByteBlock(width, heads) for _ in range(LAYERS))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Text:
+        """Ids and mask "b L" -> tokens "b L/4 e" and their mask."""
+        one_hot = (ids[..., None] == torch.arange(IDS, device=ids.device)).to(self.embed.weight.dtype)
+        embedded = F.pad(self.embed(one_hot), (0, 0, STRIDE // 2, STRIDE // 2))
+        x = self.group(embedded.unfold(1, 2 * STRIDE, STRIDE).flatten(2)) + self.places
+        mask = mask.unflatten(1, (-1, STRIDE)).any(2)
+        for block in self.blocks:
+            x = block(x, mask[:, None, None])
+        return x, mask
+
+
+class TextCondition(nn.Module):
+    """From a text to what the network's blocks take of it.
+
+    Args:
+        features: of a token, where an encoder outside the network gives them; None: byte ids are given.
+        length: tokens, or bytes.
+        into: "cross": keys and values for every block; "pooled": the mean over the words joins the step's condition.
+    """
+
+    def __init__(self, hidden: int, heads: int, depth: int, *, features: int | None, length: int, into: str) -> None:
+        super().__init__()
+        self.heads, self.depth, self.into = heads, depth, into
+        self.encoder = ByteEncoder(hidden // 2, heads, length) if features is None else None
+        self.project = nn.Linear(features or hidden // 2, hidden)
+        if into == "cross":
+            self.keys_values = nn.Linear(hidden, 2 * depth * hidden, bias=False)  # of all blocks
+            self.gains = nn.Parameter(torch.ones(depth, hidden // heads))
+        else:
+            self.pool = nn.Linear(hidden, hidden)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Words:
+        if self.encoder is not None:
+            tokens, mask = self.encoder(tokens, mask)
+        tokens = self.project(tokens.to(self.project.weight.dtype))
+        tokens = F.rms_norm(tokens, tokens.shape[-1:], eps=1e-6)
+        if self.into == "pooled":
+            weight = mask[..., None].to(tokens.dtype)
+            mean = (tokens * weight).sum(1) / weight.sum(1).clamp_min(1)
+            return Words(self.pool(mean), [None] * self.depth)
+        axes = {"i": self.depth, "two": 2, "n": self.heads}
+        pairs = rearrange(self.keys_values(tokens), "b m (i two n k) -> i two b n m k", **axes)
+        heard = mask[:, None, None]
+        return Words(None, [Heard(unit(key, gain), value, heard) for (key, value), gain in zip(pairs, self.gains)])
+
+
+class CrossAttention(nn.Module):
+    """Every spacetime token asks the words."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.gain = nn.Parameter(torch.ones(width // heads))
+        self.query = nn.Linear(width, width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, heard: Heard) -> Tensor:
+        """Tokens "b t s d" -> "b t s d"."""
+        query = unit(rearrange(self.query(x), "b t s (n k) -> b n (t s) k", n=self.heads), self.gain)
+        mixed = attention(query, heard.key, heard.value, heard.mask)
+        return self.project(rearrange(mixed, "b n (t s) k -> b t s (n k)", s=x.shape[2]))
