@@ -25,6 +25,7 @@ examples:
   videowm info runs/world
   python -m scaling run configs/sweep/quickstart.yaml"""
 
+CACHE = Path("~/.cache/videowm/prompts")  # of expanded prompts
 Verb = Callable[[str, str, str], argparse.ArgumentParser]  # (name, help, example) -> its parser
 
 
@@ -93,7 +94,7 @@ def word_verbs(verb: Verb) -> None:
     p.add_argument("--from", dest="data", type=Path, default=None, help="dataset the first frame comes from")
     p.add_argument("--episode", type=int, default=0)
     p.add_argument("--start", type=int, default=0, help="the first frame's number within the episode")
-    p.add_argument("--cache", type=Path, default=Path("~/.cache/videowm/prompts"), help="default: %(default)s")
+    p.add_argument("--cache", type=Path, default=CACHE, help="default: %(default)s")
 
 
 def model_verbs(verb: Verb) -> None:
@@ -131,8 +132,12 @@ def model_verbs(verb: Verb) -> None:
 
 def run_verbs(verb: Verb) -> None:
     """What finished runs and datasets are asked for."""
-    p = verb("generate", "continue held-out frames under given actions; writes truth, prediction and difference",
-             'videowm generate runs/world --from data/carracing --actions "left*8 gas*16" --out clip.mp4')  # fmt: skip
+    p = verb(
+        "generate",
+        "continue held-out frames under given actions; writes truth, prediction and difference",
+        'videowm generate runs/world --from data/carracing --actions "left*8 gas*16" --out clip.mp4\n'
+        '  videowm generate runs/worded --from data/carracing --prompt "a red car turns left" --out clip.mp4',
+    )
     p.add_argument("run", type=Path)
     p.add_argument("--from", dest="data", type=Path, required=True, help="dataset the first frames come from")
     p.add_argument("--episode", type=int, default=None, help="episode (default: the first of the test split)")
@@ -149,6 +154,20 @@ def run_verbs(verb: Verb) -> None:
         default=1.0,
         help="on the actions, of a run with flow.drop_actions; 1: none (default: %(default)s)",
     )
+    p.add_argument(
+        "--prompt",
+        default=None,
+        metavar="TEXT",
+        help="what is to be seen, of a run with text: as in its captions, or a few words with --expand",
+    )
+    p.add_argument("--text-guidance", type=float, default=1.0, help="on the prompt; 1: none (default: %(default)s)")
+    p.add_argument(
+        "--expand",
+        action="store_true",
+        help="have the prompt and the last context frame put in the style of captions, by a model",
+    )
+    endpoint_options(p)
+    p.add_argument("--cache", type=Path, default=CACHE, help="of expanded prompts (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=Path("clip.mp4"))
 

@@ -79,7 +79,7 @@ def latents(args: argparse.Namespace) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Roll a run out from a dataset's frames; writes an mp4 of truth, prediction and difference."""
+    """Roll a run out from a dataset's frames, and a prompt; writes an mp4 of truth, prediction and difference."""
     from videowm.show import comparison_video
 
     pipeline = WorldModelPipeline.open(args.run).to(device())
@@ -87,9 +87,9 @@ def generate(args: argparse.Namespace) -> None:
     episode = dataset.split("test")[0] if args.episode is None else args.episode
     clip_actions, true_frames = future(args, dataset, episode, pipeline)
     context = to_float(dataset.frames(episode, range(args.start, args.start + args.context)))
-    sampler = Sampler(args.sampling_steps, action_guidance=args.guidance)
+    sampler = Sampler(args.sampling_steps, action_guidance=args.guidance, text_guidance=args.text_guidance)
     out = pipeline(
-        context[None], torch.tensor(clip_actions)[None], sampler=sampler,
+        context[None], torch.tensor(clip_actions)[None], sampler=sampler, prompt=prompt_of(args, pipeline, context),
         generator=torch.Generator().manual_seed(args.seed),
     )  # fmt: skip
     predicted = to_uint8(out.frames[0])
@@ -98,6 +98,20 @@ def generate(args: argparse.Namespace) -> None:
     comparison_video(args.out, predicted, true_frames, clip_actions[left_out:], pipeline.trained_on.action_names,
                      context=out.context_frames, fps=pipeline.trained_on.fps)  # fmt: skip
     print(f"{args.out}: {out.context_frames} context frames, {len(predicted) - out.context_frames} predicted")
+
+
+def prompt_of(args: argparse.Namespace, pipeline: WorldModelPipeline, context: torch.Tensor) -> str | None:
+    """The prompt as the model is told it: the user's, or with --expand what a server made of it and the start frame."""
+    if args.prompt is None or not args.expand:
+        if args.expand:
+            raise UserError("--expand was given without --prompt: give the prompt that is to be expanded")
+        return args.prompt
+    from videowm.caption import expand_prompt, make_endpoint
+
+    pipeline.told(args.prompt, 1, 1)  # a model without text is refused before anyone is asked
+    expanded = expand_prompt(args.prompt, to_uint8(context[-1:])[0], make_endpoint(args), cache=args.cache)
+    print(f"prompt: {expanded}")
+    return expanded
 
 
 def future(args, dataset: Dataset, episode: int, pipeline: WorldModelPipeline) -> tuple[np.ndarray, np.ndarray | None]:

@@ -80,7 +80,7 @@ def make_bank(latents: Latents, config: HeldoutConfig) -> Bank:
 def bank_losses(model: DiT, bank: Bank, actions: Tensor, batch: int) -> Tensor:
     """Unweighted velocity MSE of every triple, float64 "n m": context clean, the target step noised, in float32."""
     device = next(model.parameters()).device
-    columns = []
+    columns, reads = [], model.text_condition is not None
     for m in range(bank.levels.shape[1]):
         target = bank.context + m
         rows = []
@@ -90,11 +90,7 @@ def bank_losses(model: DiT, bank: Bank, actions: Tensor, batch: int) -> Tensor:
             level = torch.zeros(clean.shape[:2], device=device)
             level[:, target] = bank.levels[i : i + batch, m].to(device)
             x = torch.cat([clean[:, :-1], flow.noised(clean[:, -1:], noise, level[:, -1:])], dim=1)
-            told = (
-                {"text": tuple(part[i : i + batch].to(device) for part in bank.text)}
-                if model.text_condition is not None
-                else {}
-            )
+            told = {"text": tuple(part[i : i + batch].to(device) for part in bank.text)} if reads else {}
             velocity = model(x, level, actions[i : i + batch, : target + 1].to(device), **told)[:, -1:]
             rows.append(flow.step_loss(velocity, flow.velocity(clean[:, -1:], noise))[:, 0].cpu().double())
         columns.append(torch.cat(rows))

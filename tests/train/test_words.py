@@ -1,0 +1,277 @@
+"""Captions in training: which one a window takes, what is drawn, one run end to end with each kind of encoder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+from videowm import config as configuration
+from videowm.data.captions import Captions, caption_from_state, captions_path, header_name
+from videowm.data.clips import pick
+from videowm.data.dataset import Dataset
+from videowm.data.latents import Latents, encode_dataset
+from videowm.data.layout import write_json
+from videowm.data.words import FORMS, WRITERS, WindowCaptions, captions_beside
+from videowm.dit.sample import Sampler
+from videowm.pipeline import WorldModelPipeline
+from videowm.train.tasks import WorldRun, WorldTask
+from videowm.types import UserError
+from videowm.vae.codec import to_float
+
+WORDS = ["text.length=256", "text.drop=0.25", "text.synthetic=0.5"]
+
+
+def recaptioned(data: Path, clips: list[tuple[int, int, int]]) -> str:
+    """A file as a model would have made it, of the given clips."""
+    header = {"schema": 1, "source": "model", "dataset": Dataset(data).hash, "clip_frames": 17, "model": "m"}
+    path = captions_path(data, name := header_name(header))
+    lines = [{"episode": e, "start": s, "frames": f, "short": f"model {e} {s}", "detailed": f"model {e} {s} at length",
+              "source": "model"} for e, s, f in clips]  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json(path.with_suffix(".json"), header)
+    return name
+
+
+@pytest.fixture(scope="session")
+def worded(dataset, codec, vae_run, tmp_path_factory) -> Path:
+    """Latents of a copy of the recording that has captions from its state, and for every second clip a model's."""
+    folder = tmp_path_factory.mktemp("worded")
+    data = shutil.copytree(dataset, folder / "data")
+    caption_from_state(data, clip_frames=17)
+    recaptioned(data, list(Captions.open(data, "state"))[::2])
+    encode_dataset(Dataset(data), codec, folder / "latents", vae=str(vae_run), to_frames=to_float, frames=33,
+                   dtype="fp16", batch=4)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(worded, train_world):
+    """Train a tiny world model with words in `out`; returns its record."""
+
+    def train(out: Path, *overrides: str) -> dict:
+        return train_world(out, f"latents={worded / 'latents'}", *WORDS, *overrides)
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def run(world, tmp_path_factory) -> Path:
+    """A finished run with the byte encoder."""
+    out = tmp_path_factory.mktemp("runs") / "worded"
+    world(out, "train.save_every=2")
+    return out
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory) -> Path:
+    """A tiny T5 encoder with ByT5's tokenizer in a folder."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=384, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2)
+    T5EncoderModel(config).save_pretrained(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+    return folder
+
+
+def task(run: Path, **changes) -> WorldTask:
+    data = configuration.to_dict(configuration.load(WorldRun, run / "config.yaml"))
+    text = data["text"] | changes.pop("text", {})
+    return WorldTask(configuration.build(WorldRun, data | {"text": text} | changes))
+
+
+def test_a_window_takes_the_caption_of_the_frames_that_it_shares_most(worded):
+    """Guards latent steps counted as frames, and clips of another episode: every window against the definition."""
+    latents, sources = Latents.open(worded / "latents", "train"), captions_beside(worded / "data", [])
+    found = WindowCaptions.of(latents, sources, 5, [""])
+    assert set(sources) == set(WRITERS)
+    assert found.captions[0] == "" and len(set(found.captions)) == len(found.captions)
+    seen = set()
+    for clip in range(len(latents)):
+        for step in range(5):
+            frames = {int(latents.start[clip]) + f for f in ([0] if step == 0 else []) + list(
+                range(max(1, 1 + 4 * (step - 1)), 4 * (step + 4) + 1))}  # fmt: skip
+            for w, writer in enumerate(WRITERS):
+                shared = {k: len(frames & set(range(k.start, k.start + k.frames))) for k in sources[writer]
+                          if k.episode == latents.episode[clip]}  # fmt: skip
+                for f, form in enumerate(FORMS):
+                    said = found.captions[found.table[clip, step, w, f]]
+                    best = max(shared.values(), default=0)
+                    assert said in ({getattr(sources[writer][k], form) for k, n in shared.items() if n == best}
+                                    if best else {""})  # fmt: skip
+                    seen.add(said)
+    assert "" not in seen or len(seen) > 8
+
+
+def test_the_mix(run):
+    """Guards shares that are swapped or depend on one another, and draws that are no function of (seed, step, slot).
+
+    And the order of data: with words the same windows come as without.
+    """
+    told = task(run)
+    steps = range(60)
+    loaded = [told.load(step, range(4)) for step in steps]
+    drawn = torch.cat([batch["drawn"] for batch in loaded])
+    words = torch.cat([batch["words"] for batch in loaded])
+    assert torch.equal(told.load(7, range(4))["words"], loaded[7]["words"])
+    assert torch.equal(told.load(7, range(2, 4))["words"], loaded[7]["words"][2:])
+    empty = drawn[:, 0].mean().item()
+    assert empty == pytest.approx(0.25, abs=0.09)
+    assert drawn[:, 2].mean().item() == pytest.approx(0.75 * 0.5, abs=0.1)
+    assert torch.equal(drawn[:, 0] > 0, (words[:, 0] == 1)), "an empty caption is its end alone"
+    model = torch.tensor([bytes(row[:5].sub(3).clamp_min(0).tolist()) == b"model" for row in words])
+    assert torch.equal(model, drawn[:, 1] > 0) and 0.2 < model.float().mean() < 0.6
+    for share, expected in ((0.0, 0), (1.0, 1)):
+        only = task(run, text={"synthetic": share, "drop": 0.0})
+        both = (only.text.windows.table[..., 0] > 0).all(-1)
+        for step in range(20):
+            for slot in range(4):
+                clip, rng = pick(only.seed, step * 4 + slot, len(only.latents))
+                start = int(rng.integers(5)) if rng.random() < 0.5 else 0
+                if both[clip, start]:
+                    assert only.load(step, range(slot, slot + 1))["drawn"][0, 1] == expected
+    silent = task(run, text={})
+    silent.text = None
+    for step in range(4):
+        assert torch.equal(silent.load(step, range(4))["latents"], loaded[step]["latents"])
+
+
+def test_resident_words_are_the_loaded_ones(run):
+    """Guards captions of other samples where only their numbers leave the loader."""
+    on, off = task(run, resident="on"), task(run, resident="off")
+    for one in (on, off):
+        one.to(torch.device("cpu"))
+    for step in range(4):
+        where = on.load(step, range(4))
+        assert where.keys() == {"clip", "start", "caption", "drawn"}
+        (resident, shares), (loaded, same) = on.told(where), off.told(off.load(step, range(4)))
+        assert all(torch.equal(a, b) for a, b in zip(resident["text"], loaded["text"], strict=True))
+        assert shares == same and set(shares) == {"text/empty", "text/synthetic", "text/short"}
+
+
+def test_a_run_with_words(run, world, world_run, tmp_path, same):
+    """Guards words that are left out of record, log, checkpoint or exported folder: half a run resumes to the same."""
+    record = json.loads((run / "record.json").read_text())
+    plain = json.loads((world_run / "record.json").read_text())
+    assert record["params"]["text"] > 0 and record["params"]["body"] == plain["params"]["body"]
+    assert record["flops"]["train"] > plain["flops"]["train"] and record["hashes"]["bank"] == plain["hashes"]["bank"]
+    assert record["text"]["encoder"] == "bytes" and set(record["text"]["captions"]) == set(WRITERS)
+    assert "text" not in plain and "text" not in plain["params"] and "heldout/text_gap" in record["metrics"]
+    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"text/empty", "text/synthetic", "text/short"} <= line.keys()
+    stopped = shutil.copytree(run, tmp_path / "run")
+    for left in ("record.json", "model_index.json"):
+        (stopped / left).unlink()
+    shutil.rmtree(stopped / "checkpoints/step-00000004")
+    world(stopped, "train.save_every=2")
+    same(run, stopped)
+
+
+def test_runs_without_words_are_what_they_were(world_run):
+    """Guards a new field that gives every old run another configuration hash."""
+    config = configuration.load(WorldRun, world_run / "config.yaml")
+    assert config.text is None
+    record = json.loads((world_run / "record.json").read_text())
+    assert record["config_hash"] == configuration.digest(config, without=("out", "text"))
+
+
+def opened(run: Path, dataset: Path) -> tuple[WorldModelPipeline, torch.Tensor, torch.Tensor]:
+    pipeline, recording = WorldModelPipeline.open(run), Dataset(dataset)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in pipeline.transformer.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return pipeline, to_float(recording.frames(4, range(5)))[None], torch.tensor(recording.actions(4))[None, :12]
+
+
+def test_prompts(run, dataset):
+    """Guards a prompt that is lost on the way to the network, in a call and in a stream, and one for another row."""
+    pipeline, frames, actions = opened(run, dataset)
+    frames, actions = frames.expand(2, -1, -1, -1, -1), actions.expand(2, -1, -1)
+    noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    given = {"noise": noise, "sampler": Sampler(2)}
+    none, empty, both = (pipeline(frames, actions, **given, prompt=p).frames for p in (None, "", ["", "a red car"]))
+    assert torch.equal(none, empty) and torch.equal(both[0], none[0]) and not torch.equal(both[1, 5:], none[1, 5:])
+    stream = pipeline.start(frames, actions[:, :4], sampler=Sampler(2), prompt=["", "a red car"])
+    steps = [stream.step(actions[:, 4 + 4 * i : 8 + 4 * i], noise[:, i, None]) for i in range(2)]
+    torch.testing.assert_close(torch.cat(steps, 1), both[:, 5:], rtol=1e-4, atol=1e-4)
+    guided = pipeline(frames, actions, noise=noise, sampler=Sampler(2, text_guidance=3.0), prompt=["", "a red car"])
+    torch.testing.assert_close(guided.frames[0], none[0], rtol=1e-4, atol=1e-4)
+    assert (guided.frames[1] - both[1]).abs().max() > 1e-3
+    with pytest.raises(UserError, match="3 prompts were given for 2 contexts"):
+        pipeline(frames, actions, **given, prompt=["a", "b", "c"])
+
+
+def test_a_prompt_to_a_model_without_text(world_run, dataset):
+    """Guards a prompt that silently does nothing."""
+    pipeline, frames, actions = opened(world_run, dataset)
+    with pytest.raises(UserError, match="trained without text, so a prompt does nothing: leave it out"):
+        pipeline(frames, actions, prompt="a red car")
+
+
+def test_a_run_with_a_frozen_encoder(world, worded, encoder, dataset, tmp_path):
+    """Guards features computed twice, a folder that needs the encoder elsewhere, and a prompt that is another one's.
+
+    The second run computes nothing: its encoder is never asked for the training captions.
+    """
+    shutil.rmtree(worded / "latents/text", ignore_errors=True)
+    world(tmp_path / "run", f"text.encoder={encoder}", "text.length=64", "text.into=pooled", "train.steps=2")
+    files = list((worded / "latents/text").rglob("*.safetensors"))
+    assert len(files) == 2, "training and held-out captions"
+    stamps = [file.stat().st_mtime_ns for file in files]
+    again = task(tmp_path / "run")
+    assert [file.stat().st_mtime_ns for file in files] == stamps
+    assert len(list((worded / "latents/text").rglob("*.safetensors"))) == 2
+    fresh = again.text.encoder.encode(again.text.windows.captions[:3])
+    torch.testing.assert_close(fresh[0], again.text.tokens[0][:3], rtol=1e-2, atol=1e-2)
+    moved = shutil.copytree(tmp_path / "run", tmp_path / "moved", ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.move(encoder, hidden := encoder.with_name("hidden"))
+    try:
+        pipeline, frames, actions = opened(moved, dataset)
+    finally:
+        shutil.move(hidden, encoder)
+    generator = torch.Generator().manual_seed(0)
+    one, two = (pipeline(frames, actions, sampler=Sampler(1), generator=generator.manual_seed(0), prompt=p).frames
+                for p in ("left", "right"))  # fmt: skip
+    assert not torch.equal(one[:, 5:], two[:, 5:])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["text.captions=[nobody]"], "no captions are called 'nobody'"),
+        (["text.encoder=no/such"], "no text encoder at 'no/such'"),
+        (["text.drop=2"], "text.drop 2.0 is no share: give 0 to 1"),
+        (["text.length=30"], "give a multiple of 4"),
+        (["text.into=somewhere"], "'somewhere' is not a choice"),
+    ],
+)
+def test_what_a_user_may_write(world, tmp_path, overrides, expected):
+    """Guards tracebacks, and runs that begin without what they are to be told."""
+    with pytest.raises(UserError, match=expected):
+        world(tmp_path / "run", *overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_captions_at_all(latents, train_world, tmp_path):
+    """Guards a run with words that no one wrote."""
+    with pytest.raises(UserError, match="has no captions: make some with videowm caption, or leave `text` out"):
+        train_world(tmp_path / "run", "text={}")
+
+
+def test_two_captions_of_a_kind(worded):
+    """Guards a choice between two models' captions that nobody made."""
+    data = worded / "data"
+    name, _ = caption_from_state(data, clip_frames=33)
+    try:
+        with pytest.raises(UserError, match="two captions by 'state' are beside .*: name one in text.captions"):
+            captions_beside(data, [])
+        assert next(iter(captions_beside(data, [name])["state"])).frames == 33
+    finally:
+        for path in data.glob(f"captions/{name}*"):
+            path.unlink()
+    assert np.all([k.frames == 17 for c in captions_beside(data, []).values() for k in c])
