@@ -5,7 +5,9 @@ Everything is made once per session by the program's own commands, with real par
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,3 +144,47 @@ def videowm(capsys):
         return SimpleNamespace(code=exit.value.code, out=out, errors=[e for e in err.splitlines() if e.strip()])
 
     return call
+
+
+@pytest.fixture(scope="session")
+def worded(dataset, codec, vae_run, tmp_path_factory) -> Path:
+    """A copy of the recording with captions from its state and for every second clip as a model gives them, and its
+    latents."""
+    from videowm.data.captions import Captions, caption_from_state, captions_path, header_name
+    from videowm.data.dataset import Dataset
+    from videowm.data.latents import encode_dataset
+    from videowm.data.layout import write_json
+    from videowm.vae.codec import to_float
+
+    folder = tmp_path_factory.mktemp("worded")
+    data = shutil.copytree(dataset, folder / "data")
+    caption_from_state(data, clip_frames=17)
+    header = {"schema": 1, "source": "model", "dataset": Dataset(data).hash, "clip_frames": 17, "model": "m"}
+    path = captions_path(data, header_name(header))
+    clips = list(Captions.open(data, "state"))[::2]
+    lines = [{"episode": e, "start": s, "frames": f, "short": f"model {e} {s}", "detailed": f"model {e} {s} at length",
+              "source": "model"} for e, s, f in clips]  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json(path.with_suffix(".json"), header)
+    encode_dataset(Dataset(data), codec, folder / "latents", vae=str(vae_run), to_frames=to_float, frames=33,
+                   dtype="fp16", batch=4)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def train_worded(worded, train_world):
+    """Train a tiny world model with words in `out`, by the program's own command; returns its record."""
+    words = ["text.length=256", "text.drop=0.25", "text.synthetic=0.5"]
+
+    def train(out: Path, *overrides: str) -> dict:
+        return train_world(out, f"latents={worded / 'latents'}", *words, *overrides)
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def worded_run(train_worded, tmp_path_factory) -> Path:
+    """A finished run of `task: world` with the byte encoder; two of its four steps are kept."""
+    out = tmp_path_factory.mktemp("runs") / "worded"
+    train_worded(out, "train.save_every=2")
+    return out

@@ -27,6 +27,7 @@ BOUNDS = {  # suffix -> (colour, line, label)
 ROOMS = {
     "fidelity": "How close the picture is, frame by frame",
     "control": "Whether the actions were obeyed",
+    "text": "Whether the words were obeyed",
     "state": "Whether the world is in the simulator's state",
     "counterfactual": "Other actions, against the real game",
     "count": "Whether things last",
@@ -150,6 +151,10 @@ def sentences(metrics: dict[str, Any]) -> list[str]:
     for name, what in (
         ("fidelity/psnr", "PSNR of the rollout is {} dB"),
         ("control/r2", "R² of the requested actions, read off the rollout, is {}"),
+        (
+            "text/turn",
+            "Told to turn left, not right, the rollout turns more by {} standard deviations",
+        ),
         ("state/error", "The state read off the rollout is off by {} standard deviations"),
         ("counterfactual/psnr", "Under forced actions the rollout is at {} dB from the real game"),
     ):

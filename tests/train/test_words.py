@@ -12,60 +12,16 @@ import torch
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
 from videowm import config as configuration
-from videowm.data.captions import Captions, caption_from_state, captions_path, header_name
+from videowm.data.captions import caption_from_state
 from videowm.data.clips import pick
 from videowm.data.dataset import Dataset
-from videowm.data.latents import Latents, encode_dataset
-from videowm.data.layout import write_json
+from videowm.data.latents import Latents
 from videowm.data.words import FORMS, WRITERS, WindowCaptions, captions_beside
 from videowm.dit.sample import Sampler
 from videowm.pipeline import WorldModelPipeline
 from videowm.train.tasks import WorldRun, WorldTask
 from videowm.types import UserError
 from videowm.vae.codec import to_float
-
-WORDS = ["text.length=256", "text.drop=0.25", "text.synthetic=0.5"]
-
-
-def recaptioned(data: Path, clips: list[tuple[int, int, int]]) -> str:
-    """A file as a model would have made it, of the given clips."""
-    header = {"schema": 1, "source": "model", "dataset": Dataset(data).hash, "clip_frames": 17, "model": "m"}
-    path = captions_path(data, name := header_name(header))
-    lines = [{"episode": e, "start": s, "frames": f, "short": f"model {e} {s}", "detailed": f"model {e} {s} at length",
-              "source": "model"} for e, s, f in clips]  # fmt: skip
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    write_json(path.with_suffix(".json"), header)
-    return name
-
-
-@pytest.fixture(scope="session")
-def worded(dataset, codec, vae_run, tmp_path_factory) -> Path:
-    """Latents of a copy of the recording that has captions from its state, and for every second clip a model's."""
-    folder = tmp_path_factory.mktemp("worded")
-    data = shutil.copytree(dataset, folder / "data")
-    caption_from_state(data, clip_frames=17)
-    recaptioned(data, list(Captions.open(data, "state"))[::2])
-    encode_dataset(Dataset(data), codec, folder / "latents", vae=str(vae_run), to_frames=to_float, frames=33,
-                   dtype="fp16", batch=4)  # fmt: skip
-    return folder
-
-
-@pytest.fixture(scope="session")
-def world(worded, train_world):
-    """Train a tiny world model with words in `out`; returns its record."""
-
-    def train(out: Path, *overrides: str) -> dict:
-        return train_world(out, f"latents={worded / 'latents'}", *WORDS, *overrides)
-
-    return train
-
-
-@pytest.fixture(scope="session")
-def run(world, tmp_path_factory) -> Path:
-    """A finished run with the byte encoder."""
-    out = tmp_path_factory.mktemp("runs") / "worded"
-    world(out, "train.save_every=2")
-    return out
 
 
 @pytest.fixture(scope="session")
@@ -108,12 +64,12 @@ def test_a_window_takes_the_caption_of_the_frames_that_it_shares_most(worded):
     assert "" not in seen or len(seen) > 8
 
 
-def test_the_mix(run):
+def test_the_mix(worded_run):
     """Guards shares that are swapped or depend on one another, and draws that are no function of (seed, step, slot).
 
     And the order of data: with words the same windows come as without.
     """
-    told = task(run)
+    told = task(worded_run)
     steps = range(60)
     loaded = [told.load(step, range(4)) for step in steps]
     drawn = torch.cat([batch["drawn"] for batch in loaded])
@@ -127,7 +83,7 @@ def test_the_mix(run):
     model = torch.tensor([bytes(row[:5].sub(3).clamp_min(0).tolist()) == b"model" for row in words])
     assert torch.equal(model, drawn[:, 1] > 0) and 0.2 < model.float().mean() < 0.6
     for share, expected in ((0.0, 0), (1.0, 1)):
-        only = task(run, text={"synthetic": share, "drop": 0.0})
+        only = task(worded_run, text={"synthetic": share, "drop": 0.0})
         both = (only.text.windows.table[..., 0] > 0).all(-1)
         for step in range(20):
             for slot in range(4):
@@ -135,15 +91,15 @@ def test_the_mix(run):
                 start = int(rng.integers(5)) if rng.random() < 0.5 else 0
                 if both[clip, start]:
                     assert only.load(step, range(slot, slot + 1))["drawn"][0, 1] == expected
-    silent = task(run, text={})
+    silent = task(worded_run, text={})
     silent.text = None
     for step in range(4):
         assert torch.equal(silent.load(step, range(4))["latents"], loaded[step]["latents"])
 
 
-def test_resident_words_are_the_loaded_ones(run):
+def test_resident_words_are_the_loaded_ones(worded_run):
     """Guards captions of other samples where only their numbers leave the loader."""
-    on, off = task(run, resident="on"), task(run, resident="off")
+    on, off = task(worded_run, resident="on"), task(worded_run, resident="off")
     for one in (on, off):
         one.to(torch.device("cpu"))
     for step in range(4):
@@ -154,22 +110,22 @@ def test_resident_words_are_the_loaded_ones(run):
         assert shares == same and set(shares) == {"text/empty", "text/synthetic", "text/short"}
 
 
-def test_a_run_with_words(run, world, world_run, tmp_path, same):
+def test_a_run_with_words(worded_run, train_worded, world_run, tmp_path, same):
     """Guards words that are left out of record, log, checkpoint or exported folder: half a run resumes to the same."""
-    record = json.loads((run / "record.json").read_text())
+    record = json.loads((worded_run / "record.json").read_text())
     plain = json.loads((world_run / "record.json").read_text())
     assert record["params"]["text"] > 0 and record["params"]["body"] == plain["params"]["body"]
     assert record["flops"]["train"] > plain["flops"]["train"] and record["hashes"]["bank"] == plain["hashes"]["bank"]
     assert record["text"]["encoder"] == "bytes" and set(record["text"]["captions"]) == set(WRITERS)
     assert "text" not in plain and "text" not in plain["params"] and "heldout/text_gap" in record["metrics"]
-    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    line = json.loads((worded_run / "metrics.jsonl").read_text().splitlines()[0])
     assert {"text/empty", "text/synthetic", "text/short"} <= line.keys()
-    stopped = shutil.copytree(run, tmp_path / "run")
+    stopped = shutil.copytree(worded_run, tmp_path / "run")
     for left in ("record.json", "model_index.json"):
         (stopped / left).unlink()
     shutil.rmtree(stopped / "checkpoints/step-00000004")
-    world(stopped, "train.save_every=2")
-    same(run, stopped)
+    train_worded(stopped, "train.save_every=2")
+    same(worded_run, stopped)
 
 
 def test_runs_without_words_are_what_they_were(world_run):
@@ -188,9 +144,9 @@ def opened(run: Path, dataset: Path) -> tuple[WorldModelPipeline, torch.Tensor, 
     return pipeline, to_float(recording.frames(4, range(5)))[None], torch.tensor(recording.actions(4))[None, :12]
 
 
-def test_prompts(run, dataset):
+def test_prompts(worded_run, dataset):
     """Guards a prompt that is lost on the way to the network, in a call and in a stream, and one for another row."""
-    pipeline, frames, actions = opened(run, dataset)
+    pipeline, frames, actions = opened(worded_run, dataset)
     frames, actions = frames.expand(2, -1, -1, -1, -1), actions.expand(2, -1, -1)
     noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     given = {"noise": noise, "sampler": Sampler(2)}
@@ -213,13 +169,13 @@ def test_a_prompt_to_a_model_without_text(world_run, dataset):
         pipeline(frames, actions, prompt="a red car")
 
 
-def test_a_run_with_a_frozen_encoder(world, worded, encoder, dataset, tmp_path):
+def test_a_run_with_a_frozen_encoder(train_worded, worded, encoder, dataset, tmp_path):
     """Guards features computed twice, a folder that needs the encoder elsewhere, and a prompt that is another one's.
 
     The second run computes nothing: its encoder is never asked for the training captions.
     """
     shutil.rmtree(worded / "latents/text", ignore_errors=True)
-    world(tmp_path / "run", f"text.encoder={encoder}", "text.length=64", "text.into=pooled", "train.steps=2")
+    train_worded(tmp_path / "run", f"text.encoder={encoder}", "text.length=64", "text.into=pooled", "train.steps=2")
     files = list((worded / "latents/text").rglob("*.safetensors"))
     assert len(files) == 2, "training and held-out captions"
     stamps = [file.stat().st_mtime_ns for file in files]
@@ -250,10 +206,10 @@ def test_a_run_with_a_frozen_encoder(world, worded, encoder, dataset, tmp_path):
         (["text.into=somewhere"], "'somewhere' is not a choice"),
     ],
 )
-def test_what_a_user_may_write(world, tmp_path, overrides, expected):
+def test_what_a_user_may_write(train_worded, tmp_path, overrides, expected):
     """Guards tracebacks, and runs that begin without what they are to be told."""
     with pytest.raises(UserError, match=expected):
-        world(tmp_path / "run", *overrides)
+        train_worded(tmp_path / "run", *overrides)
     assert not (tmp_path / "run").exists()
 
 

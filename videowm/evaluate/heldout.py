@@ -41,6 +41,7 @@ class Bank:
     context: int
     where: list[tuple[int, int]] = field(default_factory=list)  # (clip, first step) of each window
     text: Text | None = None  # of each window, for models with text
+    empty: Text | None = None  # and what says nothing, a single row
 
     @property
     def hash(self) -> str:
@@ -112,6 +113,18 @@ def shuffled(bank: Bank) -> Tensor:
     return bank.actions[another(bank.episode)]
 
 
+def without_words(model: DiT, bank: Bank, losses: np.ndarray, batch: int) -> Iterator[tuple[str, object]]:
+    """What is lost without the captions, which know what is to come: told nothing, and told of another episode."""
+    other = another(bank.episode)
+    untold = replace(bank, text=tuple(part.expand_as(told) for part, told in zip(bank.empty, bank.text)))
+    misled = replace(bank, text=tuple(part[other] for part in bank.text))
+    silent, wrong = (bank_losses(model, b, bank.actions, batch).numpy() for b in (untold, misled))
+    yield "heldout/loss_untold", float(silent.mean())
+    yield "heldout/loss_untold_se", standard_error(silent.mean(1), bank.episode)
+    yield "heldout/text_gap", float((wrong - losses).mean())
+    yield "heldout/text_gap_se", standard_error((wrong - losses).mean(1), bank.episode)
+
+
 def heldout(model: DiT, bank: Bank, *, batch: int = 96, buckets: int = 8) -> Iterator[tuple[str, object]]:
     """Held-out loss, by target step and by noise bucket, and how much shuffled actions or texts raise it (paired)."""
     losses = bank_losses(model, bank, bank.actions, batch).numpy()
@@ -122,11 +135,7 @@ def heldout(model: DiT, bank: Bank, *, batch: int = 96, buckets: int = 8) -> Ite
     yield "heldout/action_gap", float((wrong - losses).mean())
     yield "heldout/action_gap_se", standard_error((wrong - losses).mean(1), bank.episode)
     if model.text_condition is not None:
-        other = another(bank.episode)
-        told = replace(bank, text=tuple(part[other] for part in bank.text))
-        wrong = bank_losses(model, told, bank.actions, batch).numpy()
-        yield "heldout/text_gap", float((wrong - losses).mean())
-        yield "heldout/text_gap_se", standard_error((wrong - losses).mean(1), bank.episode)
+        yield from without_words(model, bank, losses, batch)
     yield "heldout/loss_by_step", losses.mean(0).tolist()
     in_bucket = [(level * buckets).astype(int) == k for k in range(buckets)]
     yield "heldout/loss_by_level", [float(losses[chosen].mean()) if chosen.any() else None for chosen in in_bucket]

@@ -78,14 +78,20 @@ def held_out_starts(pipeline: WorldModelPipeline, dataset: Dataset, config: Roll
     return start_from(pipeline, dataset, starting_points(dataset, config, pipeline.time_stride), config)
 
 
-def roll(pipeline: WorldModelPipeline, start: Start, config: RolloutConfig, actions: Tensor | None = None) -> Tensor:
-    """Rolled-out frames "b f 3 H W", context included, of all starts; under their own actions unless given."""
+def roll(
+    pipeline: WorldModelPipeline, start: Start, config: RolloutConfig, actions: Tensor | None = None,
+    prompts: list[str] | None = None,
+) -> Tensor:  # fmt: skip
+    """Rolled-out frames "b f 3 H W", context included, of all starts; under their own actions unless given.
+
+    A model with text is told nothing without `prompts`: a caption of what is to come would say what the actions say.
+    """
     actions = start.actions if actions is None else actions
     parts = []
     for i in range(0, len(start.frames), config.batch):
         rows = slice(i, i + config.batch)
         out = pipeline(start.frames[rows, : start.context_frames], actions[rows], noise=start.noise[rows],
-                       sampler=config.sampler)  # fmt: skip
+                       sampler=config.sampler, prompt=prompts and prompts[rows])  # fmt: skip
         parts.append(out.frames.cpu())
     return torch.cat(parts)
 

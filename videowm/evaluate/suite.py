@@ -27,6 +27,7 @@ from videowm.evaluate.rollouts import RolloutConfig
 from videowm.evaluate.scenes import Scenes
 from videowm.evaluate.state import state
 from videowm.evaluate.surprise import learnable, surprise
+from videowm.evaluate.text import text_control
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 
@@ -61,6 +62,8 @@ def suite(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config
         yield from delay(readings)
         yield from measured(state(readings))
         yield from counts(readings, reader)
+        if pipeline.reads is not None:
+            yield from text_control(pipeline, dataset, scenes, config, reader)
     if instruments.features is not None:
         try:
             yield from dict(frechet(scenes, instruments.features)).items()

@@ -178,7 +178,7 @@ class WorldTask(Task):
         self.bank = make_bank(test, config.heldout)
         if self.text:
             told = self.text.of_windows(test, config.heldout.window, self.bank.where)
-            self.bank = replace(self.bank, text=told)
+            self.bank = replace(self.bank, text=told, empty=self.text.encode([""]))
         families = model_families(self.model, config.window)
         self.clip_flops = 3 * sum(families.values())
         self.step_flops = {family: 3 * flops * config.train.batch for family, flops in families.items()}

@@ -1,0 +1,153 @@
+"""Whether the words were obeyed: one fact of the caption is changed, and the reader looks for it in the frames."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videowm.data.dataset import Dataset
+from videowm.data.worlds import WORLDS
+from videowm.evaluate.curves import Curve, Pairs, pairs, with_error
+from videowm.evaluate.drift import drift
+from videowm.evaluate.reader import Reader
+from videowm.evaluate.readings import standardised
+from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from
+from videowm.evaluate.scenes import Scenes, with_future
+from videowm.pipeline import WorldModelPipeline
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What every short caption of a world says in one of several phrases, and a column of the reader that shows it."""
+
+    name: str
+    columns: tuple[str, ...]  # the first that the reader has is read
+    low: tuple[str, ...]
+    high: tuple[str, ...]  # phrases that mean more of the column than those of `low`
+    others: tuple[str, ...]  # and neither
+
+    @property
+    def pattern(self) -> str:
+        phrases = sorted((*self.low, *self.high, *self.others), key=len, reverse=True)
+        return "|".join(rf"\b{re.escape(phrase)}\b" for phrase in phrases)
+
+    def said(self, caption: str) -> int:
+        """1 where a caption says the high phrase, -1 for the low one, 0 for neither."""
+        phrase = re.search(self.pattern, caption)
+        return 0 if phrase is None else (phrase[0] in self.high) - (phrase[0] in self.low)
+
+    def changed(self, caption: str, phrase: str) -> str:
+        """The caption with `phrase` in this fact's place, all else as it was."""
+        return re.sub(self.pattern, phrase, caption, count=1)
+
+
+CAR = (
+    Fact(
+        "turn", ("turn", "angular_speed"), ("turning right most of the time",), ("turning left most of the time",),
+        ("turning left and right in equal parts", "mostly straight on"),
+    ),
+    Fact(
+        "speed", ("speed", "forward"), ("slowly", "at low speed"), ("fast", "at high speed"),
+        ("at a moderate speed", "at medium pace"),
+    ),
+)  # fmt: skip
+FACTS = {"carracing": CAR, "carracing-noisy": CAR}
+
+
+@dataclass(frozen=True)
+class Told:
+    """Videos "b h 3 H W" of predicted frames from the same starts, noise and actions under different captions."""
+
+    captions: list[str]  # of what really happened in the predicted frames
+    high: dict[str, Tensor]  # by fact: what was dreamed under the caption that says its high phrase
+    low: dict[str, Tensor]
+    other: tuple[Tensor, Tensor]  # under the captions of two other clips, whatever they say
+
+
+def captions_of(scenes: Scenes, dataset: Dataset) -> list[str]:
+    """Short captions of the predicted stretches, made from the simulator's states; the phrasing follows the start."""
+    world, said = WORLDS[dataset.name](), []
+    for episode, first in zip(scenes.episode.tolist(), scenes.first.tolist(), strict=True):
+        begin, end = first + scenes.context - 1, first + scenes.context + scenes.horizon
+        rng = np.random.default_rng([episode, first])
+        said.append(world.caption(dataset.states(episode)[begin:end], dataset.actions(episode)[begin : end - 1], rng))
+    return said
+
+
+@torch.no_grad()
+def tell(pipeline: WorldModelPipeline, dataset: Dataset, scenes: Scenes, config: RolloutConfig, *,
+         acts: bool) -> Told:  # fmt: skip
+    """Roll every start out under its caption with each fact changed; without `acts` under actions that say nothing."""
+    where = list(zip(scenes.episode.tolist(), scenes.first.tolist(), strict=True))
+    start, captions = start_from(pipeline, dataset, where, config), captions_of(scenes, dataset)
+    actions = start.actions
+    if not acts:  # the mean is what the network takes for none
+        none = torch.tensor(pipeline.trained_on.action_mean).expand(len(actions), scenes.horizon, -1)
+        actions = with_future(actions, none, scenes.context)
+
+    def dreamed(prompts: list[str], start: Start = start, actions: Tensor = actions) -> Tensor:
+        return roll(pipeline, start, config, actions, prompts)[:, scenes.context :]
+
+    n, facts = len(captions), FACTS[dataset.name]
+    high, low = ({f.name: dreamed([f.changed(c, getattr(f, side)[0]) for c in captions]) for f in facts}
+                 for side in ("high", "low"))  # fmt: skip
+    drawn = np.random.default_rng(config.seed)
+    other = tuple(dreamed([captions[i] for i in drawn.permutation(n)]) for _ in range(2))
+    return Told(captions, high, low, other)
+
+
+def text(told: Told, scenes: Scenes, reader: Reader, facts: tuple[Fact, ...], suffix: str = "") -> Iterator[Curve]:
+    """How much more of a fact is read off the frames when the caption says so, in standard deviations of the column.
+
+    Ceilings: the reader on the autoencoder's picture of real clips, and on these themselves, those that have the one
+    fact against those that have the other. Floor: two captions of other clips, drawn without regard to the fact.
+    """
+    for fact in facts:
+        side = np.array([fact.said(caption) for caption in told.captions])
+        shown = [reader.readable.names.index(name) for name in fact.columns if name in reader.readable.names]
+        if not shown or not {-1, 1} <= set(side.tolist()):
+            continue
+
+        def read(video: Tensor, column: int = shown[0]) -> np.ndarray:
+            return standardised(reader, reader.read(video))[..., column]
+
+        # The mean over clips of these weights times a reading is one group's mean minus the other's.
+        weights = len(side) * np.select([side > 0, side < 0], [1 / (side > 0).sum(), -1 / (side < 0).sum()])[:, None]
+        bounds = {
+            "ceiling": weights * read(scenes.future("decoded")),
+            "ceiling_real": weights * read(scenes.future("truth")),
+            "floor": read(told.other[0]) - read(told.other[1]),
+        }
+        gained = read(told.high[fact.name]) - read(told.low[fact.name])
+        yield Curve(f"text/{fact.name}{suffix}", gained, scenes.episode, bounds, first=1 + reader.config.lag)
+
+
+def text_control(
+    pipeline: WorldModelPipeline, dataset: Dataset, scenes: Scenes, config: RolloutConfig, reader: Reader
+) -> Pairs:
+    """All of it under the true actions, and as `_free` under none; nothing where the world has no facts."""
+    facts = FACTS.get(dataset.name, ())
+    if not facts or dataset.state_names != WORLDS[dataset.name].state_names:
+        return
+    for acts, suffix in ((True, ""), (False, "_free")):
+        told = tell(pipeline, dataset, scenes, config, acts=acts)
+        for curve in text(told, scenes, reader, facts, suffix):
+            yield from pairs(curve)
+            yield from drift(curve)
+            yield from with_error(f"{curve.name}_share", (curve.values.mean(1) > 0).astype(float), curve.episode)
+            yield f"{curve.name}_share_floor", 0.5
+    said = [[fact.said(caption) for caption in told.captions] for fact in facts]
+    for fact, sides in zip(facts, said):
+        if not {-1, 1} <= set(sides):
+            yield (
+                f"text/{fact.name}_refused",
+                (
+                    f"no {fact.name} is read: of {len(sides)} starts {sides.count(1)} have {fact.high[0]!r} and "
+                    f"{sides.count(-1)} {fact.low[0]!r}: evaluate with more --clips"
+                ),
+            )
