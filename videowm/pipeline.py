@@ -70,6 +70,7 @@ class TrainedOn:
     window: int  # latent steps seen at once
     vae_hash: str
     text: dict | None = None  # how captions were read and drawn (`videowm.train.words.TextConfig`)
+    drop_actions: float = 0.0  # share of samples without actions
 
 
 class WorldModelPipeline(DiffusionPipeline):
@@ -168,6 +169,21 @@ class WorldModelPipeline(DiffusionPipeline):
         text = tuple(part[1:].repeat_interleave(futures, 0) for part in (tokens, mask))
         return {"text": text, "empty": (tokens[:1], mask[:1])}
 
+    def check_sampler(self, sampler: Sampler | None) -> None:
+        """Refuse guidance on what the model never went without: its answer then is no weaker one, only a wrong one."""
+        if sampler is None:
+            return
+        if sampler.text_guidance != 1 and not (self.trained_on.text or {}).get("drop"):
+            raise UserError(
+                f"text guidance {sampler.text_guidance:g} needs a model that was trained with captions and without: "
+                "train it with text.drop=0.1, or leave the guidance at 1"
+            )
+        if sampler.action_guidance != 1 and not self.trained_on.drop_actions:
+            raise UserError(
+                f"action guidance {sampler.action_guidance:g} needs a model that was trained without actions as well: "
+                "train it with flow.drop_actions=0.1, or leave the guidance at 1"
+            )
+
     def context(self, frames: Tensor, actions: Tensor, futures: int) -> tuple[Tensor, Tensor]:
         """Latents "b*futures t c h w" of the context that fits the time stride, and the raw actions from there on."""
         if futures < 1:
@@ -205,6 +221,7 @@ class WorldModelPipeline(DiffusionPipeline):
         if actions.shape[1] != frames.shape[1] - 1:
             raise UserError(f"{actions.shape[1]} actions were given between {frames.shape[1]} frames, "
                             f"expected {frames.shape[1] - 1}")  # fmt: skip
+        self.check_sampler(sampler)
         self.check(frames, torch.cat([actions, actions.new_zeros(len(actions), 1, actions.shape[2])], dim=1))
         told = self.told(prompt, len(frames), futures)
         context, actions = self.context(frames, actions, futures)
@@ -236,6 +253,7 @@ class WorldModelPipeline(DiffusionPipeline):
             context and predicted frames, n+1 in all (fewer by the context frames left out); the futures of a context
             follow one another.
         """
+        self.check_sampler(sampler)
         self.check(frames, actions)
         told = self.told(prompt, len(frames), futures)
         k, device = self.time_stride, self._execution_device

@@ -167,6 +167,8 @@ def test_a_prompt_to_a_model_without_text(world_run, dataset):
     pipeline, frames, actions = opened(world_run, dataset)
     with pytest.raises(UserError, match="trained without text, so a prompt does nothing: leave it out"):
         pipeline(frames, actions, prompt="a red car")
+    with pytest.raises(UserError, match="text guidance 2 needs a model that was trained with captions"):
+        pipeline(frames, actions, sampler=Sampler(2, text_guidance=2.0))
 
 
 def test_a_run_with_a_frozen_encoder(train_worded, worded, encoder, dataset, tmp_path):

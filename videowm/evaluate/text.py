@@ -130,11 +130,15 @@ def text(told: Told, scenes: Scenes, reader: Reader, facts: tuple[Fact, ...], su
 def text_control(
     pipeline: WorldModelPipeline, dataset: Dataset, scenes: Scenes, config: RolloutConfig, reader: Reader
 ) -> Pairs:
-    """All of it under the true actions, and as `_free` under none; nothing where the world has no facts."""
+    """All of it under the true actions and, of a model that can do without them, as `_free` under none.
+
+    Nothing where the world has no facts.
+    """
     facts = FACTS.get(dataset.name, ())
     if not facts or dataset.state_names != WORLDS[dataset.name].state_names:
         return
-    for acts, suffix in ((True, ""), (False, "_free")):
+    kinds = {"": True} | ({"_free": False} if pipeline.trained_on.drop_actions else {})
+    for suffix, acts in kinds.items():
         told = tell(pipeline, dataset, scenes, config, acts=acts)
         for curve in text(told, scenes, reader, facts, suffix):
             yield from pairs(curve)
