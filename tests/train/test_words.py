@@ -128,6 +128,12 @@ def test_a_run_with_words(worded_run, train_worded, world_run, tmp_path, same):
     same(worded_run, stopped)
 
 
+def test_activations_computed_again(worded_run, train_worded, tmp_path, same):
+    """Guards words that checkpointing cuts off from their gradient: the same bits with less memory."""
+    train_worded(tmp_path / "run", "train.checkpointing=true")
+    same(worded_run, tmp_path / "run")
+
+
 def test_runs_without_words_are_what_they_were(world_run):
     """Guards a new field that gives every old run another configuration hash."""
     config = configuration.load(WorldRun, world_run / "config.yaml")

@@ -206,7 +206,10 @@ class TextCondition(nn.Module):
         axes = {"i": self.depth, "two": 2, "n": self.heads}
         pairs = rearrange(self.keys_values(tokens), "b m (i two n k) -> i two b n m k", **axes)
         heard = mask[:, None, None]
-        return Words(None, [Heard(unit(key, gain), value, heard) for (key, value), gain in zip(pairs, self.gains)])
+        return Words(
+            None,
+            [Heard(unit(key, gain).to(value.dtype), value, heard) for (key, value), gain in zip(pairs, self.gains)],
+        )
 
 
 class CrossAttention(nn.Module):
@@ -222,5 +225,6 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, heard: Heard) -> Tensor:
         """Tokens "b t s d" -> "b t s d"."""
         query = unit(rearrange(self.query(x), "b t s (n k) -> b n (t s) k", n=self.heads), self.gain)
+        query = query.to(heard.key.dtype)
         mixed = attention(query, heard.key, heard.value, heard.mask)
         return self.project(rearrange(mixed, "b n (t s) k -> b t s (n k)", s=x.shape[2]))
