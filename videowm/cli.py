@@ -185,6 +185,8 @@ def run_verbs(verb: Verb) -> None:
     p.add_argument("--batch", type=int, default=None, help="clips at once (default: the run's rollout.batch)")
     p.add_argument("--counterfactuals", type=int, default=16, metavar="N",
                    help="starts that the real game continues under other actions (default: %(default)s)")  # fmt: skip
+    p.add_argument("--text-guidance", type=float, default=1.0,
+                   help="where it is looked whether words are obeyed; 1: none (default: %(default)s)")  # fmt: skip
     p.add_argument("--smaller", type=Path, nargs="*", default=[], metavar="RUN",
                    help="runs of rising smaller budgets on the same latents: which error can be learned")  # fmt: skip
 

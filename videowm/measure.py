@@ -30,6 +30,7 @@ def measure_world(args: argparse.Namespace, task: WorldTask) -> dict[str, Any]:
     began = time.perf_counter()
     given = {"clips": args.clips, "context_frames": args.context, "horizon": args.horizon, "batch": args.batch}
     config = replace(task.config.rollout, **{k: v for k, v in given.items() if v is not None})
+    pipeline.check_sampler(replace(config.sampler, text_guidance=args.text_guidance))
     instruments, metrics = instruments_of(args, dataset, pipeline.device)
     smaller = [finished_model(run, task, pipeline.device) for run in args.smaller]
     metrics |= dict(suite_of_bank([*smaller, task.model], task.bank, task.config.heldout.batch, patch_of(pipeline)))
@@ -68,4 +69,5 @@ def instruments_of(
     named = args.features or ("reader" if reader is not None else None)
     features = open_features(named, reader, device) if named else None
     replayable = (dataset.root / "meta/recording.json").exists()
-    return Instruments(reader, features, args.counterfactuals if replayable else 0), own
+    counterfactuals = args.counterfactuals if replayable else 0
+    return Instruments(reader, features, counterfactuals, args.text_guidance), own

@@ -110,8 +110,8 @@ def test_only_the_fact_is_changed(worded_run, worded):
 def test_the_verb(worded_run, reader_run, tmp_path, videowm):
     """Guards a room that is never called: with a reader, `evaluate` says what was read of every fact, or why not."""
     run = shutil.copytree(worded_run, tmp_path / "run")
-    given = ["--reader", reader_run, "--clips", 4, "--horizon", 12, "--counterfactuals", 0]
+    given = ["--reader", reader_run, "--clips", 4, "--horizon", 12, "--counterfactuals", 0, "--text-guidance", 2]
     assert not videowm("evaluate", run, *given).code
     metrics = json.loads((run / "evaluation.json").read_text())
     assert "text/turn_ceiling" in metrics or "text/turn_refused" in metrics
-    assert metrics["heldout/loss_untold"] > 0 and "heldout/text_gap_se" in metrics
+    assert metrics["text/guidance"] == 2 and metrics["heldout/loss_untold"] > 0 and "heldout/text_gap_se" in metrics

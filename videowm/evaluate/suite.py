@@ -39,6 +39,7 @@ class Instruments:
     reader: Reader | None = None
     features: Features | None = None
     counterfactuals: int = 16  # starts that the real game is played from; 0: none
+    text_guidance: float = 1.0  # where words are to be obeyed
 
 
 def measured(curves: Iterable[Curve]) -> Pairs:
@@ -63,7 +64,8 @@ def suite(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config
         yield from measured(state(readings))
         yield from counts(readings, reader)
         if pipeline.reads is not None:
-            yield from text_control(pipeline, dataset, scenes, config, reader)
+            sampler = replace(config.sampler, text_guidance=instruments.text_guidance)
+            yield from text_control(pipeline, dataset, scenes, replace(config, sampler=sampler), reader)
     if instruments.features is not None:
         try:
             yield from dict(frechet(scenes, instruments.features)).items()

@@ -137,6 +137,7 @@ def text_control(
     facts = FACTS.get(dataset.name, ())
     if not facts or dataset.state_names != WORLDS[dataset.name].state_names:
         return
+    yield "text/guidance", config.sampler.text_guidance
     kinds = {"": True} | ({"_free": False} if pipeline.trained_on.drop_actions else {})
     for suffix, acts in kinds.items():
         told = tell(pipeline, dataset, scenes, config, acts=acts)
