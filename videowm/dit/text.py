@@ -160,14 +160,16 @@ class ByteEncoder(nn.Module):
         super().__init__()
         self.embed = nn.Linear(IDS, width, bias=False)  # on one-hot rows: a lookup's gradient is not deterministic
         self.group = nn.Linear(2 * STRIDE * width, width)
-        self.places = nn.Parameter(torch.randn(length // STRIDE, width))
+        self.places = nn.Parameter(0.3 * torch.randn(length // STRIDE, width))
         self.blocks = nn.ModuleList(ByteBlock(width, heads) for _ in range(LAYERS))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Text:
         """Ids and mask "b L" -> tokens "b L/4 e" and their mask."""
         one_hot = (ids[..., None] == torch.arange(IDS, device=ids.device)).to(self.embed.weight.dtype)
         embedded = F.pad(self.embed(one_hot), (0, 0, STRIDE // 2, STRIDE // 2))
-        x = self.group(embedded.unfold(1, 2 * STRIDE, STRIDE).flatten(2)) + self.places
+        # Normalised, or the places would be ten times as loud as the letters at the start.
+        grouped = self.group(embedded.unfold(1, 2 * STRIDE, STRIDE).flatten(2))
+        x = F.rms_norm(grouped, grouped.shape[-1:], eps=1e-6) + self.places
         mask = mask.unflatten(1, (-1, STRIDE)).any(2)
         for block in self.blocks:
             x = block(x, mask[:, None, None])
