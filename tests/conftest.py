@@ -174,7 +174,7 @@ def worded(dataset, codec, vae_run, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def train_worded(worded, train_world):
     """Train a tiny world model with words in `out`, by the program's own command; returns its record."""
-    words = ["text.length=256", "text.drop=0.25", "text.synthetic=0.5"]
+    words = ["text.length=64", "text.drop=0.25", "text.synthetic=0.5"]
 
     def train(out: Path, *overrides: str) -> dict:
         return train_world(out, f"latents={worded / 'latents'}", *words, *overrides)

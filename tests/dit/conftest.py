@@ -33,7 +33,7 @@ def awake():
 SPOKEN = {
     "cross": {"features": 6, "length": 7, "into": "cross"},
     "pooled": {"features": 6, "length": 7, "into": "pooled"},
-    "bytes": {"features": None, "length": 16, "into": "cross"},
+    "bytes": {"features": None, "length": 6, "into": "cross"},
 }
 
 
@@ -46,9 +46,9 @@ def spoken(request) -> DiT:
 
 @pytest.fixture
 def said(spoken):
-    """Two texts as `spoken` takes them, of 3 and 5 words or of 6 and 10 bytes."""
+    """Two texts as `spoken` takes them, of 3 and 5 words."""
     features = spoken.config.text["features"]
     if features is None:
-        return ByteText(16).encode(["a left", "two rights"])
+        return ByteText(6).encode(["a left", "two rights, really"])
     tokens = torch.randn(2, 7, features, generator=torch.Generator().manual_seed(7))
     return tokens, torch.arange(7) < torch.tensor([[3], [5]])

@@ -35,7 +35,7 @@ def text_of(shape: dict) -> tuple[torch.Tensor, ...]:
     if not (text := shape.get("text")):
         return ()
     places = (1, text["length"])
-    tokens = torch.ones(places, dtype=torch.int16) if text["features"] is None else torch.ones(*places, 20)
+    tokens = torch.ones(*places, 12, dtype=torch.int16) if text["features"] is None else torch.ones(*places, 20)
     return tokens, torch.ones(places, dtype=torch.bool)
 
 

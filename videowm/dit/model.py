@@ -155,6 +155,18 @@ class DiT(ModelMixin, ConfigMixin):
                     nn.init.zeros_(module.bias)
         for layer in (self.modulation, self.head.unembed):
             nn.init.zeros_(layer.weight)
+        if self.parts == 9:
+            self.open_ears()
+
+    def open_ears(self) -> None:
+        """Cross-attention starts with an open gate and a projection of zeros, as in arXiv 2310.00426, section 2.3.
+
+        A closed gate opens for what all captions have in common first (docs/LOG.md).
+        """
+        gates = self.modulation.bias[: -2 * self.hidden].view(self.depth, self.parts, self.hidden)[:, -1]
+        nn.init.ones_(gates)
+        for block in self.blocks:
+            nn.init.zeros_(block.cross.project.weight)
 
     def forward(
         self, latents: Tensor, level: Tensor, actions: Tensor, cache: KVCache | None = None, *,

@@ -1,12 +1,13 @@
 """Text as a condition: read to tokens once, heard by every block through cross-attention, or pooled.
 
-An encoder is a small one over bytes, trained with the network (ids as ByT5's, arXiv 2105.13626, without files), or
-any text encoder that transformers knows (T5, CLIP, ...), frozen.
+An encoder is a small one over the bytes of words, trained with the network (ids as ByT5's, arXiv 2105.13626, without
+files), or any text encoder that transformers knows (T5, CLIP, ...), frozen.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,9 +18,9 @@ from torch.nn import functional as F
 from videowm.dit.attention import attention, unit
 from videowm.types import UserError
 
-Text = tuple[Tensor, Tensor]  # features "b m e", or byte ids "b m" for the encoder that is trained; mask bool "b m"
+Text = tuple[Tensor, Tensor]  # features "b m e", or byte ids "b m p" for the encoder that is trained; mask bool "b m"
 IDS = 259  # padding, end, unknown, then the 256 bytes
-STRIDE = 4  # bytes a token of the byte encoder
+LETTERS = 12  # bytes of a token of the byte encoder; a longer word takes several
 LAYERS = 2  # of the byte encoder
 
 
@@ -45,20 +46,23 @@ class TextEncoder(Protocol):
 
 
 class ByteText:
-    """Captions as byte ids: the encoder itself lies in the network."""
+    """Captions as the byte ids of their words, wherever these stand: the encoder itself lies in the network."""
 
     def __init__(self, length: int) -> None:
-        if length < STRIDE or length % STRIDE:
-            raise UserError(f"text.length {length} does not fit the byte encoder: give a multiple of {STRIDE}")
+        if length < 1:
+            raise UserError(f"text.length {length} cannot be used: give the number of words kept, 1 or more")
         self.length = length
 
     def encode(self, captions: list[str]) -> Text:
-        """Ids int16 "b m" (padding 0, end 1, byte + 3) and mask; what is too long is cut off before the end."""
-        rows = torch.zeros(len(captions), self.length, dtype=torch.int16)
+        """Ids int16 "b m p" (padding 0, end 1, byte + 3) and mask; what is too long is cut off before the end."""
+        rows = torch.zeros(len(captions), self.length, LETTERS, dtype=torch.int16)
         for row, caption in zip(rows, captions):
-            ids = [byte + 3 for byte in caption.encode(errors="replace")[: self.length - 1]] + [1]
-            row[: len(ids)] = torch.tensor(ids, dtype=torch.int16)
-        return rows, rows > 0
+            words = [word.encode(errors="replace") for word in re.findall(r"\w+|[^\w\s]", caption)]
+            pieces = [word[i : i + LETTERS] for word in words for i in range(0, len(word), LETTERS)][: self.length - 1]
+            for place, piece in zip(row, pieces):
+                place[: len(piece)] = torch.tensor(list(piece), dtype=torch.int16) + 3
+            row[len(pieces), 0] = 1
+        return rows, (rows > 0).any(2)
 
 
 class FrozenText:
@@ -154,23 +158,21 @@ class ByteBlock(nn.Module):
 
 
 class ByteEncoder(nn.Module):
-    """Byte ids -> tokens, one for every `STRIDE` bytes, each made of twice as many."""
+    """Byte ids -> tokens, one a word; tokens of bytes wherever words begin take longer to learn (docs/LOG.md)."""
 
     def __init__(self, width: int, heads: int, length: int) -> None:
         super().__init__()
-        self.embed = nn.Linear(IDS, width, bias=False)  # on one-hot rows: a lookup's gradient is not deterministic
-        self.group = nn.Linear(2 * STRIDE * width, width)
-        self.places = nn.Parameter(0.3 * torch.randn(length // STRIDE, width))
+        # On one-hot rows, for a lookup's gradient is not deterministic; padding is none of the letters.
+        self.embed = nn.Linear(LETTERS * (IDS - 1), width, bias=False)
+        self.places = nn.Parameter(0.3 * torch.randn(length, width))
         self.blocks = nn.ModuleList(ByteBlock(width, heads) for _ in range(LAYERS))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Text:
-        """Ids and mask "b L" -> tokens "b L/4 e" and their mask."""
-        one_hot = (ids[..., None] == torch.arange(IDS, device=ids.device)).to(self.embed.weight.dtype)
-        embedded = F.pad(self.embed(one_hot), (0, 0, STRIDE // 2, STRIDE // 2))
+        """Ids "b m p" and mask "b m" -> tokens "b m e" and the mask."""
+        one_hot = (ids[..., None] == torch.arange(1, IDS, device=ids.device)).flatten(2).to(self.embed.weight.dtype)
+        letters = self.embed(one_hot)
         # Normalised, or the places would be ten times as loud as the letters at the start.
-        grouped = self.group(embedded.unfold(1, 2 * STRIDE, STRIDE).flatten(2))
-        x = F.rms_norm(grouped, grouped.shape[-1:], eps=1e-6) + self.places
-        mask = mask.unflatten(1, (-1, STRIDE)).any(2)
+        x = F.rms_norm(letters, letters.shape[-1:], eps=1e-6) + self.places
         for block in self.blocks:
             x = block(x, mask[:, None, None])
         return x, mask
@@ -181,7 +183,7 @@ class TextCondition(nn.Module):
 
     Args:
         features: of a token, where an encoder outside the network gives them; None: byte ids are given.
-        length: tokens, or bytes.
+        length: tokens.
         into: "cross": keys and values for every block; "pooled": the mean over the words joins the step's condition.
     """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from videowm.dit.text import IDS, LAYERS, STRIDE
+from videowm.dit.text import IDS, LAYERS, LETTERS
 
 
 def block_flops(tokens: int, pairs: int, width: int) -> int:
@@ -43,12 +43,10 @@ def text_forward_families(
 ) -> dict[str, int]:
     """Forward FLOPs that a text adds to one clip of `steps` latent steps of `tokens` tokens each."""
     matrix = attention = 0
-    if features is None:  # the byte encoder: one-hot rows, groups, blocks
-        features, places = width // 2, length // STRIDE
-        matrix += 2 * length * IDS * features + 2 * places * 2 * STRIDE * features**2
-        matrix += LAYERS * block_flops(places, 0, features)
-        attention += LAYERS * block_flops(0, places**2, features)
-        length = places
+    if features is None:  # the byte encoder: one-hot rows, then blocks
+        features = width // 2
+        matrix += 2 * length * LETTERS * (IDS - 1) * features + LAYERS * block_flops(length, 0, features)
+        attention += LAYERS * block_flops(0, length**2, features)
     matrix += 2 * length * features * width
     if into == "pooled":
         return {"matrix": matrix + 2 * width**2, "attention": attention}

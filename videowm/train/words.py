@@ -22,7 +22,7 @@ class TextConfig:
     """Captions as a condition. As in DALL-E 3 (Betker et al. 2023) nearly all of them are synthetic."""
 
     encoder: str = "bytes"  # trained with the network; else a frozen one's local folder or hub name
-    length: int = 512  # tokens, bytes with the byte encoder; longer captions are cut, shorter ones padded
+    length: int = 128  # tokens, words with the byte encoder; longer captions are cut, shorter ones padded
     into: Literal["cross", "pooled"] = "cross"  # attention in every block, or the mean in the step's condition
     captions: list[str] = field(default_factory=list)  # hash, model or "state"; none: all beside the dataset
     synthetic: float = 0.95  # share of captions by a model, where a clip has one by a model and an original
