@@ -1,4 +1,4 @@
-"""From budgets to runs: sizes around the expected optimum, seeds, trunks and branches, arms; and learning rates to check."""
+"""From budgets to runs: sizes around the optimum, seeds, trunks and branches, arms; and learning rates to check."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class GridConfig:
         for arm, overrides in self.arms.items():
             if not isinstance(overrides, dict) or not OF_THE_GRID.isdisjoint(overrides):
                 raise UserError(
-                    f"grid.arms.{arm} is {overrides!r}: give dotted overrides such as {{train.optimizer: muon}}, none of "
-                    f"{', '.join(sorted(OF_THE_GRID))}, which the grid sets"
+                    f"grid.arms.{arm} is {overrides!r}: give dotted overrides such as {{train.optimizer: muon}}, but "
+                    f"not of {', '.join(sorted(OF_THE_GRID))}, which the grid sets"
                 )
 
 
