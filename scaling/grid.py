@@ -41,6 +41,7 @@ class GridConfig:
     budgets: list[float]  # training FLOPs
     targets: list[float] = field(default_factory=list)  # budgets to predict: one run each, at the expected optimum
     optimum: OptimumConfig | None = None
+    target_optimum: OptimumConfig | None = None  # of targets, such as the fitted law; None: `optimum`
     sizes: list[int] | None = None  # depths, the same at every budget; else `per_budget` around the optimum
     per_budget: int = 5
     spread: float = 4.0  # the sizes span N/spread ... N*spread
@@ -53,7 +54,7 @@ class GridConfig:
     def __post_init__(self) -> None:
         if not self.budgets or min([*self.budgets, *self.targets]) <= 0:
             raise UserError(f"grid.budgets {self.budgets} cannot be used: give at least one number of FLOPs above 0")
-        if self.optimum is None and (self.sizes is None or self.targets):
+        if self.optimum is None and (self.sizes is None or (self.targets and self.target_optimum is None)):
             raise UserError("grid.optimum is missing: give tokens_per_parameter or law, around which sizes are chosen")
         if self.spread < 1 or min(self.per_budget, self.seeds, self.seeds_at_lowest or 1) < 1:
             raise UserError("grid.spread, per_budget, seeds and seeds_at_lowest are 1 or more: correct the grid")
@@ -139,7 +140,7 @@ def expected_optimum(rule: OptimumConfig, budget: float, cost: Callable[[float, 
 def depths(grid: GridConfig, dial: Dial, budget: float) -> list[int]:
     """The sizes of one budget: evenly spaced in ln N around the optimum, each depth once."""
     if budget in grid.targets:
-        return [dial.depth(expected_optimum(grid.optimum, budget, dial.cost)[0])]
+        return [dial.depth(expected_optimum(grid.target_optimum or grid.optimum, budget, dial.cost)[0])]
     if grid.sizes is not None:
         return grid.sizes
     n, _ = expected_optimum(grid.optimum, budget, dial.cost)
