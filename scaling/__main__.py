@@ -18,7 +18,7 @@ examples:
   python -m scaling run configs/sweep/quickstart.yaml --slurm     submit what is missing as job arrays
   python -m scaling status configs/sweep/quickstart.yaml
   python -m scaling check-lr configs/sweep/takecover.yaml         does the best learning rate stay where the rule says
-  python -m scaling check-lr configs/sweep/takecover.yaml --plan  what that costs
+  python -m scaling check-lr configs/sweep/takecover.yaml --plan   what that costs
   python -m scaling fit study.yaml                                fit a law to the finished points
   python -m scaling fit table.csv --n params --c flops --loss loss --out law.json
   python -m scaling predict study.yaml --budget 1e17              freeze what the law says of a larger run
