@@ -176,7 +176,8 @@ def run_report(args: argparse.Namespace, sweep) -> int:
     from scaling.report import report
 
     path = report(sweep, y=args.y)
-    print("\n".join([str(path), *sentences(finished(planned(sweep)), args.y)]))
+    points = planned(sweep)
+    print("\n".join([str(path), *sentences(finished(points), args.y), *left_out(points)]))
     if not args.no_wandb:
         publish(sweep, y=args.y)
     return 0
@@ -195,13 +196,22 @@ def run_fit(args: argparse.Namespace) -> int:
     return 0
 
 
+def left_out(points: list) -> list[str]:
+    """A line on the points that no law sees because they diverged."""
+    from scaling.dispatch import diverged
+
+    names = [point.name for point in points if diverged(point)]
+    return [f"diverged, so in no fit: {', '.join(names)}"] if names else []
+
+
 def fit_sweep(args: argparse.Namespace) -> int:
     """A law of the finished points, or one for each arm and how far the arms lie apart."""
     from scaling import arms, fit
     from scaling.plan import load_sweep, plan
     from scaling.records import by_arm, finished, runs_of
 
-    records = finished(plan(load_sweep(args.source)))
+    points = plan(load_sweep(args.source))
+    records = finished(points)
     groups = by_arm(records) or {None: []}
     for arm, found in groups.items():
         named = {}
@@ -210,7 +220,7 @@ def fit_sweep(args: argparse.Namespace) -> int:
             named[key] = path and (path.with_stem(f"{path.stem}-{arm}") if len(groups) > 1 else path)
         law = fit.fit_runs(runs_of(found, args.y), form=args.form, bootstrap=args.bootstrap, seed=args.seed, **named)
         print(fit.summary(law) if arm is None else f"arm {arm}: {fit.summary(law)}")
-    for line in arms.sentences(records, args.y):
+    for line in [*arms.sentences(records, args.y), *left_out(points)]:
         print(line)
     return 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.dispatch import done
+from scaling.dispatch import diverged, done
 from scaling.grid import CheckConfig, rates
 from scaling.plan import Point, SweepConfig, plan, resolve, write_whole
 from scaling.records import read_record
@@ -43,12 +43,10 @@ def check_sweep(sweep: SweepConfig) -> SweepConfig:
 
 def outcome(point: Point) -> float | None:
     """The held-out loss of a point, infinity where it diverged, None where it has not been run."""
-    from videowm.train.loop import DIVERGED  # imports torch
-
     if done(point):
         loss = read_record(point.run)["metrics"]["heldout/loss"]
         return loss if math.isfinite(loss) else math.inf
-    return math.inf if (point.run / DIVERGED).exists() else None
+    return math.inf if diverged(point) else None
 
 
 def curves(check: CheckConfig, points: list[Point]) -> list[Curve]:
