@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "report": "write report.html and log the curve to wandb",
     }
     for name, text in helps.items():
-        p = verbs.add_parser(name, help=text, description=text)
+        p = verbs.add_parser(name, help=text, description=text, epilog=EXAMPLES.get(name))
         p.add_argument("sweep", type=Path, help="sweep YAML")
         p.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the sweep, such as cap=1e17")
         if name == "run":
@@ -73,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+EXAMPLES = {
+    "check-lr": "example: python -m scaling check-lr configs/sweep/takecover.yaml --plan",
+    "predict": "example: python -m scaling predict study.yaml --budget 1e17 --arm muon",
+}
 JOBS = "points at once, each on GPUs of its own, round robin (default: what the GPUs give; SLURM: no limit)"
 
 
