@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 import yaml
 
 from scaling import arms
+from scaling.__main__ import main
 from scaling.plan import load_sweep, plan
 from scaling.predict import freeze
+from videowm import config as configuration
+from videowm.train.loop import DIVERGED
 from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +55,35 @@ def test_what_the_grid_sets_is_no_arm(sweep_file):
         load_sweep(sweep_file, ["grid.arms={deep: {depth: 3}}"])
     with pytest.raises(UserError, match=r"arm None is not one of the grid's \(adamw, muon, short\)"):
         freeze(load_sweep(sweep_file), 1e10)
+
+
+def test_fit_gives_a_law_for_each_arm(sweep_file, tmp_path, capsys):
+    """Guards one law through the runs of several arms, an arm's file over another's, and points lost unsaid."""
+    overrides = [f"out={tmp_path}", "grid.arms={a: {}, b: {window: 3}}", "grid.budgets=[4e8,8e8,1.6e9]"]
+    data = yaml.safe_load(sweep_file.read_text())
+    for override in overrides:
+        configuration.apply_override(data, override)
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(data))
+    for point in plan(load_sweep(path)):
+        point.run.mkdir()
+        if point.name == "b-d2-8e8":
+            (point.run / DIVERGED).write_text("{}")
+        elif point.after:
+            loss = (1.0 if point.arm == "a" else 1.1) * (point.flops / 1e9) ** -0.1
+            record = {"name": point.name, "role": "run", "trunk": point.after, "params": point.params,
+                      "flops": {"train": point.flops}, "hashes": {"bank": "x", "vae": "y", "data": "z"},
+                      "tokens": {"target": point.tokens}, "metrics": {"heldout/loss": loss}}  # fmt: skip
+            (point.run / "record.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit):
+        main(["fit", str(path), "--form", "power", "--bootstrap", "0", "--out", str(tmp_path / "law.json")])
+    said = capsys.readouterr().out
+    laws = [json.loads((tmp_path / f"law-{arm}.json").read_text()) for arm in "ab"]
+    assert laws[0]["num_points"] == 3 and laws[1]["params"]["A"] / laws[0]["params"]["A"] == pytest.approx(
+        1.1, rel=0.02
+    )
+    assert "arm b against a: heldout/loss +9.5" in said and "5 pairs on 2 trunks" in said
+    assert "diverged, so in no fit: b-d2-8e8" in said
 
 
 def study(effect: float, seed: int = 0, noise: float = 1e-3) -> list[dict]:
