@@ -15,7 +15,7 @@ from scaling.fit import fit, selection
 from scaling.law import Law, identifiable
 from scaling.plan import SweepConfig, plan, write_whole
 from scaling.predict import comparison, measured, predictions
-from scaling.records import falls, finished, runs_of
+from scaling.records import by_arm, falls, finished, runs_of
 from videowm.types import UserError
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -60,6 +60,11 @@ def law_of(records: list[dict[str, Any]], y: str) -> tuple[Law | None, str | Non
     """The fitted frontier, or the plain sentence why there is none."""
     if not y.startswith("heldout/loss"):
         return None, f"No law is fitted: its form is that of a loss, and {y} is none."
+    if len(found := by_arm(records)) > 1:
+        return (
+            None,
+            f"No law is drawn: the runs are of {len(found)} arms, and `python -m scaling fit` gives one for each.",
+        )
     runs = runs_of(records, y)
     reason = identifiable(runs, "frontier")
     return (None, reason) if reason else (fit(runs, "frontier"), None)

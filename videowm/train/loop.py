@@ -30,9 +30,13 @@ from videowm.train.checkpoint import write_json
 from videowm.train.lock import RunLock
 from videowm.train.log import Log
 from videowm.train.meter import Meter, Span, in_words
+from videowm.train.muon import Muon
 from videowm.train.profile import Profiler
+from videowm.train.rule import Parametrisation, RuleConfig
 from videowm.train.trunk import StartConfig
 from videowm.types import UserError
+
+DIVERGED = "diverged.json"  # in a run directory: the step whose gradient was not finite
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,11 @@ class TrainConfig:
     """How a run is trained. `batch` is global: split over processes and accumulation steps, it changes no result."""
 
     steps: int = 1000
-    batch: int = 8
-    lr: float = 3e-3
+    batch: int | Literal["rule"] = 8  # rule: from the budget (world models)
+    lr: float | Literal["rule"] = 3e-3  # rule: from width and tokens
+    rule: RuleConfig = dataclasses.field(default_factory=RuleConfig)
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices whose both sides grow with the width
+    parametrisation: Parametrisation = "standard"  # mup: the best lr does not move with the width
     accumulate: int = 1
     warmup: float = 0.1  # below 1 a fraction of the run, from 1 on a number of steps
     cooldown: float = 0.2  # fraction of the run, 1 - sqrt
@@ -65,7 +72,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) != "rule" and getattr(self, name) < 1:
                 raise UserError(f"train.{name} {getattr(self, name)} cannot be used: give 1 or more")
         if self.trunk and (self.cooldown or self.ema or 0 < self.warmup < 1):
             raise UserError(
@@ -125,6 +132,10 @@ def train(
     task: Task, config: TrainConfig, out: Path, resolved: dict[str, Any], *, profiled: bool = False
 ) -> dict[str, Any]:
     """Train `task` in the run directory `out`, going on where an earlier call stopped; return its record."""
+    if "rule" in (config.batch, config.lr):
+        raise UserError(
+            f"the rule gives train.batch and train.lr to world models, not to task {task.name}: give numbers"
+        )
     if (out / "record.json").exists():
         check_same_run(out, resolved)
         record = json.loads((out / "record.json").read_text())
@@ -182,6 +193,7 @@ def learn(run: Run, config: TrainConfig, log: Log, profiler: Profiler | None) ->
         run.seconds = run.seconds_before + time.perf_counter() - began
         if logs:
             values = run.means(metrics) | meter.read()
+            values |= run.shares(values["samples_per_second"])
             log.write(run.step, values)
             log.progress(run.step, values)
         if saves:
@@ -203,7 +215,9 @@ class Run:
         self.share = config.batch // shares
         if config.checkpointing:
             recompute_activations(task)
-        optimizer = optim.adamw(task.model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        if config.parametrisation == "mup":
+            optim.start_as_mup(task.model)
+        optimizer = optim.make_optimizer(task.model, config)
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
         self.guard = optim.Guard(self.optimizer.optimizer, accelerator.device)
         if compiles(config, task, accelerator.device):
@@ -283,8 +297,7 @@ class Run:
         """One optimiser step."""
         config, accelerator = self.config, self.accelerator
         factor = optim.wsd(self.step, config.steps, config.warmup, config.cooldown)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * factor
+        optim.set_rate(self.optimizer, config.lr * factor)
         totals: dict[str, Tensor] = {}
         for micro, samples in enumerate(batch):
             last = micro == config.accumulate - 1
@@ -315,6 +328,8 @@ class Run:
         """Stop a run with a gradient that was not finite; the weights are those from before that step."""
         if (failed := self.guard.failed()) is not None:
             good, norm = failed
+            if self.accelerator.is_main_process:
+                write_json(self.out / DIVERGED, {"step": self.first + good, "lr": self.config.lr})
             raise UserError(
                 f"the gradient of step {self.first + good} is not finite ({norm}): lower train.lr "
                 f"(now {self.config.lr}) or check the data; the last checkpoint is from before this step"
@@ -323,7 +338,15 @@ class Run:
     def means(self, metrics: dict[str, Tensor]) -> dict[str, float]:
         """Metrics averaged over the processes, and the learning rate."""
         values = {k: float(self.accelerator.reduce(v, reduction="mean")) for k, v in metrics.items()}
-        return values | {"lr": self.optimizer.param_groups[0]["lr"]}
+        group = self.optimizer.param_groups[0]
+        return values | {"lr": group["lr"] / group["scale"]}
+
+    def shares(self, samples_per_second: float | None) -> dict[str, float]:
+        """The share of a step's time that Muon's matrices take; no FLOPs of it are counted as the model's."""
+        if not isinstance(muon := self.optimizer.optimizer, Muon):
+            return {}
+        seconds = muon.clock.mean()
+        return {} if samples_per_second is None else {"muon": seconds * samples_per_second / self.config.batch}
 
     def finish(self) -> dict[str, Any]:
         """Export the model, evaluate it (a trunk is for its branches only) and write record.json, last."""
@@ -346,6 +369,8 @@ class Run:
             "trunk": Path(self.config.start.run).name if self.config.start else None,
             "seed": self.task.seed,
             "steps": self.config.steps,
+            "batch": self.config.batch,
+            "lr": self.config.lr,
             "wall_seconds": round(self.seconds, 2),
             "device": device_name(self.accelerator.device),
             **speed,
