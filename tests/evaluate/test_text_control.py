@@ -103,6 +103,7 @@ def test_only_the_fact_is_changed(worded_run, worded):
     assert not torch.equal(told.high["turn"], free.high["turn"])
     for block in pipeline.transformer.blocks:
         block.cross.project.weight.data.zero_()
+    pipeline.transformer.text_condition.pool.weight.data.zero_()
     deaf, dreamed = tell(pipeline, dataset, scenes, config, acts=True), make_scenes(pipeline, dataset, config).dreamed
     assert torch.equal(deaf.high["turn"], deaf.low["turn"]) and torch.equal(deaf.other[0], dreamed[:, 5:])
 

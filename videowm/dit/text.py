@@ -35,7 +35,7 @@ class Heard(NamedTuple):
 class Words(NamedTuple):
     """A text as the network takes it, computed once for a clip or a stream."""
 
-    condition: Tensor | None  # "b d", added to the condition of every latent step
+    condition: Tensor | None  # "b d", the mean of the words, added to the condition of every latent step
     blocks: list[Heard | None]
 
 
@@ -184,36 +184,33 @@ class TextCondition(nn.Module):
     Args:
         features: of a token, where an encoder outside the network gives them; None: byte ids are given.
         length: tokens.
-        into: "cross": keys and values for every block; "pooled": the mean over the words joins the step's condition.
+        into: "pooled": the mean over the words joins the step's condition; "cross": and every block attends to them.
     """
 
     def __init__(self, hidden: int, heads: int, depth: int, *, features: int | None, length: int, into: str) -> None:
         super().__init__()
-        self.heads, self.depth, self.into = heads, depth, into
+        self.heads, self.depth = heads, depth
         self.encoder = ByteEncoder(hidden // 2, heads, length) if features is None else None
         self.project = nn.Linear(features or hidden // 2, hidden)
+        self.pool = nn.Linear(hidden, hidden)
+        self.keys_values = None
         if into == "cross":
             self.keys_values = nn.Linear(hidden, 2 * depth * hidden, bias=False)  # of all blocks
             self.gains = nn.Parameter(torch.ones(depth, hidden // heads))
-        else:
-            self.pool = nn.Linear(hidden, hidden)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Words:
         if self.encoder is not None:
             tokens, mask = self.encoder(tokens, mask)
         tokens = self.project(tokens.to(self.project.weight.dtype))
         tokens = F.rms_norm(tokens, tokens.shape[-1:], eps=1e-6)
-        if self.into == "pooled":
-            weight = mask[..., None].to(tokens.dtype)
-            mean = (tokens * weight).sum(1) / weight.sum(1).clamp_min(1)
-            return Words(self.pool(mean), [None] * self.depth)
+        weight = mask[..., None].to(tokens.dtype)
+        pooled = self.pool((tokens * weight).sum(1) / weight.sum(1).clamp_min(1))
+        if self.keys_values is None:
+            return Words(pooled, [None] * self.depth)
         axes = {"i": self.depth, "two": 2, "n": self.heads}
         pairs = rearrange(self.keys_values(tokens), "b m (i two n k) -> i two b n m k", **axes)
         heard = mask[:, None, None]
-        return Words(
-            None,
-            [Heard(unit(key, gain).to(value.dtype), value, heard) for (key, value), gain in zip(pairs, self.gains)],
-        )
+        return Words(pooled, [Heard(unit(k, gain).to(v.dtype), v, heard) for (k, v), gain in zip(pairs, self.gains)])
 
 
 class CrossAttention(nn.Module):

@@ -47,9 +47,9 @@ def text_forward_families(
         features = width // 2
         matrix += 2 * length * LETTERS * (IDS - 1) * features + LAYERS * block_flops(length, 0, features)
         attention += LAYERS * block_flops(0, length**2, features)
-    matrix += 2 * length * features * width
+    matrix += 2 * length * features * width + 2 * width**2
     if into == "pooled":
-        return {"matrix": matrix + 2 * width**2, "attention": attention}
+        return {"matrix": matrix, "attention": attention}
     matrix += depth * (4 * length * width**2 + 4 * steps * tokens * width**2 + 6 * steps * width**2)
     return {"matrix": matrix, "attention": attention + depth * 4 * steps * tokens * length * width}
 

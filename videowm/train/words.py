@@ -23,7 +23,7 @@ class TextConfig:
 
     encoder: str = "bytes"  # trained with the network; else a frozen one's local folder or hub name
     length: int = 128  # tokens, words with the byte encoder; longer captions are cut, shorter ones padded
-    into: Literal["cross", "pooled"] = "cross"  # attention in every block, or the mean in the step's condition
+    into: Literal["cross", "pooled"] = "cross"  # the mean in the step's condition; cross: and attention in every block
     captions: list[str] = field(default_factory=list)  # hash, model or "state"; none: all beside the dataset
     synthetic: float = 0.95  # share of captions by a model, where a clip has one by a model and an original
     short: float = 0.5  # share of short captions
