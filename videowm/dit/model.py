@@ -7,6 +7,8 @@ forcing, arXiv 2407.01392), so context is simply a step whose level is 0.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -256,6 +258,19 @@ class DiT(ModelMixin, ConfigMixin):
         self.compiled, self.graphs = False, None
         for module in (*self.blocks, self.head):
             module._compiled_call_impl = None
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Plain PyTorch within, for shapes that change; afterwards what was compiled and recorded is there again."""
+        modules = (*self.blocks, self.head)
+        compiled, graphs, calls = self.compiled, self.graphs, [module._compiled_call_impl for module in modules]
+        self.uncompile()
+        try:
+            yield
+        finally:
+            self.compiled, self.graphs = compiled, graphs
+            for module, call in zip(modules, calls, strict=True):
+                module._compiled_call_impl = call
 
 
 # diffusers takes a module path "….dit.…" for its own DiT pipeline; the package name alone is not mistaken.

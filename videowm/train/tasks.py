@@ -18,6 +18,7 @@ from videowm.data.clips import ClipStream, even_clips, pick
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents, read_index
 from videowm.dit import DiT, flow
+from videowm.evaluate.gate import Verdict, judge
 from videowm.evaluate.heldout import HeldoutConfig, heldout, make_bank
 from videowm.evaluate.reader import Reader
 from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
@@ -218,6 +219,12 @@ class WorldTask(Task):
         actions = drop_actions(batch["actions"], draws.uniform() < settings.drop_actions)
         predicted = model(flow.noised(latents, noise, level), level, actions)
         return flow.step_loss(predicted, flow.velocity(latents, noise)).mean(), {}
+
+    def check(self, step: int) -> Verdict:
+        """Whether the actions are obeyed; with a training step's number of clips at once, which has room."""
+        batch = min(self.config.heldout.batch, self.config.train.batch)
+        with self.model.uncompiled():
+            return judge(dict(heldout(self.model, self.bank, batch=batch)), step, self.config.train.gate)
 
     def evaluate(self) -> Iterator[tuple[str, Any]]:
         yield from heldout(self.model, self.bank, batch=self.config.heldout.batch)

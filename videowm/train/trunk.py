@@ -20,7 +20,7 @@ from videowm.types import UserError
 FREE = frozenset(
     ["out", "resident", "train.start.run"]
     + [f"train.{key}" for key in ("workers", "log_every", "save_every", "keep", "keep_at", "trackers", "accumulate")]
-    + [f"train.{key}" for key in ("compile", "checkpointing")]
+    + [f"train.{key}" for key in ("compile", "checkpointing", "gate.after", "gate.errors", "gate.failing")]
 )
 OF_A_BRANCH = frozenset(["budget", *(f"train.{key}" for key in ("steps", "cooldown", "trunk", "start", "start.step"))])
 
