@@ -39,6 +39,11 @@ def finished(points: list[Point]) -> list[dict[str, Any]]:
     return sorted(records, key=lambda record: record["flops"]["train"])
 
 
+def unstopped(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that went to their end: what the action gate stopped was never cooled down, and belongs to no law."""
+    return [record for record in records if not record.get("stopped")]
+
+
 def with_evaluation(record: dict[str, Any], run: Path) -> dict[str, Any]:
     """The record with what `videowm evaluate` measured later; where both have a number, the record's stays."""
     try:
@@ -74,7 +79,11 @@ def falls(y: str) -> bool:
 
 
 def runs_of(records: list[dict[str, Any]], y: str = "heldout/loss") -> Runs:
-    """The table that a law is fitted on: N (body), D (target tokens), C (training FLOPs) and the loss."""
+    """The table that a law is fitted on: N (body), D (target tokens), C (training FLOPs) and the loss.
+
+    Stopped runs are left out.
+    """
+    records = unstopped(records)
     check_metric(records, y)
     trunks = [record.get("trunk") for record in records]
     return Runs(
