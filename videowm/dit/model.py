@@ -225,9 +225,10 @@ class DiT(ModelMixin, ConfigMixin):
         """The mask of a clip of `steps` latent steps, made once; None where every token sees every other."""
         if steps == 1:
             return None
-        key = (steps, window, device, self.compiled)
+        blocks = self.compiled and device.type == "cuda"  # FlexAttention has no gradient on a CPU
+        key = (steps, window, device, blocks)
         if key not in self.masks:
-            if self.compiled:
+            if blocks:
                 self.masks[key] = block_causal_blocks(steps, self.tokens, window, device)
             else:
                 self.masks[key] = block_causal_mask(steps, self.tokens, window).to(device)
@@ -243,7 +244,7 @@ class DiT(ModelMixin, ConfigMixin):
         return KVCache(windows, self.rotary, (batch, attention.heads, self.hidden // attention.heads),
                        self.embed.weight, sinks=sinks)  # fmt: skip
 
-    def compile_blocks(self, *, graph: bool = False) -> None:
+    def compile_blocks(self, *, graph: bool = False, backend: str = "inductor") -> None:
         """Compile blocks and head (one compilation serves all blocks); clips must then keep one shape.
 
         With `graph` a training step on a GPU is two CUDA graphs; its gradients must not be accumulated over calls.
@@ -251,7 +252,7 @@ class DiT(ModelMixin, ConfigMixin):
         self.compiled = True
         self.graphs = {} if graph and self.embed.weight.is_cuda else None
         for module in (*self.blocks, self.head):
-            module.compile(fullgraph=True, dynamic=False)
+            module.compile(fullgraph=True, dynamic=False, backend=backend)
 
     def uncompile(self) -> None:
         """Back to plain PyTorch, for shapes that change."""
