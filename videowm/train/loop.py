@@ -81,7 +81,7 @@ class Draws:
     def __init__(self, seed: int, step: int, slots: range, total: int, device) -> None:
         mixed = (seed * 1_000_003 + step) % 2**63
         self.generator = torch.Generator(device).manual_seed(mixed)
-        self.slots, self.total, self.device = slots, total, device
+        self.step, self.slots, self.total, self.device = step, slots, total, device
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal "slots *shape"."""
@@ -300,7 +300,7 @@ class Run:
         config, accelerator = self.config, self.accelerator
         factor = optim.wsd(self.step, config.steps, config.warmup, config.cooldown)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * factor
+            group["lr"] = config.lr * factor * group["scale"]
         totals: dict[str, Tensor] = {}
         for micro, samples in enumerate(batch):
             last = micro == config.accumulate - 1
@@ -357,7 +357,8 @@ class Run:
     def means(self, metrics: dict[str, Tensor]) -> dict[str, float]:
         """Metrics averaged over the processes, and the learning rate."""
         values = {k: float(self.accelerator.reduce(v, reduction="mean")) for k, v in metrics.items()}
-        return values | {"lr": self.optimizer.param_groups[0]["lr"]}
+        group = self.optimizer.param_groups[0]
+        return values | {"lr": group["lr"] / group["scale"]}
 
     def finish(self, log: Log) -> dict[str, Any]:
         """Export the model, evaluate it (a trunk is for its branches only) and write record.json, last."""

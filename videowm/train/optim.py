@@ -28,11 +28,18 @@ def cooldown_from(steps: int, cooldown: float) -> int:
 
 
 def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; only matrices decay, biases and gains do not."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+    """AdamW; only matrices decay, biases and gains do not.
+
+    Each group learns at `scale` times the learning rate, which `model.rates` gives for names that begin alike.
+    """
+    rates, grouped = getattr(model, "rates", {}), {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            scale = next((rate for start, rate in rates.items() if name.startswith(start)), 1.0)
+            grouped.setdefault((-scale, parameter.ndim < 2), []).append(parameter)
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": grouped[key], "weight_decay": 0.0 if key[1] else weight_decay, "scale": -key[0]}
+        for key in sorted(grouped)
     ]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
