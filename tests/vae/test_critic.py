@@ -24,7 +24,7 @@ from videowm.vae.critic import (
     with_critic,
 )
 
-VAE = ["train.steps=4", "train.save_every=1", "train.keep=9", "train.log_every=1", "train.clip=0"]
+VAE = ["train.steps=4", "train.save_every=1", "train.keep=9", "train.log_every=1", "train.clip=0", "train.lr=1e-3"]
 CRITIC = ["loss.adversarial.weight=0.5", "loss.adversarial.start=0.5", "loss.adversarial.width=8"]
 
 
@@ -44,14 +44,14 @@ class Mean(torch.nn.Module):
         self.gain = torch.nn.Parameter(torch.ones(()))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        return self.gain * frames.mean(dim=(1, 2, 3, 4))
+        return self.gain * frames.mean(dim=(1, 2, 3, 4)).view(-1, 1, 1, 1)
 
 
 def test_hinge_by_hand():
     """Guards signs: opinions of 0.5 on the truth and -2, -0.5 on two decoded clips, so 0.5 + (0 + 0.5) / 2."""
     decoded = torch.stack([torch.full((5, 3, 8, 8), value) for value in (-2.0, -0.5)])
     assert critic_loss(Mean(), decoded, torch.full((2, 5, 3, 8, 8), 0.5)).item() == pytest.approx(0.75)
-    assert adversarial_loss(Mean(), decoded).item() == pytest.approx(1.25)
+    assert adversarial_loss(Mean(), decoded).tolist() == pytest.approx([2, 0.5])
 
 
 def test_who_learns_from_what(clips):
@@ -67,10 +67,13 @@ def test_who_learns_from_what(clips):
     alone = torch.autograd.grad(critic_loss(critic, decoded, true), tuple(critic.parameters()))
     for parameter, gradient in zip(critic.parameters(), alone, strict=True):
         torch.testing.assert_close(parameter.grad, QUIET * gradient)
-    pulls = [torch.autograd.grad(x, decoded, retain_graph=True)[0] for x in (loss, terms["adversarial"])]
-    factor = balance(loss, terms["adversarial"], decoded)
-    assert (factor * pulls[1]).norm().item() == pytest.approx(pulls[0].norm().item(), rel=1e-3)
+    false = adversarial_loss(critic, decoded)
+    pulls = [torch.autograd.grad(x, decoded, retain_graph=True)[0] for x in (loss, false.mean())]
+    factor = balance(loss, false, decoded).view(2, 1, 1, 1, 1)
+    for mine, theirs in zip(factor * pulls[1], pulls[0], strict=True):
+        assert mine.norm().item() == pytest.approx(theirs.norm().item(), rel=1e-3)
     torch.testing.assert_close(decoded.grad, pulls[0] + 0.5 * factor * pulls[1])
+    assert terms["adversarial"].item() == pytest.approx(false.mean().item())
     assert max(gradient.abs().max() for gradient in alone) > 0 and factor.grad_fn is None
 
 
@@ -142,6 +145,24 @@ def test_a_resume_with_a_critic(judged, train_vae, tmp_path):
         files = [run / f"checkpoints/step-00000004/{name}.safetensors" for run in (out, judged)]
         assert files[0].read_bytes() == files[1].read_bytes()
     assert any(name.startswith("critic.") for name in model_at(out, 4))
+
+
+def test_a_split_batch_is_the_same(clips):
+    """Guards a weight of the critic that depends on how many clips a process sees: each alone gives the same factor.
+
+    The second clip is closer to the truth, so the two factors differ and one for both would not do.
+    """
+    torch.manual_seed(0)
+    critic, (decoded, true) = Critic(8), clips
+    near = torch.stack([decoded[0], true[1].lerp(decoded[1], 0.5)]).detach().requires_grad_()
+
+    def factors(part: slice) -> torch.Tensor:
+        loss = (near[part] - true[part]).square().mean()
+        return balance(loss, adversarial_loss(critic, near[part]), near)[part]
+
+    whole = factors(slice(0, 2))
+    torch.testing.assert_close(whole, torch.cat([factors(slice(i, i + 1)) for i in range(2)]), rtol=1e-3, atol=0)
+    assert abs(whole[0] / whole[1] - 1) > 0.2
 
 
 def test_lpips_that_is_missing(train_vae, tmp_path):

@@ -67,18 +67,19 @@ def critic_loss(critic: Critic, decoded: Tensor, frames: Tensor) -> Tensor:
 
 
 def adversarial_loss(critic: Critic, decoded: Tensor) -> Tensor:
-    """How false decoded frames look (ibid.); no gradient reaches the critic."""
+    """How false each decoded clip looks (ibid.), "b"; no gradient reaches the critic."""
     still = {name: parameter.detach() for name, parameter in critic.named_parameters()}
-    return -functional_call(critic, still, (decoded,)).mean()
+    return -functional_call(critic, still, (decoded,)).mean(dim=(1, 2, 3))
 
 
 def balance(loss: Tensor, adversarial: Tensor, decoded: Tensor) -> Tensor:
-    """What to multiply the adversarial term with so that it pulls at the decoded frames as hard as all other terms.
+    """Factors "b" with which each clip's adversarial term "b" pulls at its frames as hard as all other terms do.
 
     VQGAN's weight (arXiv 2012.09841, eq. 7), with the frames in place of the decoder's last layer, which every class
-    of autoencoder has elsewhere.
+    of autoencoder has elsewhere, and clip by clip, so that it does not matter how a batch is split.
     """
-    pulls = [torch.autograd.grad(term, decoded, retain_graph=True)[0].norm() for term in (loss, adversarial)]
+    terms = (loss, adversarial.mean())
+    pulls = [torch.autograd.grad(term, decoded, retain_graph=True)[0].flatten(1).norm(dim=1) for term in terms]
     return (pulls[0] / (pulls[1] + 1e-6)).clamp(max=1e4).detach()
 
 
@@ -89,6 +90,7 @@ def with_critic(
     judged = critic_loss(critic, decoded, frames)
     total, terms = loss + QUIET * judged, {"critic": judged}
     if weight:
-        terms["adversarial"] = adversarial_loss(critic, decoded)
-        total = total + weight * balance(loss, terms["adversarial"], decoded) * terms["adversarial"]
+        false = adversarial_loss(critic, decoded)
+        total = total + weight * (balance(loss, false, decoded) * false).mean()
+        terms["adversarial"] = false.mean()
     return total, terms
