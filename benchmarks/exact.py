@@ -3,7 +3,7 @@
 Fused kernels, compiled FlexAttention, CUDA graphs and bf16 must compute what the same network computes on a CPU in
 float32, gradients included, for every kind of mask. Exit code 1 where one does not.
 
-    python benchmarks/exact.py --out exact.json      # a GPU; half a minute
+    python benchmarks/exact.py --out exact.json      # a GPU; a minute or two, most of it compilation
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import argparse
 import copy
 import json
 import sys
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import timing
@@ -31,9 +33,11 @@ def distance(a: Tensor, b: Tensor) -> float:
     return ((a - b).norm() / b.norm()).item()
 
 
-def operations(device: torch.device) -> dict[str, tuple[float, float]]:
+Row = tuple[str, float, float]  # what, its distance, how much it may be
+
+
+def operations(device: torch.device) -> Iterator[Row]:
     """The fused operations in float32, odd sizes included: worst distance over outputs and gradients."""
-    found = {}
     for b, t, s, d in [(2, 3, 5, 96), (2, 2, 16, 128), (1, 1, 70, 192), (9, 16, 64, 384)]:
         given = [torch.randn(b, t, s, d, device=device) for _ in range(2)]
         given += [x.contiguous() for x in torch.randn(b, t, 3, 1, d, device=device).unbind(2)]
@@ -42,7 +46,7 @@ def operations(device: torch.device) -> dict[str, tuple[float, float]]:
             x = x + gate * branch
             return x, F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
-        found[f"add_modulate {b, t, s, d}"] = (worst(fused.add_modulate, plain, given), FLOAT32)
+        yield f"add_modulate {b, t, s, d}", worst(fused.add_modulate, plain, given), FLOAT32
     for b, length, heads, size, side in [(2, 12, 2, 16, 2), (3, 128, 3, 64, 8)]:
         angles = Rotary(size, side, side).angles(torch.arange(length // side**2, device=device))
         given = [torch.randn(b, length, 3, heads, size, device=device), torch.rand(2, size, device=device) + 0.5]
@@ -54,8 +58,7 @@ def operations(device: torch.device) -> dict[str, tuple[float, float]]:
         def fused_heads(qkv, gains, angles=angles):
             return [x.transpose(1, 2) for x in fused.norm_rotate(qkv, gains, *angles)]
 
-        found[f"norm_rotate {b, length, heads, size}"] = (worst(fused_heads, plain_heads, given), FLOAT32)
-    return found
+        yield f"norm_rotate {b, length, heads, size}", worst(fused_heads, plain_heads, given), FLOAT32
 
 
 def worst(one, other, given: list[Tensor]) -> float:
@@ -87,9 +90,8 @@ def answer(model: DiT, batch: list[Tensor], *, half: bool) -> tuple[Tensor, Tens
     return out, torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-def networks(device: torch.device) -> dict[str, tuple[float, float]]:
+def networks(device: torch.device) -> Iterator[Row]:
     """Clips of 12 steps of 64 tokens through the whole network, by every path, against the CPU's."""
-    found = {}
     batch = [torch.randn(2, 12, 4, 16, 16), torch.rand(2, 12), torch.randn(2, 12, 5)]
     there = [x.to(device) for x in batch]
     for local in LOCAL:
@@ -105,8 +107,7 @@ def networks(device: torch.device) -> dict[str, tuple[float, float]]:
                 got = answer(model, there, half=half)
                 for what, a, b in zip(("output", "gradient"), got, true):
                     name = f"local {local}, {path}, {'bf16' if half else 'float32'}, {what}"
-                    found[name] = (distance(a, b), BFLOAT16 if half else 10 * FLOAT32)
-    return found
+                    yield name, distance(a, b), BFLOAT16 if half else 10 * FLOAT32
 
 
 def main() -> None:
@@ -116,11 +117,12 @@ def main() -> None:
     if not torch.cuda.is_available() or fused is None:
         sys.exit("exact.py compares a GPU with a CPU: there is no GPU, or no Triton, here")
     torch.backends.cuda.matmul.allow_tf32 = False
-    found = operations(timing.device()) | networks(timing.device())
-    failed = [name for name, (value, most) in found.items() if not value <= most]
-    for name, (value, most) in found.items():
-        print(f"{name:48s} {value:.1e}  at most {most:.0e}{'  FAILED' if name in failed else ''}", flush=True)
-    print(f"{timing.device_name()}; {timing.versions()}: {len(failed)} of {len(found)} failed")
+    found = []
+    for name, value, most in chain(operations(timing.device()), networks(timing.device())):
+        found.append({"what": name, "distance": value, "at most": most, "right": value <= most})
+        print(f"{name:48s} {value:.1e}  at most {most:.0e}{'' if value <= most else '  FAILED'}", flush=True)
+    failed = sum(not row["right"] for row in found)
+    print(f"{timing.device_name()}; {timing.versions()}: {failed} of {len(found)} failed")
     if args.out:
         args.out.write_text(json.dumps({"device": timing.device_name(), "versions": timing.versions(),
                                         "command": timing.command(), "distances": found}, indent=1))  # fmt: skip

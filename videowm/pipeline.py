@@ -65,6 +65,7 @@ class TrainedOn:
     fps: float
     window: int  # latent steps seen at once
     vae_hash: str
+    drop_actions: float = 0.0  # share of samples without actions
 
 
 class WorldModelPipeline(DiffusionPipeline):
@@ -139,6 +140,14 @@ class WorldModelPipeline(DiffusionPipeline):
                 f"{frames.shape[1] - 1} actions for the context and one for every frame to predict"
             )
 
+    def check_sampler(self, sampler: Sampler | None) -> None:
+        """Refuse guidance on what the model never went without: its answer then is no weaker one, only a wrong one."""
+        if sampler is not None and sampler.action_guidance != 1 and not self.trained_on.drop_actions:
+            raise UserError(
+                f"action guidance {sampler.action_guidance:g} needs a model that was trained without actions as well: "
+                "train it with flow.drop_actions=0.1, or leave the guidance at 1"
+            )
+
     def context(self, frames: Tensor, actions: Tensor, futures: int) -> tuple[Tensor, Tensor]:
         """Latents "b*futures t c h w" of the context that fits the time stride, and the raw actions from there on."""
         if futures < 1:
@@ -175,6 +184,7 @@ class WorldModelPipeline(DiffusionPipeline):
         if actions.shape[1] != frames.shape[1] - 1:
             raise UserError(f"{actions.shape[1]} actions were given between {frames.shape[1]} frames, "
                             f"expected {frames.shape[1] - 1}")  # fmt: skip
+        self.check_sampler(sampler)
         self.check(frames, torch.cat([actions, actions.new_zeros(len(actions), 1, actions.shape[2])], dim=1))
         context, actions = self.context(frames, actions, futures)
         return VideoStream(self, context, actions, generator=generator, sampler=sampler, graph=graph)
@@ -203,6 +213,7 @@ class WorldModelPipeline(DiffusionPipeline):
             context and predicted frames, n+1 in all (fewer by the context frames left out); the futures of a context
             follow one another.
         """
+        self.check_sampler(sampler)
         self.check(frames, actions)
         k, device = self.time_stride, self._execution_device
         context, actions = self.context(frames, actions, futures)

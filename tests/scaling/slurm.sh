@@ -13,7 +13,10 @@ if [ "$1" = down ]; then
   pids=$(cat "$D"/slurmd.pid "$D"/slurmctld.pid "$D"/munge/munged.pid 2> /dev/null || true)
   for signal in TERM KILL; do
     for pid in $pids; do kill -$signal "$pid" 2> /dev/null || true; done
-    for _ in $(seq 20); do kill -0 $pids 2> /dev/null || exit 0; sleep 0.25; done
+    for _ in $(seq 20); do kill -0 $pids 2> /dev/null || break; sleep 0.25; done
+  done
+  for cwd in /proc/[0-9]*/cwd; do  # what a job left would ask its dead controller for ever
+    if [ "$(readlink "$cwd")" = "$D/log" ]; then pid=${cwd#/proc/}; kill -KILL "${pid%/cwd}" 2> /dev/null || true; fi
   done
   exit 0
 fi

@@ -16,7 +16,9 @@ try:
 except ImportError:  # no Triton, so no GPU that it could serve
     fused = None
 
-# Few queries on a long cache: FlashAttention splits the keys (H100, 64 on 1,088: 10.8 us against cuDNN's 16.1).
+# Few queries on a long cache: FlashAttention splits the keys (H100, 64 on 1,088: 10.8 us against cuDNN's 16.1), which
+# is of use while streams and heads leave processors idle.
+PROCESSORS = 128
 CLIP = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 LONG_CACHE = [SDPBackend.FLASH_ATTENTION, *(backend for backend in CLIP if backend != SDPBackend.FLASH_ATTENTION)]
 
@@ -130,7 +132,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
     if isinstance(mask, Blocks):
         return flex_attention(query, key, value, block_mask=mask.mask, kernel_options=mask.options)
     if query.device.type != "cpu":
-        with sdpa_kernel(LONG_CACHE if query.shape[2] < key.shape[2] else CLIP, set_priority=True):
+        few = query.shape[2] < key.shape[2] and query.shape[0] * query.shape[1] < PROCESSORS
+        with sdpa_kernel(LONG_CACHE if few else CLIP, set_priority=True):
             return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if mask is not None:

@@ -301,7 +301,7 @@ def make_model(config: WorldRun, index: dict[str, Any]) -> DiT:
     trained_on = TrainedOn(
         latents_mean=index["mean"], latents_std=index["std"], action_mean=index["action_mean"],
         action_std=index["action_std"], action_names=index["action_names"], world=index["world"], fps=index["fps"],
-        window=config.window, vae_hash=index["vae_hash"],
+        window=config.window, vae_hash=index["vae_hash"], drop_actions=config.flow.drop_actions,
     )  # fmt: skip
     return DiT(
         config.depth,
