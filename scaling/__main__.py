@@ -1,4 +1,4 @@
-"""`python -m scaling plan|run|status|fit|predict|report SWEEP.yaml`."""
+"""`python -m scaling plan|run|status|check-lr|fit|predict|report SWEEP.yaml`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ examples:
   python -m scaling run configs/sweep/quickstart.yaml --jobs 4    four points at once, shared out over the GPUs
   python -m scaling run configs/sweep/quickstart.yaml --slurm     submit what is missing as job arrays
   python -m scaling status configs/sweep/quickstart.yaml
+  python -m scaling check-lr configs/sweep/takecover.yaml         does the best learning rate stay where the rule says
+  python -m scaling check-lr configs/sweep/takecover.yaml --plan   what that costs
   python -m scaling fit study.yaml                                fit a law to the finished points
   python -m scaling fit table.csv --n params --c flops --loss loss --out law.json
   python -m scaling predict study.yaml --budget 1e17              freeze what the law says of a larger run
@@ -31,21 +33,25 @@ def parser() -> argparse.ArgumentParser:
         "plan": "resolve every point and count its FLOPs",
         "run": "run the points that have no record yet",
         "status": "say which points are done",
+        "check-lr": "find the best learning rate at the widths and horizons of the sweep's check_lr",
         "predict": "freeze a prediction, with its interval and hash, before the run exists",
         "report": "write report.html and log the curve to wandb",
     }
     for name, text in helps.items():
-        p = verbs.add_parser(name, help=text, description=text)
+        p = verbs.add_parser(name, help=text, description=text, epilog=EXAMPLES.get(name))
         p.add_argument("sweep", type=Path, help="sweep YAML")
         p.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the sweep, such as cap=1e17")
         if name == "run":
             run_options(p)
+        if name == "check-lr":
+            check_options(p)
         if name in ("predict", "report"):
             p.add_argument("--y", default="heldout/loss", help="any metric of the records (default: %(default)s)")
         if name == "predict":
             p.add_argument(
                 "--budget", type=float, action="append", required=True, help="training FLOPs; may be repeated"
             )
+            p.add_argument("--arm", help="of a grid with arms, the one whose runs are extrapolated")
             p.add_argument(
                 "--form", choices=FORMS, help="default: what predicts the highest budget best from the others"
             )
@@ -67,13 +73,27 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+EXAMPLES = {
+    "check-lr": "example: python -m scaling check-lr configs/sweep/takecover.yaml --plan",
+    "predict": "example: python -m scaling predict study.yaml --budget 1e17 --arm muon",
+}
+JOBS = "points at once, each on GPUs of its own, round robin (default: what the GPUs give; SLURM: no limit)"
+
+
 def run_options(p: argparse.ArgumentParser) -> None:
     """Options of `run`."""
-    text = "points at once, each on GPUs of its own, round robin (default: what the GPUs give; SLURM: no limit)"
-    p.add_argument("--jobs", type=int, metavar="N", help=text)
+    p.add_argument("--jobs", type=int, metavar="N", help=JOBS)
     how = p.add_mutually_exclusive_group()
     how.add_argument("--slurm", action="store_true", help="submit one task a point, with the sweep's `slurm` options")
     how.add_argument("--only", metavar="POINT", action="append", help="this point of the last plan; may be repeated")
+
+
+def check_options(p: argparse.ArgumentParser) -> None:
+    """Options of `check-lr`."""
+    p.add_argument("--jobs", type=int, metavar="N", help=JOBS)
+    how = p.add_mutually_exclusive_group()
+    how.add_argument("--plan", action="store_true", help="only say what would be run and what it costs")
+    how.add_argument("--slurm", action="store_true", help="submit the points; the same without it then reads them")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,10 +109,12 @@ def run(args: argparse.Namespace) -> int:
         from scaling.predict import freeze, sentence
 
         for budget in args.budget:
-            print(sentence(*freeze(sweep, budget, form=args.form, y=args.y)))
+            print(sentence(*freeze(sweep, budget, form=args.form, y=args.y, arm=args.arm)))
         return 0
     if args.verb == "run":
         return run_points(args, sweep)
+    if args.verb == "check-lr":
+        return run_check(args, sweep)
     points = plan(sweep)
     if args.verb == "plan":
         print(table(points, Speeds.of(sweep, points)))
@@ -102,12 +124,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def require_jobs(jobs: int | None) -> None:
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs} cannot be used: give 1 or more")
+
+
 def run_points(args: argparse.Namespace, sweep) -> int:
     from scaling import local, slurm
     from scaling.plan import plan, planned
 
-    if args.jobs is not None and args.jobs < 1:
-        raise UserError(f"--jobs {args.jobs} cannot be used: give 1 or more")
+    require_jobs(args.jobs)
     points = planned(sweep) if args.only else plan(sweep)
     if args.only:
         if unknown := set(args.only) - {point.name for point in points}:
@@ -126,12 +152,36 @@ def run_points(args: argparse.Namespace, sweep) -> int:
     return 1 if left else 0
 
 
+def run_check(args: argparse.Namespace, sweep) -> int:
+    from scaling import check, local, slurm
+    from scaling.plan import Speeds, table
+
+    require_jobs(args.jobs)
+    sweep = check.check_sweep(sweep)
+    points, missing = check.todo(sweep)
+    if args.plan:
+        print(table(points, Speeds.of(sweep, points)))
+        return 0
+    if args.slurm:
+        print(slurm.submit(missing, sweep, [str(args.sweep), *args.overrides, f"out={sweep.out}"], args.jobs))
+        return 0
+    if missing:
+        local.run(missing, sweep, args.jobs)
+    said = check.read(sweep, points)
+    print(check.sentences(said))
+    return 0 if said["passes"] else 1
+
+
 def run_report(args: argparse.Namespace, sweep) -> int:
+    from scaling.arms import sentences
+    from scaling.plan import planned
     from scaling.publish import publish
+    from scaling.records import finished
     from scaling.report import report
 
     path = report(sweep, y=args.y)
-    print(path)
+    points = planned(sweep)
+    print("\n".join([str(path), *sentences(finished(points), args.y), *left_out(points)]))
     if not args.no_wandb:
         publish(sweep, y=args.y)
     return 0
@@ -145,14 +195,41 @@ def run_fit(args: argparse.Namespace) -> int:
         law = fit.fit_table(args.source, form=args.form, out=args.out, figure=args.figure, bootstrap=args.bootstrap,
                             seed=args.seed, drop_highest=args.drop_highest, **mapping)  # fmt: skip
     else:
-        from scaling.plan import load_sweep, plan
-        from scaling.records import finished, runs_of
-
-        runs = runs_of(finished(plan(load_sweep(args.source))), args.y)
-        law = fit.fit_runs(
-            runs, form=args.form, out=args.out, figure=args.figure, bootstrap=args.bootstrap, seed=args.seed
-        )
+        return fit_sweep(args)
     print(fit.summary(law))
+    return 0
+
+
+def left_out(points: list) -> list[str]:
+    """Lines on the points that no law sees because they diverged or were stopped."""
+    from scaling.dispatch import diverged
+    from scaling.records import read_record
+
+    names = {
+        "diverged": [point.name for point in points if diverged(point)],
+        "stopped by the action gate": [p.name for p in points if (read_record(p.run) or {}).get("stopped")],
+    }
+    return [f"{why}, so in no fit: {', '.join(found)}" for why, found in names.items() if found]
+
+
+def fit_sweep(args: argparse.Namespace) -> int:
+    """A law of the finished points, or one for each arm and how far the arms lie apart."""
+    from scaling import arms, fit
+    from scaling.plan import load_sweep, plan
+    from scaling.records import by_arm, finished, runs_of
+
+    points = plan(load_sweep(args.source))
+    records = finished(points)
+    groups = by_arm(records) or {None: []}
+    for arm, found in groups.items():
+        named = {}
+        for key in ("out", "figure"):
+            path = getattr(args, key)
+            named[key] = path and (path.with_stem(f"{path.stem}-{arm}") if len(groups) > 1 else path)
+        law = fit.fit_runs(runs_of(found, args.y), form=args.form, bootstrap=args.bootstrap, seed=args.seed, **named)
+        print(fit.summary(law) if arm is None else f"arm {arm}: {fit.summary(law)}")
+    for line in [*arms.sentences(records, args.y), *left_out(points)]:
+        print(line)
     return 0
 
 

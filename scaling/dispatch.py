@@ -18,12 +18,21 @@ from videowm.train.lock import held
 
 
 def state(point: Point) -> str:
-    """done, running, failed or todo."""
+    """done, running, diverged, failed or todo."""
     if done(point):
         return "done"
     if taken(point):
         return "running"
+    if diverged(point):
+        return "diverged"
     return "failed" if failures(point) else "todo"
+
+
+def diverged(point: Point) -> bool:
+    """Whether the point has no record because its gradient was not finite."""
+    from videowm.train.loop import DIVERGED  # imports torch
+
+    return not done(point) and (point.run / DIVERGED).exists()
 
 
 def done(point: Point) -> bool:

@@ -1,9 +1,10 @@
-"""From budgets to runs: sizes around the expected optimum, seeds, trunks and their branches."""
+"""From budgets to runs: sizes around the optimum, seeds, trunks and branches, arms; and learning rates to check."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from scipy.optimize import brentq
 
 from scaling.law import Law, optimum
 from videowm import config as configuration
+from videowm.train.rule import batch_by_rule, horizon, rate_by_rule
 from videowm.types import UserError
 
 FEWEST_STEPS = 1000  # a shorter run is mostly warmup and cooldown, and says little about a longer one
 DEEPEST = 32  # 1.6e9 body parameters
+OF_THE_GRID = frozenset({"depth", "seed", "budget", "name", "out", "train.steps", "train.start", "train.trunk"})
 
 
 @dataclass(frozen=True)
@@ -38,21 +41,49 @@ class GridConfig:
     budgets: list[float]  # training FLOPs
     targets: list[float] = field(default_factory=list)  # budgets to predict: one run each, at the expected optimum
     optimum: OptimumConfig | None = None
+    target_optimum: OptimumConfig | None = None  # of targets, such as the fitted law; None: `optimum`
     sizes: list[int] | None = None  # depths, the same at every budget; else `per_budget` around the optimum
     per_budget: int = 5
     spread: float = 4.0  # the sizes span N/spread ... N*spread
     seeds: int = 1
     seeds_at_lowest: int | None = None  # at the lowest budget; None: as everywhere
     trunks: bool = True  # one long run a (size, seed), cooled down at every budget
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # every run once under each arm's dotted overrides
     force: bool = False  # take runs below 1,000 steps too
 
     def __post_init__(self) -> None:
         if not self.budgets or min([*self.budgets, *self.targets]) <= 0:
             raise UserError(f"grid.budgets {self.budgets} cannot be used: give at least one number of FLOPs above 0")
-        if self.optimum is None and (self.sizes is None or self.targets):
+        if self.optimum is None and (self.sizes is None or (self.targets and self.target_optimum is None)):
             raise UserError("grid.optimum is missing: give tokens_per_parameter or law, around which sizes are chosen")
         if self.spread < 1 or min(self.per_budget, self.seeds, self.seeds_at_lowest or 1) < 1:
             raise UserError("grid.spread, per_budget, seeds and seeds_at_lowest are 1 or more: correct the grid")
+        for arm, overrides in self.arms.items():
+            if not isinstance(overrides, dict) or not OF_THE_GRID.isdisjoint(overrides):
+                raise UserError(
+                    f"grid.arms.{arm} is {overrides!r}: give dotted overrides such as {{train.optimizer: muon}}, but "
+                    f"not of {', '.join(sorted(OF_THE_GRID))}, which the grid sets"
+                )
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Runs that find the best learning rate over widths and horizons, in shares of the base's own (`check-lr`)."""
+
+    depths: list[int]
+    tokens: list[float]  # target tokens of a run, one value a horizon
+    factors: list[float] = field(default_factory=lambda: [0.25, 0.5, 1.0, 2.0, 4.0])  # of the base's learning rate
+    seeds: int = 2
+    tolerance: float = 1.0  # notches (steps of `factors`) that the best one may move
+    force: bool = False  # take runs below 1,000 steps too
+
+    def __post_init__(self) -> None:
+        if not self.depths or not self.tokens or min(self.depths) < 1 or min(self.tokens) <= 0 or self.seeds < 1:
+            raise UserError("check_lr needs depths, tokens and seeds of 1 or more: correct them")
+        if len(set(self.factors)) < 3 or min(self.factors) <= 0:
+            raise UserError(
+                f"check_lr.factors {self.factors} show no optimum: give three or more different ones above 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -109,7 +140,7 @@ def expected_optimum(rule: OptimumConfig, budget: float, cost: Callable[[float, 
 def depths(grid: GridConfig, dial: Dial, budget: float) -> list[int]:
     """The sizes of one budget: evenly spaced in ln N around the optimum, each depth once."""
     if budget in grid.targets:
-        return [dial.depth(expected_optimum(grid.optimum, budget, dial.cost)[0])]
+        return [dial.depth(expected_optimum(grid.target_optimum or grid.optimum, budget, dial.cost)[0])]
     if grid.sizes is not None:
         return grid.sizes
     n, _ = expected_optimum(grid.optimum, budget, dial.cost)
@@ -122,40 +153,84 @@ def label(budget: float) -> str:
     return re.sub(r"e\+0*", "e", f"{budget:.4g}")
 
 
-def expand(grid: GridConfig, base, out: str) -> list[dict[str, Any]]:
-    """Overrides of every run, trunks first; `base` is the sweep's base as a `WorldRun`."""
-    dial, lowest = Dial.of(base), min(grid.budgets)
-    lengths: dict[tuple[int, int], dict[float, int]] = {}  # (depth, seed) -> budget -> steps
-    for budget in sorted({*grid.budgets, *grid.targets}):
-        seeds = (grid.seeds_at_lowest or grid.seeds) if budget == lowest else grid.seeds
-        for depth in depths(grid, dial, budget):
-            steps = max(1, round(budget / (dial.per_token[depth - 1] * dial.clip * base.train.batch)))
-            if steps < FEWEST_STEPS and not grid.force:
-                raise UserError(
-                    f"d{depth} at {label(budget)} FLOPs would have {steps:,} steps, fewer than {FEWEST_STEPS:,}: give "
-                    "larger budgets, smaller sizes or a smaller train.batch, or set grid.force to true"
-                )
-            for seed in range(1 if budget in grid.targets else seeds):
-                lengths.setdefault((depth, seed), {})[budget] = steps
-    points = [
-        point for (depth, seed), steps in lengths.items() for point in family(grid, base, out, depth, seed, steps)
-    ]
+@dataclass(frozen=True)
+class Training:
+    """How long a run is and what it learns with."""
+
+    steps: int
+    batch: int
+    lr: float
+    horizon: float | None  # tokens that the rule took them for; None where both are given as numbers
+
+    @staticmethod
+    def of(base, dial: Dial, depth: int, tokens: float) -> Training:
+        """By the numbers of the `WorldRun` `base`, or by the rule where it says so."""
+        train = base.train
+        batch, lr, width = train.batch, train.lr, base.hidden or 64 * depth
+        asked = "rule" in (batch, lr)
+        batch = batch_by_rule(tokens, dial.clip, train.rule) if batch == "rule" else batch
+        lr = rate_by_rule(width, tokens, train.parametrisation, train.rule) if lr == "rule" else lr
+        steps = max(1, round(tokens / (dial.clip * batch)))
+        return Training(steps, batch, lr, horizon(tokens, train.rule) if asked else None)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        return {} if self.horizon is None else {"train.batch": self.batch, "train.lr": self.lr}
+
+
+def long_enough(name: str, training: Training, *, force: bool) -> Training:
+    """Refuse a run that is mostly warmup and cooldown."""
+    if training.steps < FEWEST_STEPS and not force:
+        raise UserError(
+            f"{name} would have {training.steps:,} steps, fewer than {FEWEST_STEPS:,}: give larger budgets, smaller "
+            "sizes or a smaller train.batch, or set force to true"
+        )
+    return training
+
+
+def expand(grid: GridConfig, bases: dict[str, Any], out: str) -> list[dict[str, Any]]:
+    """Overrides of every run, trunks first; `bases` is the sweep's base as a `WorldRun` by arm ("" without arms).
+
+    All arms take the sizes of the first, and each spends the budget at its own cost.
+    """
+    sizes, points = Dial.of(next(iter(bases.values()))), []
+    for arm, base in bases.items():
+        dial, families = Dial.of(base), {}
+        for budget, depth, seed in cells(grid, sizes):
+            name = f"d{depth} at {label(budget)} FLOPs"
+            training = Training.of(base, dial, depth, budget / dial.per_token[depth - 1])
+            runs = families.setdefault((depth, seed, training.horizon), {})
+            runs[budget] = long_enough(name, training, force=grid.force)
+        for (depth, seed, _), runs in families.items():
+            points += family(grid, base, out, arm, depth, seed, runs)
     return sorted(points, key=lambda point: "train.trunk" not in point)
 
 
-def family(grid: GridConfig, base, out: str, depth: int, seed: int, steps: dict[float, int]) -> list[dict[str, Any]]:
-    """The runs of one size and seed: a trunk and a branch for each budget, or a run of its own for each."""
+def cells(grid: GridConfig, dial: Dial) -> Iterator[tuple[float, int, int]]:
+    """Budget, depth and seed of every run."""
+    for budget in sorted({*grid.budgets, *grid.targets}):
+        seeds = (grid.seeds_at_lowest or grid.seeds) if budget == min(grid.budgets) else grid.seeds
+        for depth in depths(grid, dial, budget):
+            yield from ((budget, depth, seed) for seed in range(1 if budget in grid.targets else seeds))
+
+
+def family(grid: GridConfig, base, out: str, arm: str, depth: int, seed: int,
+           trainings: dict[float, Training]) -> list[dict[str, Any]]:  # fmt: skip
+    """The runs of one size, seed and horizon: a trunk and a branch for each budget, or a run of its own for each."""
     from videowm.train.optim import cooldown_from
 
-    suffix = f"-s{seed}" if seed else ""
-    common = {"depth": depth, "seed": base.seed + seed, "budget": None}
-    runs = {f"d{depth}-{label(budget)}{suffix}": count for budget, count in steps.items()}
+    prefix, suffix = f"{arm}-d{depth}" if arm else f"d{depth}", f"-s{seed}" if seed else ""
+    first = next(iter(trainings.values()))
+    common = {"arm": arm or None, "depth": depth, "seed": base.seed + seed, "budget": None}
+    common |= grid.arms.get(arm, {}) | first.overrides
+    runs = {f"{prefix}-{label(budget)}{suffix}": training.steps for budget, training in trainings.items()}
     if not grid.trunks:
         return [{"name": name, **common, "train.steps": count} for name, count in runs.items()]
     warmup = base.train.warmup
     if 0 < warmup < 1:
         warmup = max(1, round(warmup * min(runs.values())))
-    trunk, common = f"d{depth}-trunk{suffix}", common | {"train.warmup": warmup}
+    trunk = f"{prefix}-{'' if first.horizon is None else f'D{label(first.horizon)}-'}trunk{suffix}"
+    common |= {"train.warmup": warmup}
     leaves = {name: cooldown_from(count, base.train.cooldown) for name, count in runs.items()}
     keep = sorted(set(leaves.values()))
     points = [{"name": trunk, **common, "train.steps": keep[-1], "train.keep_at": keep, "train.trunk": True,
@@ -163,4 +238,18 @@ def family(grid: GridConfig, base, out: str, depth: int, seed: int, steps: dict[
     for name, count in runs.items():
         start = {"run": str(Path(out) / trunk), "step": leaves[name]}
         points.append({"name": name, **common, "train.steps": count, "train.start": start})
+    return points
+
+
+def rates(check: CheckConfig, base) -> list[dict[str, Any]]:
+    """Overrides of the runs of a learning-rate check; only the held-out loss is measured."""
+    dial, points = Dial.of(base), []
+    for depth, tokens in itertools.product(check.depths, check.tokens):
+        cell = f"lr-d{depth}-D{tokens / min(check.tokens):.3g}"
+        training = long_enough(cell, Training.of(base, dial, depth, tokens), force=check.force)
+        for factor, seed in itertools.product(check.factors, range(check.seeds)):
+            name = f"{cell}-x{factor:.3g}" + (f"-s{seed}" if seed else "")
+            own = {"train.steps": training.steps, "train.batch": training.batch, "train.lr": training.lr * factor}
+            points.append({"name": name, "depth": depth, "seed": base.seed + seed, "budget": None, **own,
+                           "rollout.clips": 0})  # fmt: skip
     return points

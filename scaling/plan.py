@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from scaling.grid import FEWEST_STEPS, GridConfig, expand
+from scaling.grid import FEWEST_STEPS, CheckConfig, GridConfig, expand
 from videowm import config as configuration
 from videowm.types import UserError
 
@@ -27,6 +27,7 @@ class SweepConfig:
     out: str  # sweep directory; every point gets a run directory in it
     points: list[dict[str, Any]] = field(default_factory=list)  # dotted overrides of each, and its optional `name`
     grid: GridConfig | None = None  # instead of points: budgets and sizes
+    check_lr: CheckConfig | None = None  # what `check-lr` runs, in OUT/check-lr
     set: dict[str, Any] = field(default_factory=dict)  # dotted overrides of all points
     title: str = "Quality against compute"
     strip_clips: int = 4  # starts shown in the report's strip
@@ -50,6 +51,9 @@ class Point:
     steps: int
     after: str | None = None  # name of the point whose checkpoint this one goes on from
     spent: float = 0.0  # FLOPs of its own steps; `flops` is the whole path's
+    batch: int = 0
+    lr: float = 0.0
+    arm: str | None = None
 
 
 def load_sweep(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> SweepConfig:
@@ -57,7 +61,7 @@ def load_sweep(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Sweep
     names = [point_name(point) for point in sweep.points]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"{path}: two points are named {sorted(twice)[0]!r}: give each its own `name`")
-    if bool(names) == (sweep.grid is not None):
+    if (names and sweep.grid) or not (names or sweep.grid or sweep.check_lr):
         raise UserError(f"{path}: a sweep needs a `grid`, or at least one entry in `points`, and not both")
     return sweep
 
@@ -75,10 +79,20 @@ def resolve(sweep: SweepConfig, overrides: dict[str, Any]) -> tuple[dict[str, An
     if data.get("task") != "world":
         raise UserError(f"{sweep.base}: a sweep's base must be a `task: world` configuration")
     name = point_name(overrides)
-    differs = {**sweep.set, **{k: v for k, v in overrides.items() if k != "name"}, "out": str(Path(sweep.out) / name)}
+    differs = {
+        **sweep.set,
+        **{k: v for k, v in overrides.items() if k not in ("name", "arm")},
+        "out": str(Path(sweep.out) / name),
+    }
     for key, value in differs.items():
         configuration.apply_override(data, f"{key}={json.dumps(value)}")
     return data, configuration.build(TASKS["world"], data, where=f"point {name}")
+
+
+def bases(sweep: SweepConfig) -> dict[str, WorldRun]:
+    """The base of every arm of the grid; without arms the base itself, as ""."""
+    arms = (sweep.grid and sweep.grid.arms) or {"": {}}
+    return {arm: resolve(sweep, {"name": "base", **overrides})[1] for arm, overrides in arms.items()}
 
 
 def plan(sweep: SweepConfig) -> list[Point]:
@@ -86,12 +100,16 @@ def plan(sweep: SweepConfig) -> list[Point]:
     from videowm.train.tasks import with_steps
 
     out, points = Path(sweep.out), []
-    listed = sweep.points if sweep.grid is None else expand(sweep.grid, resolve(sweep, {"name": "base"})[1], sweep.out)
+    listed = sweep.points if sweep.grid is None else expand(sweep.grid, bases(sweep), sweep.out)
+    if not listed:
+        raise UserError(
+            "the sweep has a check_lr and no runs of its own: give it `points` or a `grid`, or call check-lr"
+        )
     for overrides in listed:
         data, run = resolve(sweep, overrides)
         name = point_name(overrides)
         path = out / "plan" / f"{name}.yaml"
-        points.append(point_of(name, path, checked(name, with_steps(run))))
+        points.append(replace(point_of(name, path, checked(name, with_steps(run))), arm=overrides.get("arm")))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, yaml.safe_dump(data, sort_keys=False))
     spent = sum(point.spent for point in points)
@@ -125,7 +143,8 @@ def point_of(name: str, path: Path, run: WorldRun) -> Point:
     flops = 3.0 * model_flops(model, run.window) * samples
     own = run.train.steps - (start.step if start else 0)
     return Point(name, directory, path, flops, parameters(model), samples * run.window * model.tokens, run.train.steps,
-                 Path(start.run).name if start else None, flops * own / run.train.steps)  # fmt: skip
+                 Path(start.run).name if start else None, flops * own / run.train.steps, run.train.batch,
+                 run.train.lr)  # fmt: skip
 
 
 def planned(sweep: SweepConfig) -> list[Point]:
@@ -146,15 +165,14 @@ def write_whole(path: Path, text: str) -> None:
 def table(points: list[Point], speeds: Speeds) -> str:
     """The plan as a person reads it: what every point costs, and what is short of steps."""
     width = max(16, *(len(p.name) for p in points))
-    rows = [
-        f"{'point':{width}s} {'FLOPs':>10s} {'spent':>10s} {'N body':>10s} {'tokens':>10s} {'steps':>8s} {'hours':>8s}"
-    ]
+    head = f"{'FLOPs':>10s} {'spent':>10s} {'N body':>10s} {'tokens':>10s} {'batch':>6s} {'lr':>9s} {'steps':>8s}"
+    rows = [f"{'point':{width}s} {head} {'hours':>8s}"]
     hours = [speeds.hours(p) for p in points]
     for p, h in zip(points, hours, strict=True):
         rows.append(f"{p.name:{width}s} {p.flops:10.3g} {p.spent:10.3g} {p.params['body']:10.3g} {p.tokens:10.3g} "
-                    f"{p.steps:8d} {shown(h):>8s}")  # fmt: skip
+                    f"{p.batch:6d} {p.lr:9.3g} {p.steps:8d} {shown(h):>8s}")  # fmt: skip
     whole = None if None in hours else sum(hours)
-    rows.append(f"{'total':{width}s} {'':10s} {sum(p.spent for p in points):10.3g} {'':30s} {shown(whole):>8s}")
+    rows.append(f"{'total':{width}s} {'':10s} {sum(p.spent for p in points):10.3g} {'':47s} {shown(whole):>8s}")
     if short := [p.name for p in points if p.steps < FEWEST_STEPS]:
         rows.append(f"fewer than {FEWEST_STEPS:,} steps, too few for a law: {', '.join(short)}")
     return "\n".join(rows)

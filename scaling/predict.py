@@ -19,7 +19,7 @@ import numpy as np
 from scaling.fit import baselines, bootstrap_fit, fit
 from scaling.grid import Dial, OptimumConfig, expected_optimum, label
 from scaling.law import Law, Runs, budgets, identifiable, optimum, require_extrapolation, score
-from scaling.plan import Point, SweepConfig, plan, resolve
+from scaling.plan import Point, SweepConfig, bases, plan
 from scaling.records import finished, runs_of, unstopped
 from videowm.types import UserError
 
@@ -90,23 +90,25 @@ def validation_error(law: Law, runs: Runs, at: int) -> float:
 
 
 def freeze(sweep: SweepConfig, budget: float, *, form: str | None = None, y: str = "heldout/loss",
-           draws: int = 1000) -> tuple[Path, dict[str, Any]]:  # fmt: skip
+           draws: int = 1000, arm: str | None = None) -> tuple[Path, dict[str, Any]]:  # fmt: skip
     """Write what the finished points below `budget` predict for it, once; return the file and what it says."""
-    points = plan(sweep)
-    records = unstopped(finished(points))
+    points, wanted = plan(sweep), bases(sweep)
+    if (arm or "") not in wanted:
+        raise UserError(f"arm {arm!r} is not one of the grid's ({', '.join(wanted) or 'none'}): give --arm")
+    records = [record for record in unstopped(finished(points)) if record["arm"] == arm]
     used = [record for record in records if record["flops"]["train"] < REACHED * budget]
     if not used:
         raise UserError(f"{sweep.out} has no finished point below {budget:.3g} FLOPs: run the sweep first")
     sources = {record["name"]: digest_of(points, record["name"]) for record in used}
-    path = Path(sweep.out) / "predictions" / file_name(budget, y)
+    path = Path(sweep.out) / "predictions" / file_name(budget, y, arm)
     if path.exists():
         return path, frozen(path, sources, form)
     runs = runs_of(used, y)
     chosen, why = (form, "named by the user") if form else choose_form(runs)
-    dial = Dial.of(resolve(sweep, {"name": "base"})[1])
+    dial = Dial.of(wanted[arm or ""])
     said = asdict(forecast(runs, budget, chosen, dial.cost, sweep.grid and sweep.grid.optimum, draws))
     content = {
-        "budget": budget, "y": y, "form_chosen": why, "level": LEVEL, **said,
+        "budget": budget, "y": y, "arm": arm, "form_chosen": why, "level": LEVEL, **said,
         "depth": said["n"] and dial.depth(said["n"]), "held_out": len(used) == len(records), "runs": sources,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
@@ -115,8 +117,13 @@ def freeze(sweep: SweepConfig, budget: float, *, form: str | None = None, y: str
     return path, read(path)
 
 
-def file_name(budget: float, y: str) -> str:
-    return label(budget) + ("" if y == "heldout/loss" else "-" + y.replace("/", "-")) + ".json"
+def file_name(budget: float, y: str, arm: str | None) -> str:
+    return (
+        (f"{arm}-" if arm else "")
+        + label(budget)
+        + ("" if y == "heldout/loss" else "-" + y.replace("/", "-"))
+        + ".json"
+    )
 
 
 def digest_of(points: list[Point], name: str) -> str:
@@ -182,7 +189,8 @@ def predictions(sweep: SweepConfig, y: str) -> list[dict[str, Any]]:
 def measured(prediction: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The finished run with the lowest loss at the budget that was predicted."""
     budget, y = prediction["budget"], prediction["y"]
-    at = [r for r in unstopped(records) if REACHED <= r["flops"]["train"] / budget <= NEAR and y in r["metrics"]]
+    records = [r for r in unstopped(records) if r.get("arm") == prediction.get("arm")]
+    at = [r for r in records if REACHED <= r["flops"]["train"] / budget <= NEAR and y in r["metrics"]]
     return min(at, key=lambda record: record["metrics"][y], default=None)
 
 

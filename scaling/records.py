@@ -27,21 +27,30 @@ def read_record(run: Path) -> dict[str, Any] | None:
 
 
 def finished(points: list[Point]) -> list[dict[str, Any]]:
-    """Records of the finished points by rising compute, without trunks; other banks, VAEs or datasets do not mix."""
-    found = [with_evaluation(r, point.run) for point in points if (r := read_record(point.run)) is not None]
-    records = [record for record in found if record.get("role") != "trunk"]
-    for key in ("bank", "vae", "data"):
-        found = sorted({record["hashes"][key] for record in records})
-        if len(found) > 1:
-            raise UserError(
-                f"the points were measured with {len(found)} different {key} hashes {found}: they do not compare"
-            )
+    """Records of the finished points by rising compute, without trunks, each with its `arm`.
+
+    Other banks, VAEs or datasets do not mix within an arm.
+    """
+    read = [(point, r) for point in points if (r := read_record(point.run)) is not None]
+    records = [with_evaluation(r, point.run) | {"arm": point.arm} for point, r in read if r.get("role") != "trunk"]
+    for group in by_arm(records).values():
+        for key in ("bank", "vae", "data"):
+            found = sorted({record["hashes"][key] for record in group})
+            if len(found) > 1:
+                raise UserError(
+                    f"the points were measured with {len(found)} different {key} hashes {found}: they do not compare"
+                )
     return sorted(records, key=lambda record: record["flops"]["train"])
 
 
 def unstopped(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those that went to their end: what the action gate stopped was never cooled down, and belongs to no law."""
     return [record for record in records if not record.get("stopped")]
+
+
+def by_arm(records: list[dict[str, Any]]) -> dict[str | None, list[dict[str, Any]]]:
+    """Records by their arm, arms in the order in which they come; without arms all of them, as None."""
+    return {arm: [r for r in records if r.get("arm") == arm] for arm in dict.fromkeys(r.get("arm") for r in records)}
 
 
 def with_evaluation(record: dict[str, Any], run: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from scaling.fit import fit, selection
 from scaling.law import Law, identifiable
 from scaling.plan import SweepConfig, plan, write_whole
 from scaling.predict import comparison, measured, predictions
-from scaling.records import falls, finished, runs_of, unstopped
+from scaling.records import by_arm, falls, finished, runs_of, unstopped
 from videowm.types import UserError
 
 HORIZONS = (1, 4, 8, 16, 32, 64)  # predicted frames that are columns of the table
@@ -64,6 +64,11 @@ def law_of(records: list[dict[str, Any]], y: str) -> tuple[Law | None, str | Non
     """The fitted frontier, or the plain sentence why there is none."""
     if not y.startswith("heldout/loss"):
         return None, f"No law is fitted: its form is that of a loss, and {y} is none."
+    if len(found := by_arm(records)) > 1:
+        return (
+            None,
+            f"No law is drawn: the runs are of {len(found)} arms, and `python -m scaling fit` gives one for each.",
+        )
     runs = runs_of(records, y)
     reason = identifiable(runs, "frontier")
     return (None, reason) if reason else (fit(runs, "frontier"), None)
@@ -166,7 +171,7 @@ def loss_figure(records: list[dict[str, Any]], y: str, law: Law | None, predicte
 
     figure, axes = new_axes()
     for record in records:
-        if record.get("stopped"):
+        if record.get("stopped") and y in record["metrics"]:
             axes.plot(record["flops"]["train"], record["metrics"][y], "x", color="#8e8e93", label=record["stopped"])
     records = unstopped(records)
     c = np.array([r["flops"]["train"] for r in records])

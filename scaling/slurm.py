@@ -115,7 +115,7 @@ def submit(points: list[Point], sweep: SweepConfig, arguments: list[str], jobs: 
         fcntl.flock(lock, fcntl.LOCK_EX)
         held = queue(sweep)  # before the records are looked at: what ends in between is then done, not missing
         now = {point.name: dispatch.state(point) for point in points}
-        missing = [p for p in points if p.name not in held and now[p.name] in ("todo", "failed")]
+        missing = [p for p in points if p.name not in held and now[p.name] in ("todo", "failed", "diverged")]
         tasks = {name: task for name, (task, _) in held.items()}
         waiting = {name for name, state in now.items() if state != "done"}
         command = [sys.executable, "-m", "scaling", "run", *arguments, "--jobs", "1"]

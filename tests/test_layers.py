@@ -103,7 +103,7 @@ def test_every_configuration_loads(path):
     kind = path.parent.name
     if kind == "sweep":
         sweep = configuration.load(SweepConfig, path)
-        assert sweep.points and (ROOT / sweep.base).exists()
+        assert (sweep.points or sweep.grid) and (ROOT / sweep.base).exists()
         command = "scaling"
     else:
         config = configuration.load(TASKS[kind], path)

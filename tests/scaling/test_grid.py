@@ -65,6 +65,31 @@ def test_the_plan_of_a_grid(grid_file):
     assert sum(p.spent for p in points) < 0.7 * sum(p.spent for p in plan(separate)), "what trunks are for"
 
 
+def test_a_grid_by_the_rule(grid_file, tmp_path):
+    """Guards trunks shared by runs of different batch or rate, and plans that change when a target joins them.
+
+    Batches double where the tokens of a run cross into the next four times; only runs with one batch share a trunk.
+    """
+    data = yaml.safe_load(grid_file.read_text())
+    data["set"] |= {"train.lr": "rule", "train.batch": "rule", "train.rule": {"tokens": 4096, "batch": 320}}
+    ruled = tmp_path / "ruled.yaml"
+    ruled.write_text(yaml.safe_dump(data | {"out": str(tmp_path / "out")}))
+    points = plan(load_sweep(ruled, ["grid.seeds_at_lowest=1"]))
+    by_name, trunks = {p.name: p for p in points}, {}
+    for point in (p for p in points if p.after):
+        trunk = by_name[point.after]
+        assert (point.batch, point.lr) == (trunk.batch, trunk.lr)
+        ratio = point.batch * (point.tokens / point.steps / point.batch) / (320 * (point.tokens / 4096) ** 0.5)
+        assert 0.45 < ratio < 2.2 and yaml.safe_load(point.config.read_text())["train"]["batch"] == point.batch
+        trunks.setdefault(point.after, set()).add(point.name)
+    assert len({p.batch for p in points}) >= 3 and max(map(len, trunks.values())) == 2
+    assert re.search(rf"{points[0].name} .* {points[0].batch} +{points[0].lr:.3g} ", table(points, Speeds([], None)))
+    target = ["grid.targets=[6e9]", "grid.optimum={tokens_per_parameter: 1}"]
+    more = plan(load_sweep(ruled, ["grid.seeds_at_lowest=1", *target]))
+    again = {p.name: (p.batch, p.lr, p.after) for p in more}
+    assert all(again[p.name] == (p.batch, p.lr, p.after) for p in points)
+
+
 def test_sizes_stand_around_the_optimum(grid_file):
     """Guards the rule's algebra on exact costs: D/N is the ratio, the budget is spent, sizes span it evenly."""
     dial = Dial.of(resolve(load_sweep(grid_file, ["set.hidden=null"]), {"name": "base"})[1])

@@ -28,7 +28,7 @@ def points(tmp_path) -> list[SimpleNamespace]:
                  "about": {"starts": "s", "reader": "r"}}  # fmt: skip
         (run / "record.json").write_text(json.dumps(record))
         (run / "evaluation.json").write_text(json.dumps(later))
-        made.append(SimpleNamespace(run=run))
+        made.append(SimpleNamespace(run=run, arm=None))
     return made
 
 

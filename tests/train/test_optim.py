@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from videowm.train.optim import Average, Guard, adamw, wsd
+from videowm.train.loop import TrainConfig
+from videowm.train.optim import Average, Guard, make_optimizer, wsd
 
 
 def test_schedule_by_hand():
@@ -43,7 +44,7 @@ def test_only_matrices_decay():
     for parameter in model.parameters():
         torch.nn.init.ones_(parameter)
         parameter.grad = torch.zeros_like(parameter)
-    adamw(model, lr=0.1, betas=(0.9, 0.99), weight_decay=0.5).step()
+    make_optimizer(model, TrainConfig(lr=0.1, weight_decay=0.5)).step()
     moved = {name: p.unique().tolist() for name, p in model.named_parameters()}
     assert moved.pop("0.weight") == pytest.approx([0.95])
     assert set(moved) == {"0.bias", "1.weight", "1.bias"} and all(v == [1.0] for v in moved.values())

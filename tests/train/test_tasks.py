@@ -7,7 +7,10 @@ import torch
 
 from videowm import config as configuration
 from videowm.data.clips import pick
-from videowm.train.tasks import WorldRun, WorldTask
+from videowm.train.loop import launch
+from videowm.train.rule import batch_by_rule, rate_by_rule
+from videowm.train.tasks import WorldRun, WorldTask, with_steps
+from videowm.types import UserError
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +42,24 @@ def test_resident_samples_are_the_loaded_ones(config):
                 assert torch.equal(row, whole[clip, start : start + config.window])
                 starts.append(start)
     assert len(set(starts)) > 2
+
+
+def test_the_rule_becomes_numbers(train_world, tmp_path):
+    """Guards a run whose own configuration still says `rule`, and a batch that spends another budget than was asked."""
+    record = train_world(tmp_path / "ruled", "budget=1.6e8", "train.batch=rule", "train.lr=rule",
+                         "train.rule={tokens: 4096, batch: 640, lr: 1e-3}", "train.parametrisation=mup")  # fmt: skip
+    written = configuration.load(WorldRun, tmp_path / "ruled/config.yaml")
+    tokens, rule = record["tokens"]["target"], written.train.rule
+    assert record["flops"]["train"] == pytest.approx(1.6e8, rel=0.1)
+    assert written.train.batch == record["batch"] == batch_by_rule(tokens, 5 * 16, rule) > 1
+    assert written.train.lr == record["lr"] == rate_by_rule(32, tokens, "mup", rule) != 1e-3
+
+
+def test_no_rule_without_a_number_of_tokens(config, vae_run):
+    """Guards a batch that follows from itself, and other tasks than world models that get no number."""
+    ruled = configuration.to_dict(config)
+    ruled["train"] |= {"batch": "rule", "start": None}
+    with pytest.raises(UserError, match="without a budget no number of tokens"):
+        with_steps(configuration.build(WorldRun, ruled))
+    with pytest.raises(UserError, match="not to task vae"):
+        launch(vae_run / "config.yaml", ["train.lr=rule", f"out={vae_run}-ruled"])

@@ -18,21 +18,25 @@ from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from videowm import config as configuration
 from videowm.evaluate.gate import GateConfig, Verdict, cut_short
 from videowm.train import checkpoint, optim, trunk
 from videowm.train.checkpoint import write_json
+from videowm.train.device import compiles, device_name, make_accelerator, recompute_activations
 from videowm.train.directory import finished, prepare_directory
 from videowm.train.lock import RunLock
 from videowm.train.log import Log
 from videowm.train.meter import Meter, Span, in_words
+from videowm.train.muon import Muon
 from videowm.train.profile import Profiler
+from videowm.train.rule import Parametrisation, RuleConfig
 from videowm.train.stop import Stop, leave_signals_to_the_trainer
 from videowm.train.trunk import StartConfig
 from videowm.types import UserError
+
+DIVERGED = "diverged.json"  # in a run directory: the step whose gradient was not finite
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,11 @@ class TrainConfig:
     """How a run is trained. `batch` is global: split over processes and accumulation steps, it changes no result."""
 
     steps: int = 1000
-    batch: int = 8
-    lr: float = 3e-3
+    batch: int | Literal["rule"] = 8  # rule: from the budget (world models)
+    lr: float | Literal["rule"] = 3e-3  # rule: from width and tokens
+    rule: RuleConfig = dataclasses.field(default_factory=RuleConfig)
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices whose both sides grow with the width
+    parametrisation: Parametrisation = "standard"  # mup: the best lr does not move with the width
     accumulate: int = 1
     warmup: float = 0.1  # below 1 a fraction of the run, from 1 on a number of steps
     cooldown: float = 0.2  # fraction of the run, 1 - sqrt
@@ -66,7 +73,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) != "rule" and getattr(self, name) < 1:
                 raise UserError(f"train.{name} {getattr(self, name)} cannot be used: give 1 or more")
         if self.trunk and (self.cooldown or self.ema or 0 < self.warmup < 1):
             raise UserError(
@@ -129,6 +136,10 @@ def train(
     task: Task, config: TrainConfig, out: Path, resolved: dict[str, Any], *, profiled: bool = False
 ) -> dict[str, Any]:
     """Train `task` in the run directory `out`, going on where an earlier call stopped; return its record."""
+    if "rule" in (config.batch, config.lr):
+        raise UserError(
+            f"the rule gives train.batch and train.lr to world models, not to task {task.name}: give numbers"
+        )
     if record := finished(out, config, resolved):
         return record
     config = dataclasses.replace(config, keep_at=sorted({*config.keep_at, *trunk.kept_before(out)}))
@@ -188,6 +199,7 @@ def learn(run: Run, config: TrainConfig, log: Log, profiler: Profiler | None, st
         run.seconds = run.seconds_before + time.perf_counter() - began
         if logs:
             values = run.means(metrics) | meter.read() | said
+            values |= run.shares(values["samples_per_second"])
             log.write(run.step, values)
             log.progress(run.step, values)
         if run.stopped:  # before it is saved: a resume that has no record finds the gate still ahead
@@ -215,7 +227,9 @@ class Run:
         self.share = config.batch // shares
         if config.checkpointing:
             recompute_activations(task)
-        optimizer = optim.adamw(task.model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        if config.parametrisation == "mup":
+            optim.start_as_mup(task.model)
+        optimizer = optim.make_optimizer(task.model, config)
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
         self.guard = optim.Guard(self.optimizer.optimizer, accelerator.device)
         if compiles(config, task, accelerator.device):
@@ -299,8 +313,7 @@ class Run:
         """One optimiser step."""
         config, accelerator = self.config, self.accelerator
         factor = optim.wsd(self.step, config.steps, config.warmup, config.cooldown)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * factor * group["scale"]
+        optim.set_rate(self.optimizer, config.lr * factor)
         totals: dict[str, Tensor] = {}
         for micro, samples in enumerate(batch):
             last = micro == config.accumulate - 1
@@ -331,6 +344,8 @@ class Run:
         """Stop a run with a gradient that was not finite; the weights are those from before that step."""
         if (failed := self.guard.failed()) is not None:
             good, norm = failed
+            if self.accelerator.is_main_process:
+                write_json(self.out / DIVERGED, {"step": self.first + good, "lr": self.config.lr})
             raise UserError(
                 f"the gradient of step {self.first + good} is not finite ({norm}): lower train.lr "
                 f"(now {self.config.lr}) or check the data; the last checkpoint is from before this step"
@@ -360,6 +375,13 @@ class Run:
         group = self.optimizer.param_groups[0]
         return values | {"lr": group["lr"] / group["scale"]}
 
+    def shares(self, samples_per_second: float | None) -> dict[str, float]:
+        """The share of a step's time that Muon's matrices take; no FLOPs of it are counted as the model's."""
+        if not isinstance(muon := self.optimizer.optimizer, Muon):
+            return {}
+        seconds = muon.clock.mean()
+        return {} if samples_per_second is None else {"muon": seconds * samples_per_second / self.config.batch}
+
     def finish(self, log: Log) -> dict[str, Any]:
         """Export the model, evaluate it (a trunk is for its branches only) and write record.json, last."""
         speed = self.meter.rates(self.meter.whole)
@@ -381,6 +403,8 @@ class Run:
             "trunk": Path(self.config.start.run).name if self.config.start else None,
             "seed": self.task.seed,
             "steps": self.config.steps,
+            "batch": self.config.batch,
+            "lr": self.config.lr,
             "wall_seconds": round(self.seconds, 2),
             "device": device_name(self.accelerator.device),
             **speed,
@@ -408,45 +432,6 @@ class Items(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.task.load(*self.items[index])
-
-
-def compiles(config: TrainConfig, task: Task, device: torch.device) -> bool:
-    """Whether the model's blocks are to be compiled."""
-    able = hasattr(task.model, "compile_blocks")
-    if config.compile == "on" and not able:
-        raise UserError(f"train.compile is on, but the model of task {task.name} cannot be compiled: leave it out")
-    return able and (config.compile == "on" or (config.compile == "auto" and device.type == "cuda"))
-
-
-def recompute_activations(task: Task) -> None:
-    """Turn on activation checkpointing (arXiv 1604.06174), in diffusers' way."""
-    if not getattr(task.model, "_supports_gradient_checkpointing", False):
-        raise UserError(
-            f"train.checkpointing is true, but the model of task {task.name} cannot compute activations again: "
-            "leave it out"
-        )
-    task.model.enable_gradient_checkpointing()
-
-
-def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
-    cuda = torch.cuda.is_available()
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if cuda or torch.cpu._is_avx512_bf16_supported() else "fp32"
-    accelerator = Accelerator(
-        cpu=not cuda,
-        mixed_precision="no" if precision == "fp32" else precision,
-        log_with=list(config.trackers) or None,
-        project_dir=out,
-    )
-    set_seed(0)  # nothing depends on it: models draw their weights under the task's own seed
-    return accelerator
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"
 
 
 def launch(path: Path, overrides: list[str], *, profiled: bool = False) -> dict[str, Any]:

@@ -1,11 +1,19 @@
-"""Optimiser and learning-rate schedule."""
+"""Optimiser, what the width does to its learning rate (µP), and the schedule."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from videowm.train.muon import Muon
+from videowm.train.rule import BASE_WIDTH
+from videowm.types import UserError
+
+if TYPE_CHECKING:
+    from videowm.train.loop import TrainConfig
 
 
 def wsd(step: int, steps: int, warmup: float, cooldown: float) -> float:
@@ -27,21 +35,81 @@ def cooldown_from(steps: int, cooldown: float) -> int:
     return math.ceil(steps - cooldown * steps)
 
 
-def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; only matrices decay, biases and gains do not.
+def roles(model: nn.Module) -> dict[str, Literal["matrix", "input", "output", "other"]]:
+    """What each parameter is to the width (arXiv 2203.03466, table 8), seen on the same network at twice the width.
 
-    Each group learns at `scale` times the learning rate, which `model.rates` gives for names that begin alike.
+    A matrix grows on both sides. An input layer grows on its output side only, an output layer on its input side only;
+    all else, biases and gains too, is "other" and treated as an input is.
     """
-    rates, grouped = getattr(model, "rates", {}), {}
+    if not hasattr(model, "hidden"):
+        raise UserError("train.parametrisation mup and train.optimizer muon are for world models: leave them out")
+    with torch.device("meta"):
+        heads = model.config.heads
+        twice = {"hidden": 2 * model.hidden, "heads": heads and 2 * heads}
+        wider = dict(type(model).from_config({**model.config, **twice}).named_parameters())
+    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    kinds = {(True, True): "matrix", (True, False): "input", (False, True): "output"}
+    found = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            scale = next((rate for start, rate in rates.items() if name.startswith(start)), 1.0)
-            grouped.setdefault((-scale, parameter.ndim < 2), []).append(parameter)
-    groups = [
-        {"params": grouped[key], "weight_decay": 0.0 if key[1] else weight_decay, "scale": -key[0]}
+        grows = tuple(a != b for a, b in zip(parameter.shape, wider[name].shape, strict=True))
+        found[name] = kinds.get(grows, "other") if name in linear else "other"
+    return found
+
+
+@torch.no_grad()
+def start_as_mup(model: nn.Module) -> None:
+    """Give the input layers the variance that they have at the base width, whatever the width.
+
+    Xavier's variance is right for matrices, 1/width, and output layers start at zero, as table 8 of arXiv 2203.03466
+    wants it. Attention needs no 1/k either: heads are of one size, and with QK-norm their scores are of unit vectors.
+    """
+    kinds = roles(model)
+    for name, weight in model.named_parameters():
+        if kinds[name] == "input":
+            out, into = weight.shape
+            weight *= math.sqrt((into + out) / (into + out * BASE_WIDTH / model.hidden))
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Groups with a `scale` of the learning rate; only matrices decay, biases and gains do not.
+
+    Under µP the rate of matrices falls as 1/width in AdamW, whose updates add up over the inputs, and as its root in
+    Muon, whose updates have a largest singular value of rate x width^0.5 (arXiv 2310.17813, condition 1). That of the
+    output layer falls as 1/width, which for a layer that starts at zero is the multiplier of table 8. What decays in a
+    step, rate x weight_decay, is the same at every width. `model.rates` are shares of the rate for parts of the model
+    whose names begin so.
+    """
+    rates = getattr(model, "rates", {})
+    mup, muon = config.parametrisation == "mup", config.optimizer == "muon"
+    kinds, grouped = roles(model) if mup or muon else {}, {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        kind = kinds.get(name)
+        scale = next((rate for part, rate in rates.items() if name.startswith(part)), 1.0)
+        orthogonal = muon and kind == "matrix"
+        if mup and kind in ("matrix", "output"):
+            scale = (BASE_WIDTH / model.hidden) ** (0.5 if orthogonal else 1)
+        key = (parameter.ndim < 2, not orthogonal, scale)
+        grouped.setdefault(key, []).append(parameter)
+    return [
+        {"params": grouped[key], "weight_decay": 0.0 if key[0] else config.weight_decay / key[2], "scale": key[2],
+         "orthogonal": not key[1]}
         for key in sorted(grouped)
-    ]
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+    ]  # fmt: skip
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """The optimiser of a run; `set_rate` is to be called before every step."""
+    groups = parameter_groups(model, config)
+    kind = Muon if any(group["orthogonal"] for group in groups) else torch.optim.AdamW
+    return kind(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Let every group learn at its share of `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["scale"]
 
 
 class Guard:

@@ -27,6 +27,7 @@ from videowm.pipeline import TrainedOn, WorldModelPipeline
 from videowm.train.flops import model_families, model_flops, parameters
 from videowm.train.loop import Draws, Task, TrainConfig
 from videowm.train.reader import ReaderRun, ReaderTask
+from videowm.train.rule import batch_by_rule, rate_by_rule
 from videowm.types import UserError, latent_steps
 from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to_float
 from videowm.vae.critic import Critic, with_critic
@@ -323,8 +324,23 @@ def meta_model(config: WorldRun) -> DiT:
 
 
 def with_steps(config: WorldRun) -> WorldRun:
-    """Where a FLOP budget is given, the number of steps follows from it."""
-    if config.budget is None:
+    """Numbers where the configuration names what they follow from: batch and learning rate by the rule, steps by the
+    FLOP budget."""
+    train = config.train
+    if config.budget is None and "rule" not in (train.batch, train.lr):
         return config
-    step = 3 * model_flops(meta_model(config), config.window) * config.train.batch
-    return replace(config, train=replace(config.train, steps=max(1, round(config.budget / step))))
+    model = meta_model(config)
+    clip, clip_flops = config.window * model.tokens, 3 * model_flops(model, config.window)
+    if config.budget is not None:
+        tokens = config.budget / clip_flops * clip
+    elif train.batch != "rule":
+        tokens = float(train.steps * train.batch * clip)
+    else:
+        raise UserError("train.batch is rule, but without a budget no number of tokens is known: give budget")
+    if train.batch == "rule":
+        train = replace(train, batch=batch_by_rule(tokens, clip, train.rule))
+    if config.budget is not None:
+        train = replace(train, steps=max(1, round(config.budget / (clip_flops * train.batch))))
+    if train.lr == "rule":
+        train = replace(train, lr=rate_by_rule(model.hidden, tokens, train.parametrisation, train.rule))
+    return replace(config, train=train)

@@ -1,0 +1,56 @@
+"""Batch and learning rate of a run from its width and its number of tokens.
+
+Everything the rule knows stands here. It looks at the token horizon in steps of 4 times, in which the batch doubles:
+runs of neighbouring budgets then share batch and rate, and can be branches of one trunk.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from videowm.types import UserError
+
+Parametrisation = Literal["standard", "mup"]
+BASE_WIDTH = 256  # where both parametrisations are the same, and the rule's learning rate holds
+# The best learning rate falls as D^-0.0453 where the batch grows with D (video DiTs, arXiv 2411.17470). It agrees with
+# D^-0.32 at a fixed batch (arXiv 2409.19913) and Adam's square-root law for a batch that grows as D^0.5: D^-0.07.
+RATE_BY_TOKENS = -0.0453
+RATE_BY_WIDTH = 3 * -0.1619  # of the standard parametrisation: N^-0.1619 (ibid.), N ~ width^3 on the dial; 0 under µP
+BATCH_BY_TOKENS = 0.5  # critical batch: D^0.47 (arXiv 2410.21676), D^0.5 (arXiv 2505.13738)
+
+
+@dataclass(frozen=True)
+class RuleConfig:
+    """What the rule goes through: `batch` and `lr` at `tokens`, width 256.
+
+    2e-3 at 8,192 tokens a step for 2e7 tokens is what benchmarks/predictor.py trains with on an H100, and the rule
+    gives the same batch and 2.1e-3 there; Step Law (arXiv 2503.04715, language) puts the batch at 16,000 for 6e7
+    tokens. Neither was tuned here: `python -m scaling check-lr` is how to.
+    """
+
+    tokens: float = 2.0**26  # target tokens of the whole run
+    batch: int = 2**14  # target tokens of one step
+    lr: float = 2e-3
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.batch, self.lr) <= 0:
+            raise UserError(f"train.rule {self} cannot be used: give tokens, batch and lr above 0")
+
+
+def horizon(tokens: float, rule: RuleConfig) -> float:
+    """`tokens` rounded to the nearest of rule.tokens * 4^i."""
+    return rule.tokens * 4.0 ** round(math.log(tokens / rule.tokens, 4))
+
+
+def batch_by_rule(tokens: float, clip: int, rule: RuleConfig) -> int:
+    """Clips of `clip` tokens a step: a power of two within a factor 2 of batch * (D / D0)^0.5 tokens, at least 1."""
+    wanted = rule.batch * (horizon(tokens, rule) / rule.tokens) ** BATCH_BY_TOKENS
+    return 2 ** max(0, round(math.log2(wanted / clip)))
+
+
+def rate_by_rule(width: int, tokens: float, parametrisation: Parametrisation, rule: RuleConfig) -> float:
+    """Learning rate, to four digits; µP needs none of the width."""
+    by_width = 1.0 if parametrisation == "mup" else (width / BASE_WIDTH) ** RATE_BY_WIDTH
+    return float(f"{rule.lr * by_width * (horizon(tokens, rule) / rule.tokens) ** RATE_BY_TOKENS:.4g}")
