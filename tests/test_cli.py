@@ -133,6 +133,11 @@ def test_futures_that_cannot_be(videowm, world_run, dataset, tmp_path, monkeypat
     assert not list(tmp_path.glob("clip*"))
 
 
+def test_a_name_is_refused_before_the_work(videowm, tmp_path):
+    """Guards minutes of rollout whose video then has a wrong name: not even the model is looked for."""
+    one_sentence(videowm("generate", tmp_path / "none", "--from", tmp_path, "--out", "clip.avi"), "clip.avi", ".mp4")
+
+
 def test_a_run_without_a_finished_checkpoint(videowm, world_run, dataset, tmp_path):
     """Guards tracebacks of diffusers for a run that was stopped early, for every verb that takes a run."""
     run = shutil.copytree(world_run, tmp_path / "run")

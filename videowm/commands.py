@@ -82,6 +82,8 @@ def generate(args: argparse.Namespace) -> None:
     """Roll a run out from a dataset's frames, and a prompt; writes an mp4 of truth, prediction and difference."""
     from videowm.show import comparison_video
 
+    if args.out.suffix != ".mp4":
+        raise UserError(f"{args.out}: expected a name that ends in .mp4")
     pipeline = WorldModelPipeline.open(args.run).to(device())
     dataset = Dataset(args.data)
     episode = dataset.split("test")[0] if args.episode is None else args.episode
