@@ -121,6 +121,10 @@ def test_latents_of_another_autoencoder(videowm, dataset, vae_run, latents, tmp_
         (["--context", "0"], ["0 frames"]),
         (["--frames", "0"], ["leave nothing to predict"]),
         (["--sampling-steps", "0"], ["sampler.steps 0"]),
+        (["--sampler", "contxt_level=0.3"], ["--sampler", "contxt_level", "did you mean 'context_level'"]),
+        (["--sampler", "method=rk4"], ["--sampler", "rk4", "euler", "heun"]),
+        (["--sampler", "context_level=3"], ["sampler.context_level 3", "0 (clean) to 1 (noise)"]),
+        (["--guidance", "2"], ["action guidance 2", "flow.drop_actions"]),
         (["--out", "clip.avi"], ["clip.avi", ".mp4"]),
     ],
 )
@@ -204,7 +208,8 @@ def test_generate(videowm, world_run, dataset, tmp_path, monkeypatch, actions):
     monkeypatch.chdir(tmp_path)
     Path("table.csv").write_text("steer,gas,brake\n" + "0.1,0.2,0\n" * 13)
     given = ["--frames", 13] if actions is None else ["--actions", actions]
-    ended = videowm("generate", world_run, "--from", dataset, "--context", 6, "--sampling-steps", 1, *given)
+    ended = videowm("generate", world_run, "--from", dataset, "--context", 6, "--sampling-steps", 1, *given,
+                    "--sampler", "method=heun", "context_level=0.2")  # fmt: skip
     assert ended.code == 0 and "5 context frames, 13 predicted" in ended.out
     with av.open("clip.mp4") as video:
         frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
