@@ -123,7 +123,7 @@ def shortcut_task(config):
 
         def loss(self, model, batch, draws):
             if self.resident is not None:
-                batch = self.windows(**batch, held=self.resident)
+                batch = self.windows(batch["clip"], batch["start"], self.resident)
             latents, actions, settings = batch["latents"], batch["actions"], self.config.flow
             b, t = latents.shape[:2]
             level = flow.training_levels(draws.uniform(t), location=settings.location, scale=settings.scale)
@@ -222,9 +222,9 @@ def finest_where_clean(model):
     """A shortcut model's context is told to be of the finest step, as in training."""
     plain = model.modulations
 
-    def modulations(level: Tensor, actions: Tensor):
+    def modulations(level: Tensor, actions: Tensor, words=None):
         size = torch.where(level[..., None] > 0, actions[..., -1:], 0.0)
-        return plain(level, torch.cat([actions[..., :-1], size], dim=-1))
+        return plain(level, torch.cat([actions[..., :-1], size], dim=-1), words)
 
     model.modulations = modulations
 

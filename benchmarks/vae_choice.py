@@ -35,7 +35,8 @@ RATES = ("6e-3", "2e-3")  # the best one differs from class to class
 LOSSES = {  # on the first class and rate; every other candidate has l1 0.1 and kl 1e-3
     "no-l1": ["loss.l1=0"], "no-kl": ["loss.kl=0"], "ssim": ["loss.ssim=0.1"], "gradient": ["loss.gradient=0.1"],
     "motion": ["loss.motion=1"], "all": ["loss.ssim=0.1", "loss.gradient=0.1", "loss.motion=1"],
-    "local": ["vae.local=8"],
+    "adversarial": ["loss.adversarial.weight=0.5"], "adversarial-0.1": ["loss.adversarial.weight=0.1"],
+    "lpips": ["loss.lpips=0.1"], "local": ["vae.local=8"],
 }  # fmt: skip
 MEASURES = ("psnr", "ssim", "psnr_motion", "psnr_moved")
 TIMED = (10, 40)  # steps between which a candidate is timed

@@ -201,11 +201,15 @@ def run_fit(args: argparse.Namespace) -> int:
 
 
 def left_out(points: list) -> list[str]:
-    """A line on the points that no law sees because they diverged."""
+    """Lines on the points that no law sees because they diverged or were stopped."""
     from scaling.dispatch import diverged
+    from scaling.records import read_record
 
-    names = [point.name for point in points if diverged(point)]
-    return [f"diverged, so in no fit: {', '.join(names)}"] if names else []
+    names = {
+        "diverged": [point.name for point in points if diverged(point)],
+        "stopped by the action gate": [p.name for p in points if (read_record(p.run) or {}).get("stopped")],
+    }
+    return [f"{why}, so in no fit: {', '.join(found)}" for why, found in names.items() if found]
 
 
 def fit_sweep(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-from scaling.records import by_arm, check_metric
+from scaling.records import by_arm, check_metric, unstopped
 from videowm.types import UserError
 
 LEVEL = 0.9
@@ -60,6 +60,7 @@ def cell(record: dict[str, Any]) -> str:
 
 def sentences(records: list[dict[str, Any]], y: str) -> list[str]:
     """One line for each arm after the first: how far it lies from the first."""
+    records = unstopped(records)
     check_metric(records, y)
     (first, base), *others = by_arm(records).items() or [(None, [])]
     lines = []

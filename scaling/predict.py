@@ -20,7 +20,7 @@ from scaling.fit import baselines, bootstrap_fit, fit
 from scaling.grid import Dial, OptimumConfig, expected_optimum, label
 from scaling.law import Law, Runs, budgets, identifiable, optimum, require_extrapolation, score
 from scaling.plan import Point, SweepConfig, bases, plan
-from scaling.records import finished, runs_of
+from scaling.records import finished, runs_of, unstopped
 from videowm.types import UserError
 
 REACHED = 0.9  # a run with this share of a budget has looked at it
@@ -95,7 +95,7 @@ def freeze(sweep: SweepConfig, budget: float, *, form: str | None = None, y: str
     points, wanted = plan(sweep), bases(sweep)
     if (arm or "") not in wanted:
         raise UserError(f"arm {arm!r} is not one of the grid's ({', '.join(wanted) or 'none'}): give --arm")
-    records = [record for record in finished(points) if record["arm"] == arm]
+    records = [record for record in unstopped(finished(points)) if record["arm"] == arm]
     used = [record for record in records if record["flops"]["train"] < REACHED * budget]
     if not used:
         raise UserError(f"{sweep.out} has no finished point below {budget:.3g} FLOPs: run the sweep first")
@@ -189,7 +189,7 @@ def predictions(sweep: SweepConfig, y: str) -> list[dict[str, Any]]:
 def measured(prediction: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The finished run with the lowest loss at the budget that was predicted."""
     budget, y = prediction["budget"], prediction["y"]
-    records = [r for r in records if r.get("arm") == prediction.get("arm")]
+    records = [r for r in unstopped(records) if r.get("arm") == prediction.get("arm")]
     at = [r for r in records if REACHED <= r["flops"]["train"] / budget <= NEAR and y in r["metrics"]]
     return min(at, key=lambda record: record["metrics"][y], default=None)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scaling.plan import SweepConfig, plan
 from scaling.records import finished
-from scaling.report import table_rows
+from scaling.report import rolled, table_rows
 from videowm.train.log import wandb_settings
 
 logger = logging.getLogger("scaling")
@@ -37,7 +37,7 @@ def log_run(sweep: SweepConfig, out: Path, y: str) -> None:
                 "quality_vs_compute": wandb.Table(columns=columns, data=curve),
                 "points": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows]),
                 "figure": wandb.Image(str(folder / "loss.png")),
-                "horizon": wandb.Image(str(folder / "horizon.png")),
+                **({"horizon": wandb.Image(str(folder / "horizon.png"))} if rolled(records) else {}),
                 "strip": wandb.Image(str(folder / "strip.png")),
                 "strip_video": wandb.Video(str(folder / "strip.mp4"), format="mp4"),
                 "futures_video": wandb.Video(str(folder / "futures.mp4"), format="mp4"),

@@ -43,6 +43,11 @@ def finished(points: list[Point]) -> list[dict[str, Any]]:
     return sorted(records, key=lambda record: record["flops"]["train"])
 
 
+def unstopped(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that went to their end: what the action gate stopped was never cooled down, and belongs to no law."""
+    return [record for record in records if not record.get("stopped")]
+
+
 def by_arm(records: list[dict[str, Any]]) -> dict[str | None, list[dict[str, Any]]]:
     """Records by their arm, arms in the order in which they come; without arms all of them, as None."""
     return {arm: [r for r in records if r.get("arm") == arm] for arm in dict.fromkeys(r.get("arm") for r in records)}
@@ -83,7 +88,11 @@ def falls(y: str) -> bool:
 
 
 def runs_of(records: list[dict[str, Any]], y: str = "heldout/loss") -> Runs:
-    """The table that a law is fitted on: N (body), D (target tokens), C (training FLOPs) and the loss."""
+    """The table that a law is fitted on: N (body), D (target tokens), C (training FLOPs) and the loss.
+
+    Stopped runs are left out.
+    """
+    records = unstopped(records)
     check_metric(records, y)
     trunks = [record.get("trunk") for record in records]
     return Runs(

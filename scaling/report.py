@@ -15,9 +15,10 @@ from scaling.fit import fit, selection
 from scaling.law import Law, identifiable
 from scaling.plan import SweepConfig, plan, write_whole
 from scaling.predict import comparison, measured, predictions
-from scaling.records import by_arm, falls, finished, runs_of
+from scaling.records import by_arm, falls, finished, runs_of, unstopped
 from videowm.types import UserError
 
+HORIZONS = (1, 4, 8, 16, 32, 64)  # predicted frames that are columns of the table
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
@@ -26,12 +27,15 @@ def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> Path:
     import jinja2
 
     records = finished(plan(sweep))
-    if not records:
-        raise UserError(f"{sweep.out} has no finished point yet: python -m scaling run SWEEP.yaml")
+    if not unstopped(records):
+        stopped = f" (the action gate stopped {len(records)})" if records else ""
+        raise UserError(f"{sweep.out} has no finished point yet{stopped}: python -m scaling run SWEEP.yaml")
     law, why_not = law_of(records, y)
     best, predicted = best_of_budgets(records, y), predictions(sweep, y)
     shown = futures.pictures(sweep, best)
-    curves = {"loss": loss_figure(records, y, law, predicted), "horizon": horizon_figure(best)}
+    curves = {"loss": loss_figure(records, y, law, predicted)}
+    if rolled(best):
+        curves["horizon"] = horizon_figure(rolled(best))
     rows = table_rows(records)
     folder = Path(sweep.out) / "report"
     files = {f"{name}.png": png for name, png in curves.items()}
@@ -51,7 +55,7 @@ def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> Path:
 
 def best_of_budgets(records: list[dict[str, Any]], y: str) -> list[dict[str, Any]]:
     """The best of every budget, by rising compute: what the pictures show of a grid."""
-    runs = runs_of(records, y)
+    records, runs = unstopped(records), runs_of(records, y)
     runs = runs if falls(y) else replace(runs, loss=-runs.loss)
     return [record for record, weight in zip(records, selection(runs, "frontier")[0], strict=True) if weight > 0]
 
@@ -70,17 +74,26 @@ def law_of(records: list[dict[str, Any]], y: str) -> tuple[Law | None, str | Non
     return (None, reason) if reason else (fit(runs, "frontier"), None)
 
 
+def rolled(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those whose configuration asked for rollouts."""
+    return [record for record in records if "rollout/psnr" in record["metrics"]]
+
+
 def summary(records: list[dict[str, Any]], y: str) -> list[str]:
     """What the page says first, in sentences made of measured numbers."""
     first, best = records[0], records[-1]
     ratio = best["flops"]["train"] / first["flops"]["train"]
     a, b = first["metrics"], best["metrics"]
     gap = b["heldout/action_gap"] / b["heldout/action_gap_se"]
-    leads = [f"{m['rollout/lead']:.2f} ± {m['rollout/lead_se']:.2f} dB" for m in (a, b)]
+    said = [f"{ratio:.0f} times the training compute takes {y} from {a[y]:.4f} to {b[y]:.4f} on held-out episodes."]
+    if len(rolled([first, best])) == 2:
+        leads = [f"{m['rollout/lead']:.2f} ± {m['rollout/lead_se']:.2f} dB" for m in (a, b)]
+        said.append(
+            f"Over {len(b['rollout/psnr'])} rolled-out frames {best['name']} leads the repeated last frame by "
+            f"{leads[1]} in PSNR; {first['name']} by {leads[0]}."
+        )
     return [
-        f"{ratio:.0f} times the training compute takes {y} from {a[y]:.4f} to {b[y]:.4f} on held-out episodes.",
-        f"Over {len(b['rollout/psnr'])} rolled-out frames {best['name']} leads the repeated last frame by {leads[1]} "
-        f"in PSNR; {first['name']} by {leads[0]}.",
+        *said,
         f"With another episode's actions the held-out loss of {best['name']} is {b['heldout/action_gap']:.4f} higher, "
         f"{gap:.0f} standard errors.",
     ]
@@ -88,13 +101,13 @@ def summary(records: list[dict[str, Any]], y: str) -> list[str]:
 
 def table_rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row a point, all that the table and the CSV show."""
-    rows = []
+    rows, longest = [], max((len(r["metrics"]["rollout/psnr"]) for r in rolled(records)), default=0)
     for r in records:
-        psnr = r["metrics"]["rollout/psnr"]
-        at = {f"PSNR +{h}": f"{psnr[h - 1]:.2f}" for h in (1, 4, 8, 16, 32, 64) if h <= len(psnr)}
+        psnr = r["metrics"].get("rollout/psnr", [])
+        at = {f"PSNR +{h}": f"{psnr[h - 1]:.2f}" if h <= len(psnr) else "" for h in HORIZONS if h <= longest}
         rows.append(
             {
-                "point": r["name"],
+                "point": r["name"] + (" (stopped)" if r.get("stopped") else ""),
                 "depth": r["depth"],
                 "N (body)": f"{r['params']['body']:,}",
                 "D (tokens)": f"{r['tokens']['target']:,}",
@@ -149,11 +162,18 @@ def as_png(figure) -> bytes:
 
 
 def loss_figure(records: list[dict[str, Any]], y: str, law: Law | None, predicted: list[dict[str, Any]]) -> bytes:
-    """The held-out loss of every point against its compute, the law where there is one, and what was predicted."""
+    """The held-out loss of every point against its compute, the law where there is one, and what was predicted.
+
+    Stopped points are crosses beside the curve.
+    """
     import numpy as np
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     figure, axes = new_axes()
+    for record in records:
+        if record.get("stopped") and y in record["metrics"]:
+            axes.plot(record["flops"]["train"], record["metrics"][y], "x", color="#8e8e93", label=record["stopped"])
+    records = unstopped(records)
     c = np.array([r["flops"]["train"] for r in records])
     loss = np.array([r["metrics"][y] for r in records])
     error = [r["metrics"].get(f"{y}_se", 0.0) for r in records]

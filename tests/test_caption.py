@@ -249,7 +249,7 @@ def test_endpoints_that_are_wrong(data, videowm, monkeypatch, behave, words):
     with ChatServer(behave) as server:
         ended = videowm("caption", data, "--base-url", server.url, *SMALL)
     one_sentence(ended, server.url, *words)
-    assert not list(data.glob("captions/*")) and CANARY not in str(ended)
+    assert not (data / "captions").exists() and CANARY not in str(ended)
 
 
 def test_a_server_that_drops_pictures(data, videowm):
@@ -257,7 +257,7 @@ def test_a_server_that_drops_pictures(data, videowm):
     with ChatServer(good, sees=False) as server:
         ended = videowm("caption", data, "--base-url", server.url, *SMALL)
     one_sentence(ended, "does not see pictures", "200 tokens with and without", "give a model with vision")
-    assert len(server.questions) == 1 == server.checks and not list(data.glob("captions/*"))
+    assert len(server.questions) == 1 == server.checks and not (data / "captions").exists()
 
 
 def test_arguments_that_are_wrong(data, videowm, tmp_path, monkeypatch):
@@ -277,7 +277,7 @@ def test_arguments_that_are_wrong(data, videowm, tmp_path, monkeypatch):
     one_sentence(videowm("caption", data, *url, *SMALL, "--clip-frames", 70), "no clip of 70 frames", "has 69")
     one_sentence(videowm("caption", data, *url, *SMALL, "--concurrency", 0), "concurrency 0")
     one_sentence(videowm("caption", tmp_path, *url, *SMALL), "no finished dataset")
-    assert not list(data.glob("captions/*"))
+    assert not (data / "captions").exists()
 
 
 def test_expand(data, videowm, tmp_path):
@@ -300,6 +300,11 @@ def test_expand(data, videowm, tmp_path):
             assert videowm(*given, *more).code == 0
         assert len(server.requests) == 4 and server.checks == 2 and str(server.requests[-1]).count("data:image") == 1
         one_sentence(videowm(*given[:1], " ", *given[2:], "--model", "m"), "the prompt is empty")
+        for broken in ('{"detai', "[]", "{}"):
+            for cached in (tmp_path / "cache").glob("*.json"):
+                cached.write_text(broken)
+            one_sentence(videowm(*given, "--model", "m"), "is damaged: remove it")
+        assert len(server.requests) == 4
     with ChatServer(lambda h, b, q, t: h.say("no")) as server:
         given[3] = server.url
         one_sentence(videowm(*given[:1], "a car", *given[2:], "--model", "m"), "was not expanded", "is not the JSON")

@@ -121,6 +121,10 @@ def test_latents_of_another_autoencoder(videowm, dataset, vae_run, latents, tmp_
         (["--context", "0"], ["0 frames"]),
         (["--frames", "0"], ["leave nothing to predict"]),
         (["--sampling-steps", "0"], ["sampler.steps 0"]),
+        (["--sampler", "contxt_level=0.3"], ["--sampler", "contxt_level", "did you mean 'context_level'"]),
+        (["--sampler", "method=rk4"], ["--sampler", "rk4", "euler", "heun"]),
+        (["--sampler", "context_level=3"], ["sampler.context_level 3", "0 (clean) to 1 (noise)"]),
+        (["--guidance", "2"], ["action guidance 2", "flow.drop_actions"]),
         (["--out", "clip.avi"], ["clip.avi", ".mp4"]),
     ],
 )
@@ -131,6 +135,11 @@ def test_futures_that_cannot_be(videowm, world_run, dataset, tmp_path, monkeypat
     Path("two.csv").write_text("0,0\n0,1\n")
     one_sentence(videowm("generate", world_run, "--from", dataset, "--context", 9, *arguments), *words)
     assert not list(tmp_path.glob("clip*"))
+
+
+def test_a_name_is_refused_before_the_work(videowm, tmp_path):
+    """Guards minutes of rollout whose video then has a wrong name: not even the model is looked for."""
+    one_sentence(videowm("generate", tmp_path / "none", "--from", tmp_path, "--out", "clip.avi"), "clip.avi", ".mp4")
 
 
 def test_a_run_without_a_finished_checkpoint(videowm, world_run, dataset, tmp_path):
@@ -199,7 +208,8 @@ def test_generate(videowm, world_run, dataset, tmp_path, monkeypatch, actions):
     monkeypatch.chdir(tmp_path)
     Path("table.csv").write_text("steer,gas,brake\n" + "0.1,0.2,0\n" * 13)
     given = ["--frames", 13] if actions is None else ["--actions", actions]
-    ended = videowm("generate", world_run, "--from", dataset, "--context", 6, "--sampling-steps", 1, *given)
+    ended = videowm("generate", world_run, "--from", dataset, "--context", 6, "--sampling-steps", 1, *given,
+                    "--sampler", "method=heun", "context_level=0.2")  # fmt: skip
     assert ended.code == 0 and "5 context frames, 13 predicted" in ended.out
     with av.open("clip.mp4") as video:
         frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]

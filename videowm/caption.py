@@ -250,7 +250,10 @@ def expand_prompt(prompt: str, frame: np.ndarray | None, endpoint: Endpoint, *, 
     key = {"ask": configuration.to_dict(endpoint.config), "question": question}
     path = cache.expanduser() / f"{header_name(key)}.json"
     if path.exists():
-        return json.loads(path.read_text())["detailed"]
+        try:
+            return str(json.loads(path.read_text())["detailed"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path} is damaged: remove it and run the same command again") from None
 
     async def ask() -> tuple[str, str]:
         async with endpoint:

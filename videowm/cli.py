@@ -154,6 +154,9 @@ def run_verbs(verb: Verb) -> None:
         default=1.0,
         help="on the actions, of a run with flow.drop_actions; 1: none (default: %(default)s)",
     )
+    p.add_argument("--sampler", nargs="+", default=[], metavar="KEY=VALUE",
+                   help="more of it: method=heun shift=2 context_level=0.3 (noise on what it remembers: steadier over "
+                   "hundreds of frames) history_guidance=1.5 sinks=2 levels=[1,0.6,0.2,0]")  # fmt: skip
     p.add_argument(
         "--prompt",
         default=None,

@@ -82,12 +82,14 @@ def generate(args: argparse.Namespace) -> None:
     """Roll a run out from a dataset's frames, and a prompt; writes an mp4 of truth, prediction and difference."""
     from videowm.show import comparison_video
 
+    if args.out.suffix != ".mp4":
+        raise UserError(f"{args.out}: expected a name that ends in .mp4")
+    sampler = sampler_of(args)
     pipeline = WorldModelPipeline.open(args.run).to(device())
     dataset = Dataset(args.data)
     episode = dataset.split("test")[0] if args.episode is None else args.episode
     clip_actions, true_frames = future(args, dataset, episode, pipeline)
     context = to_float(dataset.frames(episode, range(args.start, args.start + args.context)))
-    sampler = Sampler(args.sampling_steps, action_guidance=args.guidance, text_guidance=args.text_guidance)
     out = pipeline(
         context[None], torch.tensor(clip_actions)[None], sampler=sampler, prompt=prompt_of(args, pipeline, context),
         generator=torch.Generator().manual_seed(args.seed),
@@ -98,6 +100,14 @@ def generate(args: argparse.Namespace) -> None:
     comparison_video(args.out, predicted, true_frames, clip_actions[left_out:], pipeline.trained_on.action_names,
                      context=out.context_frames, fps=pipeline.trained_on.fps)  # fmt: skip
     print(f"{args.out}: {out.context_frames} context frames, {len(predicted) - out.context_frames} predicted")
+
+
+def sampler_of(args: argparse.Namespace) -> Sampler:
+    """How a latent step is drawn, from the options."""
+    data = {"steps": args.sampling_steps, "action_guidance": args.guidance, "text_guidance": args.text_guidance}
+    for override in args.sampler:
+        configuration.apply_override(data, override)
+    return configuration.build(Sampler, data, where="--sampler")
 
 
 def prompt_of(args: argparse.Namespace, pipeline: WorldModelPipeline, context: torch.Tensor) -> str | None:

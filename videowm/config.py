@@ -109,8 +109,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         return convert_union(args, value, where)
     if origin is Literal:
-        if isinstance(value, bool) and {"on", "off"} <= set(args):
-            value = "on" if value else "off"  # to YAML 1.1 these words are booleans
+        if isinstance(value, bool) and (word := "on" if value else "off") in args:
+            value = word  # to YAML 1.1 these words are booleans
         if value not in args:
             raise UserError(f"{where}: {value!r} is not a choice{suggest(value, args)}")
         return value

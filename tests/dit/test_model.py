@@ -195,6 +195,30 @@ def test_blocks_compile_without_graph_breaks(inputs, awake):
     model.uncompile()
 
 
+@pytest.mark.parametrize("local", [None, 2])
+def test_compiled_training_on_a_cpu_is_the_same(inputs, awake, local):
+    """Guards `train.compile=on` on a CPU, where FlexAttention has no gradient: two steps move the weights alike.
+
+    The compiler is the one that needs no C++ on the machine; it traces the backward pass as the real one does.
+    """
+    torch._dynamo.reset()
+    trained = []
+    for compiled in (False, True):
+        model = awake(depth=2, channels=3, height=4, width=4, actions=5, hidden=32, heads=2, local=local).train()
+        before = model.embed.weight.clone()
+        if compiled:
+            model.compile_blocks(backend="aot_eager")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        for _ in range(2):
+            model(**inputs).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.uncompile()
+        trained.append(model.state_dict())
+        assert (model.embed.weight - before).abs().max() > 1e-4
+    torch.testing.assert_close(trained[1], trained[0], rtol=1e-4, atol=1e-6)
+
+
 def test_only_differences_of_steps_reach_the_scores():
     """Guards a rollout that drifts because its steps count on: scores of steps (0, 3) equal those of (40, 43)."""
     rotary, generator = Rotary(16, 2, 2), torch.Generator().manual_seed(0)

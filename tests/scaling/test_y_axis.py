@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from scaling.records import falls, finished, runs_of
-from scaling.report import best_of_budgets, law_of, loss_figure
+from scaling.report import as_csv, best_of_budgets, law_of, loss_figure, summary, table_rows
 from videowm.types import UserError
 
 
@@ -71,3 +71,33 @@ def test_what_does_not_compare_is_refused(points):
     (points[1].run / "evaluation.json").write_text("{")
     with pytest.raises(UserError, match="is damaged: run videowm evaluate"):
         finished(points)
+
+
+def test_a_stopped_run_is_shown_and_not_fitted(points):
+    """Guards a law through runs that the action gate cut short, and a page that hides them."""
+    path = points[1].run / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"stopped": "action gate"}))
+    records = finished(points)
+    assert [r["name"] for r in records] == ["p0", "p1", "p2", "p3"] and len(runs_of(records)) == 3
+    assert [r["name"] for r in best_of_budgets(records, "heldout/loss")] == ["p0", "p2"]
+    shown = loss_figure(records, "heldout/loss", None, [])
+    assert shown != loss_figure(finished([*points[:1], *points[2:]]), "heldout/loss", None, [])
+
+
+def test_a_page_of_runs_without_rollouts(points):
+    """Guards `rollout.clips: 0`, which measures no PSNR: the sentences and the table then do without it.
+
+    One run with two frames of it has its columns, empty for the others.
+    """
+    more = {"depth": 2, "steps": 9, "wall_seconds": 1.0, "mfu": None, "frames": {"seen": 1, "unique": 1}}
+    records = [record | more for record in finished(points)]
+    for record in records:
+        record["metrics"] |= {"heldout/action_gap": 0.2, "heldout/action_gap_se": 0.1}
+    said = summary(records, "heldout/loss")
+    assert len(said) == 2 and "4 times the training compute" in said[0] and "2 standard errors" in said[1]
+    assert not [name for row in table_rows(records) for name in row if "PSNR" in name]
+    records[2]["metrics"]["rollout/psnr"] = [20.0, 19.0]
+    records[1]["stopped"] = "action gate"
+    rows = table_rows(records)
+    assert [row["PSNR +1"] for row in rows] == ["", "", "20.00", ""] and rows[1]["point"] == "p1 (stopped)"
+    assert as_csv(rows).count("\r\n") == 5

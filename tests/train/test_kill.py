@@ -95,6 +95,33 @@ def uninterrupted(tmp_path_factory, train_world) -> Path:
     return out
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_the_step_in_work(tmp_path, world_arguments, environment, number):
+    """Guards steps since the last checkpoint, lost to scancel, Ctrl-C or a time limit, and samples lost with them.
+
+    Nothing is saved before step 1000. As launchers do, the signal goes to the whole group, the workers that load data
+    among them, and twice; one line says what happened, and no traceback.
+    """
+    out = tmp_path / "world"
+    more = ["train.steps=1000", "train.save_every=1000", "train.workers=2", f"out={out}"]
+    command = [sys.executable, "-m", "videowm", "train", "configs/world/quickstart.yaml", *world_arguments, *more]
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+    metrics = out / "metrics.jsonl"
+    wait_for(process, lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
+    os.killpg(process.pid, number)
+    os.killpg(process.pid, number)
+    said, errors = process.communicate(timeout=20)
+    step = published(out)
+    assert process.returncode == 128 + number, errors
+    assert 3 < step < 1000 and checkpoint.latest(out / "checkpoints") is not None and "Traceback" not in errors
+    assert [f"stopped by {number.name} after step {step}, which is saved" in line for line in said.splitlines()] == [
+        True
+    ]
+    rows = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert rows == list(range(1, step + 1))
+
+
 def test_four_kills_leave_no_trace(killed, uninterrupted, same):
     """Guards resume as it is needed, after `kill -9`: weights, losses and measured values are the same, bit for bit.
 

@@ -113,10 +113,13 @@ def test_a_tracker_that_fails_later_is_left_out(tmp_path, caplog):
 
 
 def test_lines_after_the_resumed_step_go(tmp_path):
-    """Guards doubled and half lines: of five, those beyond step 2, the half one and the one without a step go."""
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2, "x": NaN}\n{"lr": 3}\n{"step": 3}\n{"step": 2, "lo')
+    """Guards doubled and half lines: those beyond step 2, the half one and those without a step or a loss go.
+
+    The one without a loss is an evaluation: a run that was killed before its record evaluates again.
+    """
+    path, kept = tmp_path / "metrics.jsonl", '{"step": 1, "loss": 1}\n{"step": 2, "loss": NaN}\n'
+    path.write_text(kept + '{"lr": 3}\n{"step": 2, "at_one": 3}\n{"step": 3, "loss": 1}\n{"step": 2, "lo')
     keep_until(path, 2)
-    assert path.read_text() == '{"step": 1}\n{"step": 2, "x": NaN}\n' and list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == kept and list(tmp_path.iterdir()) == [path]
     keep_until(tmp_path / "none.jsonl", 2)
     assert not (tmp_path / "none.jsonl").exists()

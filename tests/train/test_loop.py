@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -135,7 +136,7 @@ def test_a_gradient_that_is_not_a_number_stops_before_the_update(world_run, tmp_
             self.calls = self.__dict__.get("calls", 0) + 1
             return value * (float("nan") if self.calls == 3 else 1), metrics
 
-    overrides = [f"out={tmp_path / 'nan'}", "train.save_every=2", "train.log_every=4"]
+    overrides = [f"out={tmp_path / 'nan'}", "train.save_every=2", "train.log_every=4", "train.gate.failing=off"]
     task = build_task(configuration.load(WorldRun, world_run / "config.yaml", overrides))
     monkeypatch.setattr(loop.Run, "patient", where == "on the device")
     broken = Broken()
@@ -320,6 +321,51 @@ def test_two_processes_in_one_directory(train_world, tmp_path, python):
         train_world(tmp_path / "world")
     lock.release()
     assert not held(tmp_path / "world")
+
+
+def test_looking_at_a_lock_is_in_nobodys_way(tmp_path):
+    """Guards a trainer that fails because a launcher looked at that moment, and two looks that see one another."""
+    import fcntl
+    import threading
+
+    from videowm.train.lock import RunLock, held
+
+    RunLock(tmp_path).release()
+    look = (tmp_path / ".lock").open("r+")
+    fcntl.flock(look, fcntl.LOCK_SH)
+    assert not held(tmp_path)
+    threading.Timer(0.1, look.close).start()
+    lock = RunLock(tmp_path)
+    assert look.closed and held(tmp_path)
+    lock.release()
+
+
+def test_a_run_that_another_process_ended_meanwhile(world_run, train_world, tmp_path, monkeypatch):
+    """Guards a second training of a run whose record appears between the look at it and the lock."""
+    from videowm.train import loop
+
+    out = tmp_path / "world"
+
+    class Late(loop.RunLock):
+        def __init__(self, run: Path) -> None:
+            shutil.copytree(world_run, run, dirs_exist_ok=True)
+            super().__init__(run)
+
+    monkeypatch.setattr(loop, "RunLock", Late)
+    record = train_world(out, *AS_IN_THE_RUN)
+    assert record == json.loads((world_run / "record.json").read_text())
+    assert (out / "metrics.jsonl").read_text() == (world_run / "metrics.jsonl").read_text()
+    from videowm.train.lock import held
+
+    assert not held(out)
+
+
+def test_an_evaluation_without_a_record_is_made_once(world_run, stopped, train_world, same):
+    """Guards a run without its last line of metrics, or with two: it was killed just before its record was written."""
+    out = stopped(4)
+    train_world(out, *AS_IN_THE_RUN)
+    same(out, world_run)
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 5
 
 
 def test_a_killed_process_frees_its_directory_though_its_child_lives(tmp_path, environment):

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -176,10 +177,12 @@ class LineWriter:
             raise
 
     def close(self) -> None:
-        """Let go of the file; an empty one goes."""
+        """Let go of the file; an empty one goes, and its folder where nothing else is in it."""
         self.file.close()
         if self.path.stat().st_size == 0:
             self.path.unlink()
+            with suppress(OSError):
+                self.path.parent.rmdir()
 
 
 def caption_from_state(data: str | Path, *, clip_frames: int) -> tuple[str, int]:

@@ -7,6 +7,8 @@ forcing, arXiv 2407.01392), so context is simply a step whose level is 0.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -268,9 +270,10 @@ class DiT(ModelMixin, ConfigMixin):
         """The mask of a clip of `steps` latent steps, made once; None where every token sees every other."""
         if steps == 1:
             return None
-        key = (steps, window, device, self.compiled)
+        blocks = self.compiled and device.type == "cuda"  # FlexAttention has no gradient on a CPU
+        key = (steps, window, device, blocks)
         if key not in self.masks:
-            if self.compiled:
+            if blocks:
                 self.masks[key] = block_causal_blocks(steps, self.tokens, window, device)
             else:
                 self.masks[key] = block_causal_mask(steps, self.tokens, window).to(device)
@@ -286,7 +289,7 @@ class DiT(ModelMixin, ConfigMixin):
         return KVCache(windows, self.rotary, (batch, attention.heads, self.hidden // attention.heads),
                        self.embed.weight, sinks=sinks)  # fmt: skip
 
-    def compile_blocks(self, *, graph: bool = False) -> None:
+    def compile_blocks(self, *, graph: bool = False, backend: str = "inductor") -> None:
         """Compile blocks and head (one compilation serves all blocks); clips must then keep one shape.
 
         With `graph` a training step on a GPU is two CUDA graphs; its gradients must not be accumulated over calls.
@@ -294,13 +297,26 @@ class DiT(ModelMixin, ConfigMixin):
         self.compiled = True
         self.graphs = {} if graph and self.embed.weight.is_cuda else None
         for module in (*self.blocks, self.head):
-            module.compile(fullgraph=True, dynamic=False)
+            module.compile(fullgraph=True, dynamic=False, backend=backend)
 
     def uncompile(self) -> None:
         """Back to plain PyTorch, for shapes that change."""
         self.compiled, self.graphs = False, None
         for module in (*self.blocks, self.head):
             module._compiled_call_impl = None
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Plain PyTorch within, for shapes that change; afterwards what was compiled and recorded is there again."""
+        modules = (*self.blocks, self.head)
+        compiled, graphs, calls = self.compiled, self.graphs, [module._compiled_call_impl for module in modules]
+        self.uncompile()
+        try:
+            yield
+        finally:
+            self.compiled, self.graphs = compiled, graphs
+            for module, call in zip(modules, calls, strict=True):
+                module._compiled_call_impl = call
 
 
 # diffusers takes a module path "….dit.…" for its own DiT pipeline; the package name alone is not mistaken.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from videowm.evaluate.curves import Curve
 from videowm.types import UserError
+from videowm.vae.loss import lpips_network
 
 if TYPE_CHECKING:
     from videowm.evaluate.scenes import Scenes
@@ -64,12 +64,8 @@ def lpips(device: torch.device) -> Frames | None:
     """Learned perceptual distance (Zhang et al. 2018, AlexNet) of every frame, or None where its package or weights
     are not here: they are no dependency."""
     try:
-        import lpips as package
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            network = package.LPIPS(net="alex", verbose=False).to(device).eval()
-    except (ImportError, OSError, RuntimeError):
+        network = lpips_network("alex").to(device)
+    except UserError:
         return None
 
     def distance(predicted: Tensor, true: Tensor) -> Tensor:

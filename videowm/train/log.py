@@ -86,13 +86,14 @@ def first_line(error: Exception) -> str:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop the lines after `step`, so that a resumed run writes every step once."""
+    """Drop the lines after `step` and an evaluation without a record: a resumed run writes all of them once."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            row = json.loads(line)
+            if row["step"] <= step and "loss" in row:
                 kept.append(line)
         except (ValueError, KeyError):  # the half line of a killed process
             continue

@@ -7,9 +7,7 @@ same command again, bit-exact on a CPU, whatever the number of workers, and proc
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -19,20 +17,22 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import torch
-import yaml
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from videowm import config as configuration
+from videowm.evaluate.gate import GateConfig, Verdict, cut_short
 from videowm.train import checkpoint, optim, trunk
 from videowm.train.checkpoint import write_json
+from videowm.train.device import compiles, device_name, make_accelerator, recompute_activations
+from videowm.train.directory import finished, prepare_directory
 from videowm.train.lock import RunLock
 from videowm.train.log import Log
 from videowm.train.meter import Meter, Span, in_words
 from videowm.train.muon import Muon
 from videowm.train.profile import Profiler
 from videowm.train.rule import Parametrisation, RuleConfig
+from videowm.train.stop import Stop, leave_signals_to_the_trainer
 from videowm.train.trunk import StartConfig
 from videowm.types import UserError
 
@@ -66,6 +66,7 @@ class TrainConfig:
     keep_at: list[int] = dataclasses.field(default_factory=list)  # steps whose checkpoints are never deleted
     trunk: bool = False  # a run for others to start from: it is neither cooled down nor evaluated
     start: StartConfig | None = None  # go on from a trunk's checkpoint
+    gate: GateConfig = dataclasses.field(default_factory=GateConfig)
     trackers: list[Literal["wandb", "tensorboard"]] = dataclasses.field(
         default_factory=lambda: ["wandb", "tensorboard"]
     )
@@ -87,7 +88,7 @@ class Draws:
     def __init__(self, seed: int, step: int, slots: range, total: int, device) -> None:
         mixed = (seed * 1_000_003 + step) % 2**63
         self.generator = torch.Generator(device).manual_seed(mixed)
-        self.slots, self.total, self.device = slots, total, device
+        self.step, self.slots, self.total, self.device = step, slots, total, device
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal "slots *shape"."""
@@ -118,6 +119,9 @@ class Task(Protocol):
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss over the given samples, and more to log."""
 
+    def check(self, step: int) -> Verdict | None:
+        """What the gate sees in the model as it is after `step` steps; None where it has nothing to look at."""
+
     def evaluate(self) -> Iterator[tuple[str, Any]]:
         """What is measured on the finished model: pairs (name, value)."""
 
@@ -136,12 +140,8 @@ def train(
         raise UserError(
             f"the rule gives train.batch and train.lr to world models, not to task {task.name}: give numbers"
         )
-    if (out / "record.json").exists():
-        check_same_run(out, resolved)
-        record = json.loads((out / "record.json").read_text())
-        if trunk.covers(out, record, config.steps, config.keep_at):
-            print(f"{out} is finished: nothing to do")
-            return record
+    if record := finished(out, config, resolved):
+        return record
     config = dataclasses.replace(config, keep_at=sorted({*config.keep_at, *trunk.kept_before(out)}))
     resolved = resolved | {"train": resolved["train"] | {"keep_at": config.keep_at}}
     origin = None
@@ -154,6 +154,11 @@ def train(
         prepare_directory(out, resolved)
         lock = RunLock(out)
     accelerator.wait_for_everyone()
+    if record := finished(out, config, resolved):  # by the process that had the lock until now
+        if lock is not None:
+            lock.release()
+        return record
+    accelerator.wait_for_everyone()  # all have looked: from here on there may be a record of this call's own
     run.resume(origin)
     log = Log(accelerator, out, steps=config.steps, first=run.step, name=task.name, config=resolved,
               trackers=config.trackers)  # fmt: skip
@@ -161,10 +166,9 @@ def train(
     if profiled and accelerator.is_main_process:
         profiler = Profiler(out, task.step_flops, accelerator.device, accelerator.num_processes, run.meter)
     try:
-        learn(run, config, log, profiler)
-        record = run.finish() if accelerator.is_main_process else {}
-        if metrics := record.get("metrics"):
-            log.write(config.steps, {k: v for k, v in metrics.items() if not isinstance(v, list)})
+        with Stop(saves=accelerator.is_main_process) as stop:
+            learn(run, config, log, profiler, stop)
+        record = run.finish(log) if accelerator.is_main_process else {}
     finally:
         log.close()
         if lock is not None:
@@ -175,14 +179,15 @@ def train(
     return record
 
 
-def learn(run: Run, config: TrainConfig, log: Log, profiler: Profiler | None) -> None:
-    """The steps still to do: forward, backward, step, log, save."""
+def learn(run: Run, config: TrainConfig, log: Log, profiler: Profiler | None, stop: Stop) -> None:
+    """The steps still to do: forward, backward, step, log, save; the gate and a signal may end them."""
     began, meter = time.perf_counter(), run.meter
     for batch in meter.batches(run.batches()):
         metrics = run.update(batch)
-        last = run.step == config.steps
-        logs = run.step % config.log_every == 0 or last
-        saves = run.step % config.save_every == 0 or run.step in config.keep_at or last
+        last, judged = run.step == config.steps, run.step == run.gate_at
+        logs = run.step % config.log_every == 0 or last or judged
+        ends = stop.asked if stop.saves else None
+        saves = run.step % config.save_every == 0 or run.step in config.keep_at or last or bool(ends)
         if logs or saves or (profiler is not None and profiler.edge):
             run.check()
         meter.step()
@@ -190,15 +195,22 @@ def learn(run: Run, config: TrainConfig, log: Log, profiler: Profiler | None) ->
             if text := profiler.step(last=last):
                 log.say(text)
             meter.leave_out()
+        said = run.judge(log) if judged else {}
         run.seconds = run.seconds_before + time.perf_counter() - began
         if logs:
-            values = run.means(metrics) | meter.read()
+            values = run.means(metrics) | meter.read() | said
             values |= run.shares(values["samples_per_second"])
             log.write(run.step, values)
             log.progress(run.step, values)
+        if run.stopped:  # before it is saved: a resume that has no record finds the gate still ahead
+            return
         if saves:
             run.save()
+        if saves or judged:
             meter.leave_out()
+        if ends:
+            log.say(f"stopped by {ends.name} after step {run.step}, which is saved: the same command goes on")
+            raise SystemExit(128 + ends)
 
 
 class Run:
@@ -231,6 +243,9 @@ class Run:
         self.step, self.seconds, self.seconds_before = 0, 0.0, 0.0
         self.first = 0
         self.began = 0 if config.start is None else config.start.step
+        # A branch is judged after the first step of its own: its trunk, which others need, is only warned about.
+        self.gate_at = None if config.gate.failing == "off" else max(config.gate.step(config.steps), self.began + 1)
+        self.stopped = False
 
     @property
     def patient(self) -> bool:
@@ -285,7 +300,8 @@ class Run:
         items = Items(self.task, [(step, self.slots(m)) for step in steps for m in range(micro)])
         pin = self.accelerator.device.type == "cuda"
         workers = max(self.config.workers, int(pin))
-        loader = torch.utils.data.DataLoader(items, batch_size=None, num_workers=workers, pin_memory=pin)
+        loader = torch.utils.data.DataLoader(items, batch_size=None, num_workers=workers, pin_memory=pin,
+                                             worker_init_fn=leave_signals_to_the_trainer)  # fmt: skip
         held: list[dict[str, Tensor]] = []
         for samples in loader:
             held.append(samples)
@@ -335,6 +351,24 @@ class Run:
                 f"(now {self.config.lr}) or check the data; the last checkpoint is from before this step"
             )
 
+    def judge(self, log: Log) -> dict[str, Any]:
+        """Look through the gate, which may stop the run here; what it says where it fails.
+
+        The model is read in the run's own precision and no random number is drawn: a run that goes on is the same.
+        """
+        verdict = None
+        if self.accelerator.is_main_process:
+            self.task.model.eval()
+            verdict = self.task.check(self.step)
+            self.task.model.train()
+        failed = torch.tensor(float(verdict is not None and not verdict.passed), device=self.accelerator.device)
+        if not self.accelerator.reduce(failed, reduction="sum"):
+            return {}
+        self.stopped = self.config.gate.failing == "stop" and not self.config.trunk
+        said = "" if verdict is None else verdict.sentence
+        log.say(f"{said}; the run is stopped here" if self.stopped else said)
+        return {"gate": said}
+
     def means(self, metrics: dict[str, Tensor]) -> dict[str, float]:
         """Metrics averaged over the processes, and the learning rate."""
         values = {k: float(self.accelerator.reduce(v, reduction="mean")) for k, v in metrics.items()}
@@ -348,7 +382,7 @@ class Run:
         seconds = muon.clock.mean()
         return {} if samples_per_second is None else {"muon": seconds * samples_per_second / self.config.batch}
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, log: Log) -> dict[str, Any]:
         """Export the model, evaluate it (a trunk is for its branches only) and write record.json, last."""
         speed = self.meter.rates(self.meter.whole)
         if compiles(self.config, self.task, self.accelerator.device):
@@ -379,6 +413,10 @@ class Run:
         }
         if "flops" in record:  # `train` is the whole path's, what a run from scratch would have cost
             record["flops"]["spent"] = record["flops"]["train"] * own // self.config.steps
+        if self.stopped:
+            record = cut_short(record, self.step, began=self.began)
+        if metrics:
+            log.write(self.step, {k: v for k, v in metrics.items() if not isinstance(v, list)})
         write_json(self.out / "record.json", record)
         return record
 
@@ -394,70 +432,6 @@ class Items(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.task.load(*self.items[index])
-
-
-def compiles(config: TrainConfig, task: Task, device: torch.device) -> bool:
-    """Whether the model's blocks are to be compiled."""
-    able = hasattr(task.model, "compile_blocks")
-    if config.compile == "on" and not able:
-        raise UserError(f"train.compile is on, but the model of task {task.name} cannot be compiled: leave it out")
-    return able and (config.compile == "on" or (config.compile == "auto" and device.type == "cuda"))
-
-
-def recompute_activations(task: Task) -> None:
-    """Turn on activation checkpointing (arXiv 1604.06174), in diffusers' way."""
-    if not getattr(task.model, "_supports_gradient_checkpointing", False):
-        raise UserError(
-            f"train.checkpointing is true, but the model of task {task.name} cannot compute activations again: "
-            "leave it out"
-        )
-    task.model.enable_gradient_checkpointing()
-
-
-def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
-    cuda = torch.cuda.is_available()
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if cuda or torch.cpu._is_avx512_bf16_supported() else "fp32"
-    accelerator = Accelerator(
-        cpu=not cuda,
-        mixed_precision="no" if precision == "fp32" else precision,
-        log_with=list(config.trackers) or None,
-        project_dir=out,
-    )
-    set_seed(0)  # nothing depends on it: models draw their weights under the task's own seed
-    return accelerator
-
-
-def prepare_directory(out: Path, resolved: dict[str, Any]) -> None:
-    """Make the run directory, or check that it is this very run's."""
-    if (out / "config.yaml").exists():
-        check_same_run(out, resolved)
-    elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
-        raise UserError(f"{out} is not empty and holds no run (no config.yaml): choose another out=")
-    out.mkdir(parents=True, exist_ok=True)
-    aside = out / f".config.{os.getpid()}"
-    aside.write_text(yaml.safe_dump(resolved, sort_keys=False))
-    os.replace(aside, out / "config.yaml")
-
-
-def check_same_run(out: Path, resolved: dict[str, Any]) -> None:
-    """Refuse to go on in a directory whose run was configured otherwise; a trunk may become longer."""
-    if not (out / "config.yaml").exists():
-        raise UserError(f"{out} has a record but no config.yaml, so it cannot be this run: choose another out=")
-    longer = {"train.steps"} if resolved["train"]["trunk"] else set()
-    if differs := trunk.first_difference(out, resolved, trunk.FREE | longer):
-        key, there, here = differs
-        raise UserError(
-            f"{out} holds another run: {key} is {there!r} there and {here!r} here; "
-            "choose another out= or remove the directory"
-        )
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"
 
 
 def launch(path: Path, overrides: list[str], *, profiled: bool = False) -> dict[str, Any]:

@@ -76,14 +76,17 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     Under µP the rate of matrices falls as 1/width in AdamW, whose updates add up over the inputs, and as its root in
     Muon, whose updates have a largest singular value of rate x width^0.5 (arXiv 2310.17813, condition 1). That of the
     output layer falls as 1/width, which for a layer that starts at zero is the multiplier of table 8. What decays in a
-    step, rate x weight_decay, is the same at every width.
+    step, rate x weight_decay, is the same at every width. `model.rates` are shares of the rate for parts of the model
+    whose names begin so.
     """
+    rates = getattr(model, "rates", {})
     mup, muon = config.parametrisation == "mup", config.optimizer == "muon"
     kinds, grouped = roles(model) if mup or muon else {}, {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        kind, scale = kinds.get(name), 1.0
+        kind = kinds.get(name)
+        scale = next((rate for part, rate in rates.items() if name.startswith(part)), 1.0)
         orthogonal = muon and kind == "matrix"
         if mup and kind in ("matrix", "output"):
             scale = (BASE_WIDTH / model.hidden) ** (0.5 if orthogonal else 1)

@@ -46,6 +46,12 @@ class ReaderTask(Task):
         self.clips = ClipStream(self.dataset, frames=config.clip, split="train", seed=config.seed)
         self.heldout = even_clips(self.dataset, frames=config.clip, split="test", count=config.heldout_clips)
         self.tables: dict[int, np.ndarray] = {}
+        self.to(torch.device("cpu"))
+
+    def to(self, device: torch.device) -> None:
+        """What the targets are standardised by lies on the device from the first step on."""
+        readable = self.model.readable
+        self.mean, self.std = (torch.tensor(values, device=device) for values in (readable.mean, readable.std))
 
     def rows(self, episode: int, start: int) -> np.ndarray:
         """The targets "w k" of a clip's windows."""
@@ -63,9 +69,7 @@ class ReaderTask(Task):
         """Mean squared error of standardised targets; the frames get noise, which a rollout has too."""
         frames = to_float(batch["frames"])
         frames = frames + 0.02 * draws.normal(*frames.shape[1:])
-        readable = self.model.readable
-        mean, std = (torch.tensor(v, device=frames.device) for v in (readable.mean, readable.std))
-        true = ((batch["rows"] - mean) / std).flatten(0, 1)
+        true = ((batch["rows"] - self.mean) / self.std).flatten(0, 1)
         read = model(self.model.windows(frames).flatten(0, 1))
         return (read.float() - true).square().mean(), {}
 

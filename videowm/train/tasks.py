@@ -18,6 +18,7 @@ from videowm.data.clips import ClipStream, even_clips, pick
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents, read_index
 from videowm.dit import DiT, flow
+from videowm.evaluate.gate import Verdict, judge
 from videowm.evaluate.heldout import HeldoutConfig, heldout, make_bank
 from videowm.evaluate.reader import Reader
 from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
@@ -30,7 +31,8 @@ from videowm.train.rule import batch_by_rule, rate_by_rule
 from videowm.train.words import DRAWN, TextConfig, TrainingText, looked_up
 from videowm.types import UserError, latent_steps
 from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to_float
-from videowm.vae.loss import VAELossConfig, vae_loss
+from videowm.vae.critic import Critic, with_critic
+from videowm.vae.loss import VAELossConfig, lpips_network, vae_loss
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,14 @@ class VAETask(Task):
         self.clips = ClipStream(self.dataset, frames=config.frames, split="train", seed=config.seed)
         self.codec.check_strides(*self.dataset.size)
         even_clips(self.dataset, frames=config.evaluate.frames, split="test", count=1)  # now, not after training
-        self.model = Autoencoder(self.codec)
+        adversarial = config.loss.adversarial
+        self.model = Autoencoder(self.codec, Critic(adversarial.width) if adversarial.weight else None)
+        self.model.rates = {"critic.": adversarial.rate}
+        self.perceptual = lpips_network("vgg") if config.loss.lpips else None
+
+    def to(self, device: torch.device) -> None:
+        """The perceptual network is no part of the model: it learns nothing and is in no checkpoint."""
+        self.perceptual = self.perceptual and self.perceptual.to(device)
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
         first = step * self.config.train.batch
@@ -125,7 +134,13 @@ class VAETask(Task):
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         frames = to_float(batch["frames"])
         decoded, latents = model(frames)
-        return vae_loss(decoded, frames, latents, self.config.loss)
+        loss, terms = vae_loss(decoded, frames, latents, self.config.loss, self.perceptual)
+        if self.model.critic is None:
+            return loss, terms
+        adversarial = self.config.loss.adversarial
+        listens = draws.step >= adversarial.start * self.config.train.steps
+        loss, more = with_critic(self.model.critic, decoded, frames, loss, adversarial.weight if listens else 0.0)
+        return loss, terms | more
 
     def evaluate(self) -> Iterator[tuple[str, Any]]:
         yield from reconstruction(self.codec, self.dataset, self.config.evaluate)
@@ -136,7 +151,7 @@ class VAETask(Task):
     def record(self) -> dict[str, Any]:
         return {
             "config_hash": configuration.digest(self.config, without=("out",)),
-            "params": {"vae": sum(p.numel() for p in self.model.parameters())},
+            "params": {"vae": sum(p.numel() for p in self.codec.vae.parameters())},
             "frames": {"seen": self.config.train.steps * self.config.train.batch * self.config.frames},
             "hashes": {"data": self.dataset.hash, "vae": self.codec.hash},
         }
@@ -145,9 +160,10 @@ class VAETask(Task):
 class Autoencoder(nn.Module):
     """Frames in, frames out: the one call that a training step makes."""
 
-    def __init__(self, codec: DiffusersCodec) -> None:
+    def __init__(self, codec: DiffusersCodec, critic: Critic | None = None) -> None:
         super().__init__()
         self.vae = codec.vae
+        self.critic = critic  # trained with it, and not asked in `forward`
         self.codec = [codec]  # in a list: its weights are registered once, as `vae`
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,6 +265,12 @@ class WorldTask(Task):
         actions = drop_actions(batch["actions"], draws.uniform() < settings.drop_actions)
         predicted = model(flow.noised(latents, noise, level), level, actions, **told)
         return flow.step_loss(predicted, flow.velocity(latents, noise)).mean(), shares
+
+    def check(self, step: int) -> Verdict:
+        """Whether the actions are obeyed; with a training step's number of clips at once, which has room."""
+        batch = min(self.config.heldout.batch, self.config.train.batch)
+        with self.model.uncompiled():
+            return judge(dict(heldout(self.model, self.bank, batch=batch)), step, self.config.train.gate)
 
     def evaluate(self) -> Iterator[tuple[str, Any]]:
         yield from heldout(self.model, self.bank, batch=self.config.heldout.batch)

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from videowm import config as configuration
 from videowm.train import checkpoint
 from videowm.train.log import flatten
 from videowm.types import UserError
@@ -20,7 +21,7 @@ from videowm.types import UserError
 FREE = frozenset(
     ["out", "resident", "train.start.run"]
     + [f"train.{key}" for key in ("workers", "log_every", "save_every", "keep", "keep_at", "trackers", "accumulate")]
-    + [f"train.{key}" for key in ("compile", "checkpointing")]
+    + [f"train.{key}" for key in ("compile", "checkpointing", "gate.after", "gate.errors", "gate.failing")]
 )
 OF_A_BRANCH = frozenset(["budget", *(f"train.{key}" for key in ("steps", "cooldown", "trunk", "start", "start.step"))])
 
@@ -34,10 +35,22 @@ class StartConfig:
 
 
 def first_difference(run: Path, resolved: dict[str, Any], free: frozenset[str]) -> tuple[str, Any, Any] | None:
-    """The first key outside `free` whose value in the configuration of `run` is another: key, there, here."""
-    theirs, ours = flatten(yaml.safe_load((run / "config.yaml").read_text())), flatten(resolved)
+    """The first key outside `free` whose value in the configuration of `run` is another: key, there, here.
+
+    What a run from before some setting existed says nothing of has its default there.
+    """
+    theirs, ours = flatten(completed(run / "config.yaml")), flatten(resolved)
     keys = sorted((set(theirs) | set(ours)) - free)
     return next(((k, theirs.get(k), ours.get(k)) for k in keys if theirs.get(k) != ours.get(k)), None)
+
+
+def completed(path: Path) -> dict[str, Any]:
+    """The configuration of a run, with today's defaults of settings that it does not know."""
+    from videowm.train.tasks import TASKS
+
+    data = yaml.safe_load(path.read_text())
+    kind = TASKS.get(data.get("task"))
+    return data if kind is None else configuration.to_dict(configuration.build(kind, data, where=str(path)))
 
 
 def origin(start: StartConfig, resolved: dict[str, Any], cooldown_from: int) -> Path:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from videowm.types import UserError
+from videowm.vae.critic import AdversarialConfig
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,8 @@ class VAELossConfig:
     """Weights of the loss terms; the mean squared error has weight 1, a term of weight 0 is not computed.
 
     l1: mean absolute error. kl: of N(latents, 1) from N(0, 1). ssim: 1 - SSIM (Wang et al. 2004, eq. 13).
-    gradient: L1 between spatial differences. motion: MSE between frame differences.
+    gradient: L1 between spatial differences. motion: MSE between frame differences. lpips: learned perceptual distance
+    (Zhang et al. 2018, VGG) through the user's own installation of the package.
     """
 
     l1: float = 0.1
@@ -22,14 +27,16 @@ class VAELossConfig:
     ssim: float = 0.0
     gradient: float = 0.0
     motion: float = 0.0
+    lpips: float = 0.0
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
 
 
 def vae_loss(
-    decoded: Tensor, frames: Tensor, latents: Tensor, config: VAELossConfig
+    decoded: Tensor, frames: Tensor, latents: Tensor, config: VAELossConfig, perceptual: nn.Module | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum over decoded and true frames "b f 3 H W" in [-1, 1] and latents "b t c h w", and every term.
 
-    Also the PSNR of the batch in dB.
+    Also the PSNR of the batch in dB. `perceptual` is the network of the term `lpips`.
     """
     decoded, frames, latents = decoded.float(), frames.float(), latents.float()
     terms = {
@@ -38,11 +45,31 @@ def vae_loss(
         "ssim": lambda: 1 - similarity(decoded, frames),
         "gradient": lambda: sum(F.l1_loss(decoded.diff(dim=axis), frames.diff(dim=axis)) for axis in (-1, -2)) / 2,
         "motion": lambda: F.mse_loss(decoded.diff(dim=1), frames.diff(dim=1)),
+        "lpips": lambda: perceptual(decoded.flatten(0, 1), frames.flatten(0, 1)).mean(),
     }
     mse = F.mse_loss(decoded, frames)
     values = {name: term() for name, term in terms.items() if getattr(config, name)}
     loss = mse + sum(getattr(config, name) * value for name, value in values.items())
     return loss, {"mse": mse, **values, "psnr": -10 * (mse.detach() / 4).log10()}
+
+
+def lpips_network(net: str) -> nn.Module:
+    """The frozen network `net` ("alex", "vgg") of the package lpips: pairs of frames "n 3 H W" in [-1, 1] -> "n 1 1 1".
+
+    It is no dependency; UserError says where the package, or the weights that it loads, cannot be had.
+    """
+    try:
+        import lpips
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return lpips.LPIPS(net=net, verbose=False).eval().requires_grad_(requires_grad=False)
+    except (ImportError, OSError, RuntimeError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"LPIPS cannot be computed here ({said}): pip install lpips and let it load its weights once, or leave "
+            "it out"
+        ) from None
 
 
 def similarity(decoded: Tensor, frames: Tensor, *, window: int = 7) -> Tensor:

@@ -1,0 +1,54 @@
+"""The run directory: of this very run, of none yet, or refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from videowm.train import trunk
+from videowm.types import UserError
+
+if TYPE_CHECKING:
+    from videowm.train.loop import TrainConfig
+
+
+def finished(out: Path, config: TrainConfig, resolved: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a run that has come to its end already, if it did all that is asked for now."""
+    if not (out / "record.json").exists():
+        return None
+    check_same_run(out, resolved)
+    record = json.loads((out / "record.json").read_text())
+    if not trunk.covers(out, record, config.steps, config.keep_at):
+        return None
+    how = f"was stopped by the {record['stopped']}" if record.get("stopped") else "is finished"
+    print(f"{out} {how}: nothing to do")
+    return record
+
+
+def prepare_directory(out: Path, resolved: dict[str, Any]) -> None:
+    """Make the run directory, or check that it is this very run's."""
+    if (out / "config.yaml").exists():
+        check_same_run(out, resolved)
+    elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise UserError(f"{out} is not empty and holds no run (no config.yaml): choose another out=")
+    out.mkdir(parents=True, exist_ok=True)
+    aside = out / f".config.{os.getpid()}"
+    aside.write_text(yaml.safe_dump(resolved, sort_keys=False))
+    os.replace(aside, out / "config.yaml")
+
+
+def check_same_run(out: Path, resolved: dict[str, Any]) -> None:
+    """Refuse to go on in a directory whose run was configured otherwise; a trunk may become longer."""
+    if not (out / "config.yaml").exists():
+        raise UserError(f"{out} has a record but no config.yaml, so it cannot be this run: choose another out=")
+    longer = {"train.steps"} if resolved["train"]["trunk"] else set()
+    if differs := trunk.first_difference(out, resolved, trunk.FREE | longer):
+        key, there, here = differs
+        raise UserError(
+            f"{out} holds another run: {key} is {there!r} there and {here!r} here; "
+            "choose another out= or remove the directory"
+        )
