@@ -21,6 +21,8 @@ except ImportError:  # no Triton, so no GPU that it could serve
 PROCESSORS = 128
 CLIP = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 LONG_CACHE = [SDPBackend.FLASH_ATTENTION, *(backend for backend in CLIP if backend != SDPBackend.FLASH_ATTENTION)]
+# With a mask, which a text has, the backward pass of cuDNN may give NaN (H100, PyTorch 2.11, its issue 196678).
+MASKED = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class Blocks(NamedTuple):
@@ -133,7 +135,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
         return flex_attention(query, key, value, block_mask=mask.mask, kernel_options=mask.options)
     if query.device.type != "cpu":
         few = query.shape[2] < key.shape[2] and query.shape[0] * query.shape[1] < PROCESSORS
-        with sdpa_kernel(LONG_CACHE if few else CLIP, set_priority=True):
+        backends = LONG_CACHE if few else CLIP
+        if mask is not None and torch.is_grad_enabled():
+            backends = MASKED
+        with sdpa_kernel(backends, set_priority=True):
             return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if mask is not None:
