@@ -105,6 +105,7 @@ def test_submitted_once_requeued_and_ended_once(cluster, sweep_file, capsys):
     # Started again before its last process has ended, the job would meet itself.
     assert seen, "the job's process was not found where it is to be gone from"
     wait_for(lambda: not sockets(cluster, job))
+    time.sleep(2)  # its credential was revoked to the second, and one of the same second would be refused
     assert not (out / "alone/record.json").exists(), "too short to be stopped"
     wait_for(lambda: hurried(alone) or slurm.queue(sweep).get("alone", (alone, "ended"))[1] != "PENDING")
     wait_for(lambda: set(slurm.states(points, sweep).values()) == {"done"})
