@@ -239,7 +239,8 @@ class DiT(ModelMixin, ConfigMixin):
             run = block.forward if store is not None else block  # lengths of contexts differ: not worth compiling
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 run = partial(self._gradient_checkpointing_func, block)
-            mask = self.mask(t, self.windows[i], latents.device)
+            blocks = self.compiled and store is None and latents.is_cuda  # FlexAttention is slow where not compiled
+            mask = self.mask(t, self.windows[i], latents.device, blocks=blocks)
             stream = run(*stream, modulations[i], rotary, mask, store, words.blocks[i])
         return self.unpatched(self.head(*stream, modulations[-1]))
 
@@ -266,11 +267,13 @@ class DiT(ModelMixin, ConfigMixin):
         h, w = self.grid
         return rearrange(tokens, "b t (h w) (p q c) -> b t c (h p) (w q)", h=h, w=w, p=self.patch, q=self.patch)
 
-    def mask(self, steps: int, window: int | None, device: torch.device) -> Mask:
-        """The mask of a clip of `steps` latent steps, made once; None where every token sees every other."""
+    def mask(self, steps: int, window: int | None, device: torch.device, *, blocks: bool) -> Mask:
+        """The mask of a clip of `steps` latent steps, made once, for FlexAttention if it is to be of `blocks`.
+
+        None where every token sees every other. On a CPU FlexAttention has no gradient.
+        """
         if steps == 1:
             return None
-        blocks = self.compiled and device.type == "cuda"  # FlexAttention has no gradient on a CPU
         key = (steps, window, device, blocks)
         if key not in self.masks:
             if blocks:
