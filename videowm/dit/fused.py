@@ -1,7 +1,6 @@
 """The memory-bound parts of a block as Triton kernels, each reading and writing its tensors once.
 
-Compiled, the same formulas take 2.2 times the traffic that they need (H100, 130M parameters: 15.3 of 58.5 ms a step;
-docs/LOG.md). Sums are in float32 and their order is fixed, so the same inputs give the same bits.
+Compiled from plain formulas these parts took 15.3 of 58.5 ms of kernels a step (H100, 130M parameters; docs/LOG.md). Sums are in float32 and their order is fixed, so the same inputs give the same bits.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def add_modulate_backward_kernel(d_out, d_h, out, y, gate, scale, d_x, d_y, sums
 def tile(tokens: int, width: int, steps: int) -> tuple[dict[str, int], int]:
     """Rows and columns of a tile, tiles and warps a program, and how many programs share a latent step.
 
-    The fastest of 14 (H100): widths that are no power of 2 leave lanes idle and want smaller tiles.
+    Among the fastest of 14 (H100): widths that are no power of 2 leave lanes idle and want smaller tiles.
     """
     block = triton.next_power_of_2(width)
     size, warps, most = (4096, 8, 8) if block == width else (2048, 4, 16)
