@@ -97,9 +97,9 @@ def test_submitted_once_requeued_and_ended_once(cluster, sweep_file, capsys):
     alone, out = slurm.queue(sweep)["alone"][0], Path(sweep.out)
     wait_for(lambda: slurm.queue(sweep)["alone"][1] == "RUNNING")
     job = subprocess.check_output(["squeue", "--noheader", f"--jobs={alone}", "--format=%A"]).decode().strip()
-    seen = sockets(cluster, job)
     assert slurm.states(points, sweep)["branch"].startswith("queued (SLURM ")
     wait_for(lambda: any((out / "alone/checkpoints").glob("step-*")))
+    seen = sockets(cluster, job)  # of the whole life so far: at RUNNING, SLURM has yet to start a process
     subprocess.run(["scancel", "--signal=USR1", "--batch", alone], check=True)
     wait_for(lambda: slurm.queue(sweep)["alone"][1] == "PENDING")
     # Started again before its last process has ended, the job would meet itself.
