@@ -59,6 +59,13 @@ def test_even_clips(recording):
     assert even_clips(recording, frames=9, split="test", count=6) == [(e, s) for e in (4, 5) for s in (0, 30, 60)]
 
 
+def test_as_many_even_clips_as_asked_for(recording):
+    """Guards an evaluation of a few clips that takes one of every held-out episode, and a clip that counts twice."""
+    many = [even_clips(recording, frames=33, split="train", count=n) for n in (2, 3, 6)]
+    assert [len(clips) for clips in many] == [2, 3, 6] and {e for e, _ in many[2]} == {0, 1, 2, 3}
+    assert even_clips(recording, frames=69, split="test", count=6) == [(4, 0), (5, 0)]
+
+
 def test_episodes_that_are_too_short(recording):
     """Guards an endless loop or an index error: no episode has 70 frames."""
     with pytest.raises(UserError, match="no train episode of 70 frames"):

@@ -52,12 +52,16 @@ class ClipStream:
 
 
 def even_clips(dataset: Dataset, *, frames: int, split: str, count: int) -> list[tuple[int, int]]:
-    """About `count` clips (episode, start), spread evenly over the episodes of a split, the same for every model."""
+    """`count` clips (episode, start), spread evenly over the episodes of a split, the same for every model.
+
+    Fewer where short episodes have fewer starts; with more episodes than clips, evenly spread episodes have one each.
+    """
     episodes = [e for e in dataset.split(split) if dataset.lengths[e] >= frames]
     if not episodes:
         raise UserError(f"{dataset.root} has no {split} episode of {frames} frames or more")
-    each = max(1, round(count / len(episodes)))
-    return [(e, int(s)) for e in episodes for s in np.linspace(0, dataset.lengths[e] - frames, each, dtype=int)]
+    each = np.diff(np.arange(len(episodes) + 1) * count // len(episodes))
+    starts = (np.linspace(0, dataset.lengths[e] - frames, n, dtype=int) for e, n in zip(episodes, each, strict=True))
+    return [(e, int(s)) for e, some in zip(episodes, starts) for s in np.unique(some)]
 
 
 def stretches(dataset: Dataset, split: str, frames: int) -> list[tuple[int, int]]:
