@@ -68,6 +68,4 @@ def instruments_of(
         own = json.loads((args.reader / "record.json").read_text())["metrics"]
     named = args.features or ("reader" if reader is not None else None)
     features = open_features(named, reader, device) if named else None
-    replayable = (dataset.root / "meta/recording.json").exists()
-    counterfactuals = args.counterfactuals if replayable else 0
-    return Instruments(reader, features, counterfactuals, args.text_guidance), own
+    return Instruments(reader, features, args.counterfactuals, args.text_guidance), own

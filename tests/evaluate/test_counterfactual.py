@@ -12,11 +12,14 @@ import torch
 from videowm.data.dataset import Dataset
 from videowm.data.record import record
 from videowm.dit.sample import Sampler
-from videowm.evaluate.counterfactual import Replay, branches, counterfactual, counterfactual_state
+from videowm.evaluate.control import delta_psnr
+from videowm.evaluate.counterfactual import Replay, branches, counterfactual, counterfactual_state, play_random
 from videowm.evaluate.reader import Reader
 from videowm.evaluate.rollouts import RolloutConfig
+from videowm.evaluate.scenes import make_scenes, random_actions, through_codec
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
+from videowm.vae.codec import to_float
 
 CONFIG = RolloutConfig(clips=2, context_frames=5, horizon=8, sampler=Sampler(1), batch=2)
 
@@ -76,11 +79,11 @@ def test_a_recording_of_another_game_is_refused(recording, tmp_path):
         Replay(Dataset(copy))
 
 
-def test_branches_and_their_bounds(world_run, recording):
+def test_branches_and_their_bounds(world_run, replay):
     """Guards branches of other starts or lengths, and bounds: a dream that is the real future through the autoencoder
     scores the ceiling, one that goes on as recorded gains nothing."""
     pipeline = WorldModelPipeline.open(world_run)
-    made, left_out = branches(pipeline, recording, CONFIG)
+    made, left_out = branches(pipeline, replay, CONFIG)
     assert [b.name for b in made] == ["left", "right", "brake"] and left_out == 0
     assert all(b.real.shape == b.dreamed.shape == b.decoded.shape == (2, 8, 3, 64, 64) for b in made)
     assert torch.equal(made[0].recorded, made[1].recorded) and not torch.equal(made[0].real, made[1].real)
@@ -92,13 +95,39 @@ def test_branches_and_their_bounds(world_run, recording):
     np.testing.assert_array_equal(curves["counterfactual/psnr"].values, curves["counterfactual/psnr"].bounds["ceiling"])
     blind = [replace(b, dreamed=b.uninformed) for b in made]
     gain = {c.name: c for c in counterfactual(blind, device=cpu)}["counterfactual/gain"]
-    assert np.abs(gain.values).max() == 0 and gain.bounds["ceiling"].min() >= 0
+    assert np.abs(gain.values).max() == 0 < np.abs(gain.bounds["ceiling"]).max()
+    best = [replace(b, dreamed=b.decoded, uninformed=b.recorded) for b in made]
+    gain = {c.name: c for c in counterfactual(best, device=cpu)}["counterfactual/gain"]
+    np.testing.assert_array_equal(gain.values, gain.bounds["ceiling"])
 
 
-def test_state_under_forced_actions(world_run, recording, reader_run):
+def test_the_ceiling_of_delta_psnr(world_run, replay, recording):
+    """Guards a ceiling of other actions, starts or frames: the real game under the scenes' random actions is found by
+    hand, and a model that dreams it, and the truth under the true actions, is at the ceiling exactly."""
+    pipeline, cpu = WorldModelPipeline.open(world_run), torch.device("cpu")
+    scenes = make_scenes(pipeline, recording, replace(CONFIG, clips=4))
+    played = play_random(pipeline, replay, scenes, CONFIG, 3)
+    assert played.clips.tolist() == [0, 1, 3]
+    actions = random_actions(scenes.actions[:, 4:], CONFIG.seed)
+    assert actions.shape == (4, 8, 3) and {tuple(a) for a in actions[3].tolist()} <= {
+        tuple(a) for a in scenes.actions.flatten(0, 1).tolist()
+    }
+    real = replay.future(int(scenes.episode[3]), int(scenes.first[3]) + 4, actions[3].numpy())
+    video = torch.cat([scenes.truth[3:, :5], to_float(real.frames[None, 1:])], dim=1)
+    torch.testing.assert_close(played.decoded[2], through_codec(pipeline, video, 1)[0, 5:])
+    few = {k: v[played.clips] for k, v in vars(scenes).items() if k != "context"}
+    few["random"] = torch.cat([few["truth"][:, :5], played.decoded], dim=1)
+    perfect = replace(scenes, **few | {"dreamed": few["decoded"]})
+    got = dict(delta_psnr(perfect, replace(played, clips=np.arange(3)), device=cpu))
+    assert got["control/delta_psnr"] == got["control/delta_psnr_ceiling"] != 0 == got["control/delta_psnr_floor"]
+    np.testing.assert_array_equal(got["control/delta_psnr_by_frame"], got["control/delta_psnr_by_frame_ceiling"])
+    assert got["control/delta_psnr_ceiling_se"] > 0 and got["control/delta_psnr_ceiling_clips"] == 3
+
+
+def test_state_under_forced_actions(world_run, replay, recording, reader_run):
     """Guards states of other frames: the true row of a window is found in the game played again; a dream that is the
     real future has the probe's own error, one that was not told has the floor's."""
-    made, _ = branches(WorldModelPipeline.open(world_run), recording, CONFIG)
+    made, _ = branches(WorldModelPipeline.open(world_run), replay, CONFIG)
     reader, names = Reader.open(reader_run), recording.state_names
     perfect = [replace(b, dreamed=b.real) for b in made]
     curves = {c.name: c for c in counterfactual_state(perfect, reader, names)}

@@ -41,7 +41,8 @@ def test_similarities_are_torchmetrics(size):
 
     true = torch.rand(1, 4, 3, *size, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).cumsum(-1).sin()
     noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(1))
-    other = torch.cat([-true[:, :1], true[:, 1:] + torch.tensor([0.01, 0.3, 1.0])[:, None, None, None] * noise[:, 1:]], 1)
+    amount = torch.tensor([0.01, 0.3, 1.0])[:, None, None, None]
+    other = torch.cat([-true[:, :1], true[:, 1:] + amount * noise[:, 1:]], 1)
     settings = {"data_range": 2.0, "reduction": "none"}
     torch.testing.assert_close(ssim(other, true)[0], structural_similarity_index_measure(other[0], true[0], **settings))
     settings |= {"betas": scales(size), "normalize": "relu"}

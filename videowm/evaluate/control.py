@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from videowm.dit import DiT
-from videowm.evaluate.curves import Curve, Pairs, pairs, resampled
+from videowm.evaluate.curves import Curve, Pairs, pairs, resampled, with_error
 from videowm.evaluate.fidelity import by_frame, psnr
 from videowm.evaluate.heldout import Bank, bank_losses, shuffled
 from videowm.evaluate.readings import Readings
-from videowm.evaluate.scenes import Scenes
+from videowm.evaluate.scenes import Played, Scenes
 
 BOUNDS = {"ceiling": "decoded", "ceiling_real": "truth", "floor": "shuffled", "floor_zero": "zero"}
 SHIFTS = range(-2, 3)  # frames by which a rollout may answer late (or early)
@@ -76,14 +77,26 @@ def delay(readings: Readings) -> Pairs:
     yield "control/delay_se", float(late[1:].std(ddof=1))
 
 
-def delta_psnr(scenes: Scenes, *, device: torch.device, batch: int = 16) -> Pairs:
+def delta_psnr(scenes: Scenes, played: Played | None = None, *, device: torch.device, batch: int = 16) -> Pairs:
     """What the true actions are worth, in dB by predicted frame: PSNR under them minus PSNR under random ones.
 
-    Genie (arXiv 2402.15391), section 3, Delta_t PSNR; a model that ignores its actions scores 0.
+    Genie (arXiv 2402.15391), section 3, Delta_t PSNR; a model that ignores its actions scores 0. Ceiling: the same of
+    the real game under the same actions, through the autoencoder, in those clips that it was `played` for.
     """
-    truth = scenes.future("truth")
-    own, drawn = (by_frame(psnr, scenes.future(k), truth, device, batch) for k in ("dreamed", "random"))
-    yield from pairs(Curve("control/delta_psnr", own - drawn, scenes.episode, {"floor": np.zeros_like(own)}))
+    truth, name = scenes.future("truth"), "control/delta_psnr"
+
+    def gained(own: Tensor, other: Tensor, true: Tensor) -> np.ndarray:
+        right, wrong = (by_frame(psnr, video, true, device, batch) for video in (own, other))
+        return right - wrong
+
+    values = gained(scenes.future("dreamed"), scenes.future("random"), truth)
+    yield from pairs(Curve(name, values, scenes.episode, {"floor": np.zeros_like(values)}))
+    if played is not None:
+        most = gained(scenes.future("decoded")[played.clips], played.decoded, truth[played.clips])
+        Curve(name, most, scenes.episode[played.clips])  # refuses what is not finite
+        yield from with_error(f"{name}_ceiling", most.mean(1), scenes.episode[played.clips])
+        yield from with_error(f"{name}_by_frame_ceiling", most, scenes.episode[played.clips])
+        yield f"{name}_ceiling_clips", len(played.clips)
 
 
 def loss_ratio(model: DiT, bank: Bank, batch: int) -> Pairs:

@@ -18,7 +18,7 @@ from videowm.evaluate.fidelity import by_frame, psnr
 from videowm.evaluate.reader import Reader, state_table
 from videowm.evaluate.readings import standardised
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from, starting_points
-from videowm.evaluate.scenes import through_codec, with_future
+from videowm.evaluate.scenes import Played, Scenes, random_actions, through_codec, with_future
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import to_float
@@ -86,6 +86,24 @@ class Replay:
         return Future(np.stack(frames), np.stack(states))
 
 
+def play_random(
+    pipeline: WorldModelPipeline, replay: Replay, scenes: Scenes, config: RolloutConfig, count: int
+) -> Played:
+    """The real game under the random actions of the scenes, in `count` of them, or fewer because a game ended."""
+    actions = random_actions(scenes.actions[:, scenes.context - 1 :], config.seed).numpy()
+    clips, real = [], []
+    for i in np.unique(np.linspace(0, len(actions) - 1, count, dtype=int)).tolist():
+        moment = int(scenes.first[i]) + scenes.context - 1
+        if future := replay.future(int(scenes.episode[i]), moment, actions[i]):
+            clips.append(i)
+            real.append(future.frames[1:])
+    if not clips:
+        raise UserError(f"no start of {replay.dataset.root} lasts {scenes.horizon} frames under random actions: lower "
+                        "the horizon")  # fmt: skip
+    videos = torch.cat([scenes.truth[clips, : scenes.context], to_float(np.stack(real))], dim=1)
+    return Played(np.array(clips), through_codec(pipeline, videos, config.batch)[:, scenes.context :])
+
+
 @dataclass(frozen=True)
 class Branch:
     """Starts continued under one forced action, in the real game and in the dream; "b h 3 H W", the context cut off."""
@@ -94,7 +112,7 @@ class Branch:
     real: Tensor
     decoded: Tensor  # the real future through the autoencoder
     dreamed: Tensor
-    recorded: Tensor  # what the real game did under the recorded actions
+    recorded: Tensor  # what the real game did under the recorded actions, through the autoencoder
     uninformed: Tensor  # the dream under the recorded actions
     repeat: Tensor  # the last context frame
     states: np.ndarray  # float32 "b h+1 s", the simulator's, from the last context frame on
@@ -102,10 +120,10 @@ class Branch:
 
 
 def branches(
-    pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig, forced: tuple[str, ...] | None = None
+    pipeline: WorldModelPipeline, replay: Replay, config: RolloutConfig, forced: tuple[str, ...] | None = None
 ) -> tuple[list[Branch], int]:
     """One branch an action, all of the same starts, and how many starts were left out because a game ended."""
-    replay = Replay(dataset)
+    dataset = replay.dataset
     named = replay.world.NAMED_ACTIONS
     forced = forced or FORCED.get(replay.world.name.split("-")[0], tuple(named)[:3])
     where, known = starting_points(dataset, config, pipeline.time_stride), config.context_frames
@@ -120,24 +138,24 @@ def branches(
     if not kept:
         raise UserError(f"no start of {dataset.root} lasts {config.horizon} frames under {forced}: lower the horizon")
     start = start_from(pipeline, dataset, kept, config)
-    own = roll(pipeline, start, config)
+    unforced = through_codec(pipeline, start.frames, config.batch), roll(pipeline, start, config)
     made = [
-        branch(pipeline, start, config, name, own, torch.tensor(named[name]), [real[i] for real in futures])
+        branch(pipeline, start, config, name, unforced, torch.tensor(named[name]), [real[i] for real in futures])
         for i, name in enumerate(forced)
     ]
     return made, len(where) - len(kept)
 
 
 def branch(
-    pipeline: WorldModelPipeline, start: Start, config: RolloutConfig, name: str, own: Tensor, action: Tensor,
-    futures: list[Future],
+    pipeline: WorldModelPipeline, start: Start, config: RolloutConfig, name: str, unforced: tuple[Tensor, Tensor],
+    action: Tensor, futures: list[Future],
 ) -> Branch:  # fmt: skip
-    """The starts under one action."""
+    """The starts under one action; `unforced` are the real game and the dream under the recorded ones."""
     known = start.context_frames
     real = torch.cat([start.frames[:, :known], to_float(np.stack([f.frames[1:] for f in futures]))], dim=1)
     actions = with_future(start.actions, action.expand(1, config.horizon, -1), known)
     dreamed = roll(pipeline, replace(start, frames=real), config, actions)
-    videos = (real, through_codec(pipeline, real, config.batch), dreamed, start.frames, own)
+    videos = (real, through_codec(pipeline, real, config.batch), dreamed, *unforced)
     repeat = real[:, known - 1 : known].expand(-1, config.horizon, -1, -1, -1)
     states = np.stack([future.states for future in futures])
     return Branch(name, *(video[:, known:] for video in videos), repeat, states, start.episode)
@@ -148,14 +166,14 @@ def counterfactual(branches: list[Branch], *, device: torch.device, batch: int =
 
     Ceiling: the real future through the autoencoder. Floor: the last context frame repeated. The gain is the PSNR in dB
     over the dream that was not told, which goes on under the recorded actions: a model that ignores its actions gains
-    0, and its ceiling is the PSNR of the real future through the autoencoder over the recorded one's, at least 0.
+    0, and the ceiling is what the real game gains through the autoencoder.
     """
     curves = []
     for b in branches:
         values = {k: by_frame(psnr, getattr(b, k), b.real, device, batch)
                   for k in ("dreamed", "decoded", "recorded", "uninformed", "repeat")}  # fmt: skip
         bounds = {"ceiling": values["decoded"], "floor": values["repeat"]}
-        most = values["decoded"] - np.minimum(values["recorded"], values["decoded"])
+        most = values["decoded"] - values["recorded"]
         gained = {"ceiling": most, "floor": np.zeros_like(most)}
         curves.append((values["dreamed"], bounds, values["dreamed"] - values["uninformed"], gained, b.episode))
         yield Curve(f"counterfactual/{b.name}_psnr", values["dreamed"], b.episode, bounds)

@@ -43,6 +43,14 @@ class Scenes:
         return getattr(self, name)[:, self.context :]
 
 
+@dataclass(frozen=True)
+class Played:
+    """Some clips of the scenes, played on by the real game under the actions of `random`."""
+
+    clips: np.ndarray  # "n", their numbers
+    decoded: Tensor  # the predicted frames "n h 3 H W", through the autoencoder
+
+
 def another(episode: np.ndarray) -> np.ndarray:
     """For every clip the number of one of another episode, each taken once; one episode alone: of another clip."""
     n = len(episode)
@@ -51,6 +59,13 @@ def another(episode: np.ndarray) -> np.ndarray:
         if (episode[rolled] != episode).all():
             return rolled
     return np.roll(np.arange(n), n // 2)
+
+
+def random_actions(future: Tensor, seed: int) -> Tensor:
+    """Actions "b h a" drawn from those of all clips at all times."""
+    drawn = torch.randint(len(future) * future.shape[1], future.shape[:2],
+                          generator=torch.Generator().manual_seed(seed))  # fmt: skip
+    return future.flatten(0, 1)[drawn]
 
 
 def with_future(actions: Tensor, future: Tensor, context: int) -> Tensor:
@@ -65,13 +80,11 @@ def make_scenes(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutC
     start = start_from(pipeline, dataset, where, config)
     actions, known = start.actions, start.context_frames
     future = actions[:, known - 1 :]
-    generator = torch.Generator().manual_seed(config.seed)
-    drawn = torch.randint(future.shape[0] * future.shape[1], future.shape[:2], generator=generator)
     rolled = {
         "dreamed": future,
         "shuffled": future[torch.from_numpy(another(start.episode))],
         "zero": torch.zeros_like(future),
-        "random": future.flatten(0, 1)[drawn],
+        "random": random_actions(future, config.seed),
     }
     return Scenes(
         truth=start.frames,

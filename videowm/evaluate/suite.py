@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch
 from videowm.data.dataset import Dataset
 from videowm.dit import DiT
 from videowm.evaluate.control import control, delay, delta_psnr, loss_ratio
-from videowm.evaluate.counterfactual import branches, counterfactual, counterfactual_state
+from videowm.evaluate.counterfactual import Replay, branches, counterfactual, counterfactual_state, play_random
 from videowm.evaluate.counts import counts
 from videowm.evaluate.curves import Curve, Pairs, pairs
 from videowm.evaluate.drift import drift
@@ -53,9 +53,9 @@ def suite(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config
           instruments: Instruments) -> Pairs:  # fmt: skip
     """All evaluators of rollouts on the same scenes: pairs (name, value)."""
     device, batch, reader = pipeline.device, config.batch, instruments.reader
-    yield "about", about(scenes, dataset, instruments)
+    yield "about", about(scenes, dataset, instruments) | {"sampler": asdict(config.sampler)}
     yield from measured(fidelity(scenes, device=device, batch=batch))
-    yield from delta_psnr(scenes, device=device, batch=batch)
+    yield from against_the_game(scenes, pipeline, dataset, config, instruments)
     if reader is not None:
         check_reader(reader, dataset)
         readings = read_scenes(reader, scenes, dataset)
@@ -71,16 +71,32 @@ def suite(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config
             yield from dict(frechet(scenes, instruments.features)).items()
         except UserError as refusal:  # too few clips: said, and the rest of the work is kept
             yield f"frechet/{instruments.features.name}_refused", str(refusal)
-    if instruments.counterfactuals:
-        few = replace(config, clips=instruments.counterfactuals)
-        made, left_out = branches(pipeline, dataset, few)
-        yield "counterfactual/starts", len(made[0].real)
-        yield "counterfactual/left_out", left_out
-        for curve in counterfactual(made, device=device, batch=batch):
-            yield from pairs(curve)
-            yield from drift(curve) if curve.name == "counterfactual/psnr" else ()
-        if reader is not None:
-            yield from measured(counterfactual_state(made, reader, dataset.state_names))
+
+
+def against_the_game(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig,
+                     instruments: Instruments) -> Pairs:  # fmt: skip
+    """What compares with the real game under other actions; where it cannot be played again that is said, and only
+    what needs no game is left."""
+    device, batch, count = pipeline.device, config.batch, instruments.counterfactuals
+    replay, played = None, None
+    try:
+        if count:
+            replay = Replay(dataset)
+            played = play_random(pipeline, replay, scenes, config, count)
+            made, left_out = branches(pipeline, replay, replace(config, clips=count))
+    except UserError as refusal:
+        yield "counterfactual/game_refused", f"no other actions in the real game: {refusal}"
+        replay = None
+    yield from delta_psnr(scenes, played, device=device, batch=batch)
+    if replay is None:
+        return
+    yield "counterfactual/starts", len(made[0].real)
+    yield "counterfactual/left_out", left_out
+    for curve in counterfactual(made, device=device, batch=batch):
+        yield from pairs(curve)
+        yield from drift(curve) if curve.name == "counterfactual/psnr" else ()
+    if instruments.reader is not None:
+        yield from measured(counterfactual_state(made, instruments.reader, dataset.state_names))
 
 
 def suite_of_bank(models: list[DiT], bank: Bank, batch: int, patch: tuple[slice, slice] | None) -> Pairs:

@@ -7,6 +7,7 @@ import numpy as np
 from videowm.data.worlds.carracing import CarRacing
 
 PATCH = 16  # pixels, of each side
+BLOCK = 8  # pixels of one colour, of each side: finer noise is lost in an autoencoder, and surprises nobody
 
 
 class NoisyCarRacing(CarRacing):
@@ -25,5 +26,6 @@ class NoisyCarRacing(CarRacing):
     def render(self) -> np.ndarray:
         picture = super().render()
         noise = np.random.default_rng([self._seed, self._shown, 16])
-        picture[:PATCH, -PATCH:] = noise.integers(0, 256, (PATCH, PATCH, 3), np.uint8)
+        blocks = noise.integers(0, 256, (PATCH // BLOCK, PATCH // BLOCK, 3), np.uint8)
+        picture[:PATCH, -PATCH:] = blocks.repeat(BLOCK, 0).repeat(BLOCK, 1)
         return picture
