@@ -155,6 +155,7 @@ def named_actions(world: str) -> dict[str, tuple[float, ...]]:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Measure a finished run: the evaluators of its configuration, and of a world model everything else."""
+    from videowm.evaluate.findings import bounds, single, with_error
     from videowm.measure import measure_world
     from videowm.train.loop import write_json
     from videowm.train.tasks import TASKS, WorldTask, finished_task
@@ -167,13 +168,9 @@ def evaluate(args: argparse.Namespace) -> None:
     more = measure_world(args, task) if rolled else {}
     metrics = dict(task.evaluate()) | more
     write_json(args.run / "evaluation.json", metrics)
-    for name, value in metrics.items():
-        if name.endswith("_refused"):
-            print(f"{name:40s} {value}")
-        elif isinstance(value, int | float | None) and not name.endswith("_se"):
-            error = metrics.get(f"{name}_se")
-            shown = "none" if value is None else f"{value:.6g}"
-            print(f"{name:40s} {shown}" + ("" if error is None else f" ± {error:.2g}"))
+    for name in single(metrics):
+        between = "  ".join(f"{label} {shown}" for label, shown in bounds(metrics, name).items())
+        print(f"{name:44s} {with_error(metrics, name):20s} {between}".rstrip())
 
 
 def quickstart(args: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ import torch
 from videowm.data.dataset import Dataset
 from videowm.dit import DiT
 from videowm.evaluate.features import open_features
+from videowm.evaluate.findings import sentences
 from videowm.evaluate.reader import Reader, check_reader
 from videowm.evaluate.scenes import make_scenes
 from videowm.evaluate.suite import Instruments, suite, suite_of_bank
@@ -26,19 +27,31 @@ from videowm.types import UserError
 
 def measure_world(args: argparse.Namespace, task: WorldTask) -> dict[str, Any]:
     """Everything that is measured on rollouts of a world model, its page and its clips."""
-    pipeline, dataset = task.pipeline(), task.dataset()
     began = time.perf_counter()
+    pipeline, dataset = task.pipeline(), task.dataset()
     given = {"clips": args.clips, "context_frames": args.context, "horizon": args.horizon, "batch": args.batch}
     config = replace(task.config.rollout, **{k: v for k, v in given.items() if v is not None})
     pipeline.check_sampler(replace(config.sampler, text_guidance=args.text_guidance))
     instruments, metrics = instruments_of(args, dataset, pipeline.device)
     smaller = [finished_model(run, task, pipeline.device) for run in args.smaller]
+    laps = [began]
+
+    def lap(what: str) -> None:
+        laps.append(time.perf_counter())
+        metrics[f"evaluate/{what}_seconds"] = round(laps[-1] - laps[-2], 1)
+
     metrics |= dict(suite_of_bank([*smaller, task.model], task.bank, task.config.heldout.batch, patch_of(pipeline)))
+    lap("bank")
     scenes = make_scenes(pipeline, dataset, config)
+    lap("rollouts")
     metrics |= dict(suite(scenes, pipeline, dataset, config, instruments))
-    metrics["evaluate/seconds"] = round(time.perf_counter() - began, 1)
+    lap("suite")
     trained_on = pipeline.trained_on
-    print(write_page(args.run, metrics, scenes, trained_on.action_names, trained_on.fps))
+    page = write_page(args.run, metrics, scenes, trained_on.action_names, trained_on.fps)
+    lap("page")
+    metrics["evaluate/seconds"] = round(laps[-1] - began, 1)
+    took = ", ".join(f"{k.split('/')[1].removesuffix('_seconds')} {v}" for k, v in metrics.items() if "_seconds" in k)
+    print("\n".join([*sentences(metrics), f"{page} (seconds: {took}; {metrics['evaluate/seconds']} in all)"]))
     return metrics
 
 

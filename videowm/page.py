@@ -10,19 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from videowm.evaluate.findings import BOUNDS, sentences, table_rows, unit
 from videowm.evaluate.scenes import Scenes
 from videowm.evaluate.suite import ranked
-from videowm.show import comparison_video
+from videowm.show import comparison_video, encode_png, grid
 from videowm.vae.codec import to_uint8
 
 TEMPLATE = Path(__file__).with_name("page.html")
 COLUMNS = 3  # curves side by side
 BLUE, GREY, RED = "#1f4e9c", "#3a3a3c", "#d64541"
-BOUNDS = {  # suffix -> (colour, line, label)
-    "ceiling": (GREY, "--", "ceiling"),
-    "ceiling_real": (GREY, (0, (1, 2, 5, 2)), "ceiling on real video"),
-    "floor": (RED, ":", "floor"),
-    "floor_zero": (RED, (0, (1, 3)), "floor without actions"),
+LINES = {  # suffix -> (colour, line)
+    "ceiling": (GREY, "--"),
+    "ceiling_real": (GREY, (0, (1, 2, 5, 2))),
+    "floor": (RED, ":"),
+    "floor_zero": (RED, (0, (1, 3))),
 }
 ROOMS = {
     "fidelity": "How close the picture is, frame by frame",
@@ -35,34 +36,46 @@ ROOMS = {
     "surprise": "What is predicted badly",
     "drift": "How fast it is lost: 1 is the ceiling, 0 the floor",
 }
+RANKS = {"surprise/ranked": "prediction error", "surprise/ranked_by_disagreement": "disagreement of budgets",
+         "surprise/ranked_by_progress": "progress between budgets"}  # fmt: skip
 
 
 def write_page(run: Path, metrics: dict[str, Any], scenes: Scenes, names: list[str], fps: float) -> Path:
-    """Write evaluation.html and, in evaluation/, the best, median and worst clip; return the page."""
+    """Write evaluation.html and, in evaluation/, its figures and the best, median and worst clip; return the page."""
     import jinja2
 
-    clips = write_clips(run / "evaluation", scenes, names, fps)
+    folder = run / "evaluation"
+    clips = write_clips(folder, scenes, names, fps)
+    replace_file(folder / "strip.png", strip(scenes))
     shown = {room: curve_names(metrics, room) for room in ROOMS}
-    rooms = [
-        {
-            "title": title,
-            "figure": room_figure(metrics, shown[room]) if shown[room] else None,
-            "rows": table_rows(metrics, room),
-        }
-        for room, title in ROOMS.items()
-        if shown[room] or table_rows(metrics, room)
-    ]
+    rooms = []
+    for room, title in ROOMS.items():
+        rows = table_rows(metrics, room)
+        if shown[room]:
+            replace_file(folder / f"{room}.png", room_figure(metrics, shown[room]))
+        if shown[room] or rows:
+            rooms.append({"title": title, "figure": embedded(folder / f"{room}.png") if shown[room] else None,
+                          "rows": rows, "ranks": ranks(metrics) if room == "surprise" else {}})  # fmt: skip
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text()).render(
-        run=run.name, sentences=sentences(metrics), rooms=rooms, about=metrics["about"],
-        protocols={k: v for k, v in metrics.items() if k.endswith("_protocol")},
-        clips={name: base64.b64encode(path.read_bytes()).decode() for name, path in clips.items()},
+        run=run.name, sentences=sentences(metrics), rooms=rooms, about=metrics["about"], fps=f"{fps:.3g}",
+        protocols={k: v for k, v in metrics.items() if k.endswith("_protocol")}, strip=embedded(folder / "strip.png"),
+        clips={name: embedded(path) for name, path in clips.items()},
     )  # fmt: skip
-    path = run / "evaluation.html"
+    replace_file(run / "evaluation.html", page.encode())
+    return run / "evaluation.html"
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(page)
+    aside.write_bytes(content)
     os.replace(aside, path)
-    return path
+
+
+def embedded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
 
 
 def write_clips(folder: Path, scenes: Scenes, names: list[str], fps: float) -> dict[str, Path]:
@@ -76,6 +89,27 @@ def write_clips(folder: Path, scenes: Scenes, names: list[str], fps: float) -> d
     return paths
 
 
+def strip(scenes: Scenes) -> bytes:
+    """Stills of the same clips as a PNG: the last frame of context, then predicted frames 1, 2, 4 … and the last."""
+    frames = sorted({0, *(2**i for i in range(scenes.horizon.bit_length())), scenes.horizon})
+    at = [scenes.context - 1 + frame for frame in frames]
+    rows, labels = [], []
+    for name, i in ranked(scenes).items():
+        rows += [to_uint8(video[i, at]) for video in (scenes.truth, scenes.dreamed)]
+        labels += [f"{name}: truth", "prediction"]
+    columns = ["last given", *(f"frame {frame}" for frame in frames[1:])]
+    return encode_png(grid(rows, labels, columns=columns, cell=96, margin=110, block=2))
+
+
+def ranks(metrics: dict[str, Any]) -> dict[str, str]:
+    """The held-out clips that are predicted worst, by every signal that was measured."""
+    return {
+        words: ", ".join(f"{episode} ({value:.3g})" for _, episode, value in metrics[name])
+        for name, words in RANKS.items()
+        if name in metrics
+    }
+
+
 def curve_names(metrics: dict[str, Any], room: str) -> list[str]:
     """The names of a room's curves, without those of bounds and errors."""
     return [
@@ -83,85 +117,43 @@ def curve_names(metrics: dict[str, Any], room: str) -> list[str]:
     ]
 
 
-def room_figure(metrics: dict[str, Any], names: list[str]) -> str:
-    """The curves of a room in a grid, a PNG as base64."""
+def room_figure(metrics: dict[str, Any], names: list[str]) -> bytes:
+    """The curves of a room in a grid under one legend, as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     rows = -(-len(names) // COLUMNS)
-    figure, grid = plt.subplots(rows, COLUMNS, figsize=(4.2 * COLUMNS, 2.8 * rows), dpi=90, squeeze=False,
+    figure, grid = plt.subplots(rows, COLUMNS, figsize=(4.2 * COLUMNS, 2.8 * rows + 0.3), dpi=90, squeeze=False,
                                 layout="constrained")  # fmt: skip
+    drawn = {}
     for axes, name in zip(grid.flat, names):
-        draw_curve(axes, metrics, name)
+        drawn |= draw_curve(axes, metrics, name)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
+    figure.legend(drawn.values(), drawn, loc="outside upper left", ncols=len(drawn), frameon=False, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     plt.close(figure)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
-def draw_curve(axes, metrics: dict[str, Any], name: str) -> None:
-    """One curve with a band of one standard error, and its bounds."""
+def draw_curve(axes, metrics: dict[str, Any], name: str) -> dict[str, Any]:
+    """One curve with a band of one standard error, and its bounds; returns the lines by label."""
     values, error = (np.array(metrics[key]) for key in (name, f"{name}_se"))
     frames = metrics.get(f"{name}_first", 1) + np.arange(len(values))
-    axes.plot(frames, values, color=BLUE, label="model", zorder=3)
+    lines = {"model": axes.plot(frames, values, color=BLUE, zorder=3)[0]}
     axes.fill_between(frames, values - error, values + error, color=BLUE, alpha=0.18, lw=0)
-    for suffix, (colour, line, label) in BOUNDS.items():
+    for suffix, (colour, line) in LINES.items():
         if (bound := metrics.get(f"{name}_{suffix}")) is not None:
-            axes.plot(frames, bound, color=colour, linestyle=line, lw=1.2, label=label, zorder=4)
+            lines[BOUNDS[suffix]] = axes.plot(frames, bound, color=colour, linestyle=line, lw=1.2, zorder=4)[0]
+    if name.startswith("drift/"):  # bounds that lie close together make wild figures
+        axes.set_ylim(max(-1, min(-0.1, *values)), min(2, max(1.1, *values)))
     axes.set_title(name.removesuffix("_by_frame"), fontsize=9)
     axes.set_xlabel("predicted frame", fontsize=8)
+    axes.set_ylabel(unit(name), fontsize=8)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, color="#e6e6ea", linewidth=0.8)
-    axes.legend(frameon=False, fontsize=7)
-
-
-def table_rows(metrics: dict[str, Any], room: str) -> list[dict[str, str]]:
-    """One row a number of the room: value ± error, ceilings, floors."""
-    names = [n for n in metrics if n.startswith(f"{room}/") and not n.endswith(("_se", "_first", *BOUNDS))]
-    rows = []
-    for name in names:
-        if isinstance(metrics[name], list | dict | str):
-            continue
-        bounds = {label: with_error(metrics, f"{name}_{suffix}") for suffix, (*_, label) in BOUNDS.items()}
-        rows.append({"name": name, "value": with_error(metrics, name), **bounds})
-    return rows
-
-
-def with_error(metrics: dict[str, Any], name: str) -> str:
-    value, error = metrics.get(name), metrics.get(f"{name}_se")
-    if name not in metrics:
-        return ""
-    if value is None:
-        return "none"
-    return f"{value:.4g} ± {error:.2g}" if error is not None else f"{value:.4g}"
-
-
-def sentences(metrics: dict[str, Any]) -> list[str]:
-    """What the page says first, in sentences made of measured numbers."""
-    about, said = metrics["about"], []
-    said.append(
-        f"{about['clips']} held-out starts of {about['episodes']} episodes, {about['context']} frames of context and "
-        f"{about['horizon']} predicted; ± is the bootstrap standard error over episodes."
-    )
-    for name, what in (
-        ("fidelity/psnr", "PSNR of the rollout is {} dB"),
-        ("control/r2", "R² of the requested actions, read off the rollout, is {}"),
-        (
-            "text/turn",
-            "Told to turn left, not right, the rollout turns more by {} standard deviations",
-        ),
-        ("state/error", "The state read off the rollout is off by {} standard deviations"),
-        ("counterfactual/psnr", "Under forced actions the rollout is at {} dB from the real game"),
-    ):
-        if name in metrics:
-            bounds = [f"{k} {with_error(metrics, f'{name}_{k}')}" for k in ("ceiling", "floor")]
-            said.append(f"{what.format(with_error(metrics, name))} ({', '.join(bounds)}).")
-    said += [text for name, text in metrics.items() if name.endswith("_refused")]
-    if "control/delay" in metrics:
-        said.append(f"Actions show {with_error(metrics, 'control/delay')} frames late.")
-    return said
+    return lines

@@ -12,8 +12,9 @@ import pytest
 import torch
 import yaml
 
+from videowm.evaluate.findings import sentences, table_rows, television
 from videowm.evaluate.suite import ranked
-from videowm.page import curve_names, sentences, table_rows
+from videowm.page import curve_names
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,12 @@ def test_every_room_and_every_error(evaluated, reader_run):
     assert rooms >= {"fidelity", "control", "state", "drift", "counterfactual", "frechet", "surprise", "heldout",
                      "rollout", "reader", "about"}  # fmt: skip
     bare = re.compile("^(fidelity|control|state|counterfactual)/.*[a-z0-9]$")
-    exact = re.compile("(_se|_first|loss_ratio_floor|/starts|/left_out)$")
+    exact = re.compile("(_se|_first|loss_ratio_floor|/starts|/left_out|_clips|_seconds)$")
     for name in filter(bare.match, metrics):
         if not exact.search(name):
             assert f"{name}_se" in metrics, name
+    assert "control/delta_psnr_ceiling" in metrics and metrics["control/delta_psnr_ceiling_clips"] == 2
+    assert metrics["about"]["sampler"]["steps"] == 2
     own = json.loads((reader_run / "record.json").read_text())["metrics"]
     assert metrics["reader/steer_r2"] == own["reader/steer_r2"]
     assert len(metrics["surprise/ranked_by_progress"]) == 4 and metrics["evaluate/seconds"] > 0
@@ -81,7 +84,8 @@ def test_the_page_holds_what_was_measured(evaluated):
     metrics, page = json.loads((evaluated / "evaluation.json").read_text()), (evaluated / "evaluation.html").read_text()
     assert f"{metrics['fidelity/psnr']:.4g}" in page and "evaluate with --clips" in page
     rooms = ("fidelity", "control", "state", "counterfactual", "drift")
-    assert page.count("data:image/png;base64,") == sum(bool(curve_names(metrics, room)) for room in rooms)
+    assert page.count("data:image/png;base64,") == 1 + sum(bool(curve_names(metrics, room)) for room in rooms)
+    assert all((evaluated / f"evaluation/{name}.png").exists() for name in ("strip", "fidelity", "control", "drift"))
     assert page.count("data:video/mp4;base64,") == 3 and not re.search(r"(src|href)=\"(?!data:)", page)
     for name in ("best", "median", "worst"):
         with av.open(str(evaluated / f"evaluation/{name}.mp4")) as video:
@@ -102,10 +106,31 @@ def test_tables_and_sentences_by_hand():
         "control/delay_se": 0.25,
     }
     rows = {row["name"]: row for row in table_rows(metrics, "control")}
+    assert set(rows["control/delay"]) == {"name", "value", "unit", "ceiling", "floor"}
+    assert rows["control/r2"]["unit"] == "R²" and rows["control/delay"]["unit"] == "frames"
     assert set(rows) == {"control/r2", "control/delay"} and rows["control/r2"]["value"] == "0.5 ± 0.1"
     assert rows["control/r2"]["floor"] == "-1 ± 0.2" and rows["control/r2"]["ceiling"] == "0.75"
     said = " ".join(sentences(metrics))
     assert "is 0.5 ± 0.1 (ceiling 0.75, floor -1 ± 0.2)" in said and "1 ± 0.25 frames late" in said
+
+
+def test_what_is_kept_and_when_half_is_lost():
+    """Guards a half-life that was never reached or never measured shown as a number."""
+    metrics = {}
+    for name, area, half in (("a", 0.5, 7), ("b", 0.9, None), ("c", None, None)):
+        metrics |= {f"drift/{name}_horizon": 64, f"drift/{name}_area": area, f"drift/{name}_half_life": half}
+    shown = [list(row.values()) for row in table_rows(metrics, "drift")]
+    assert shown == [["a", "0.5", "7"], ["b", "0.9", "not within 64"], ["c", "bounds not three errors apart", ""]]
+
+
+def test_what_is_said_of_noise():
+    """Guards a verdict on the wrong side of 1, and one where the error leaves it open."""
+    values = {"error": (3.0, 0.2), "disagreement": (0.5, 0.1), "progress": (1.1, 0.2)}
+    metrics = {f"surprise/television_{k}": v for k, (v, _) in values.items()}
+    metrics |= {f"surprise/television_{k}_se": e for k, (_, e) in values.items()}
+    error, disagreement, progress = television(metrics)
+    assert "Raw error is drawn to" in error and "3 ± 0.2 times" in error
+    assert "by disagreement, is not drawn to" in disagreement and "neither drawn to nor kept from" in progress
 
 
 def test_best_and_worst(perfect):

@@ -45,7 +45,8 @@ def counts(readings: Readings, reader: Reader) -> Pairs:
         curve = Curve(f"count/{name}_error", error, readings.episode, bounds, "lower", readings.first)
         yield from pairs(curve)
         yield from drift(curve)
-        shown = {"": read["dreamed"], "_true": true, "_ceiling": read["decoded"], "_ceiling_real": read["truth"]}
+        shown = {"": read["dreamed"], "_true": true, "_ceiling": read["decoded"], "_ceiling_real": read["truth"],
+                 "_floor": read["repeat"]}  # fmt: skip
         for suffix, count in shown.items():
             for what, rate in changes(count).items():
                 yield from with_error(f"count/{name}_{what}{suffix}", rate, readings.episode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
@@ -78,7 +79,7 @@ def against_the_game(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Data
     """What compares with the real game under other actions; where it cannot be played again that is said, and only
     what needs no game is left."""
     device, batch, count = pipeline.device, config.batch, instruments.counterfactuals
-    replay, played = None, None
+    replay, played, began = None, None, time.perf_counter()
     try:
         if count:
             replay = Replay(dataset)
@@ -92,6 +93,7 @@ def against_the_game(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Data
         return
     yield "counterfactual/starts", len(made[0].real)
     yield "counterfactual/left_out", left_out
+    yield "counterfactual/game_seconds", round(time.perf_counter() - began, 1)
     for curve in counterfactual(made, device=device, batch=batch):
         yield from pairs(curve)
         yield from drift(curve) if curve.name == "counterfactual/psnr" else ()
