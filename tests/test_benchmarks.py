@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import evaluation
 import peers
 import rollout
 import timing
 import train_step
+
+from videowm import config as configuration
+from videowm.cli import parser
+from videowm.train.tasks import TASKS
 
 WORK = peers.Work("tiny", 16, steps=4)
 
@@ -88,6 +94,19 @@ def test_a_model_that_fails_is_a_row(tmp_path):
     assert "ZeroDivisionError" in json.loads((tmp_path / "rows.json").read_text())[0]["error"]
     timing.attempt(results, {"model": "a"}, lambda: {"ms": 1.0}, options)
     assert [row["ms"] for row in results.rows] == [1.0]
+
+
+def test_every_stage_of_the_evaluation_is_a_command(tmp_path, monkeypatch):
+    """A call of minutes on a GPU that ends at a renamed option, or at a setting that no configuration has."""
+    monkeypatch.chdir(Path(__file__).parents[1])
+    for size, world in product((evaluation.FULL, evaluation.TINY), evaluation.FULL.episodes):
+        lane = evaluation.stages(world, tmp_path, size, 3e16)
+        kinds = [evaluation.STAGES.index(stage.kind) for stage in lane]
+        assert kinds == sorted(kinds) and set(kinds) == set(range(len(evaluation.STAGES)))
+        for args in (parser().parse_args(stage.arguments) for stage in lane):
+            if args.verb == "train":
+                data = configuration.read(args.config, args.overrides)
+                configuration.build(TASKS[data["task"]], data)
 
 
 def test_rollout_runs():

@@ -46,7 +46,9 @@ def measure_world(args: argparse.Namespace, task: WorldTask) -> dict[str, Any]:
     lap("rollouts")
     metrics |= dict(suite(scenes, pipeline, dataset, config, instruments))
     lap("suite")
-    trained_on = pipeline.trained_on
+    trained_on, record = pipeline.trained_on, json.loads((args.run / "record.json").read_text())
+    metrics["about"]["model"] = {"world": trained_on.world, "depth": record["depth"], "steps": record["steps"],
+                                 "parameters": record["params"]["body"], "flops": record["flops"]["train"]}  # fmt: skip
     page = write_page(args.run, metrics, scenes, trained_on.action_names, trained_on.fps)
     lap("page")
     metrics["evaluate/seconds"] = round(laps[-1] - began, 1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from videowm.evaluate.control import control, delay, delta_psnr, explained, loss_ratio
+from videowm.evaluate.heldout import bank_losses, shuffled
 from videowm.evaluate.reader import Reader, targets
 from videowm.evaluate.readings import read_scenes, standardised
 from videowm.evaluate.scenes import another
@@ -103,7 +104,9 @@ def test_loss_ratio_is_the_record_s(world_run):
     run = configuration.load(WorldRun, world_run / "config.yaml")
     task = finished_task(run, world_run, torch.device("cpu"))
     metrics = json.loads((world_run / "record.json").read_text())["metrics"]
-    got = dict(loss_ratio(task.model, task.bank, 4))
+    true, wrong = (bank_losses(task.model, task.bank, a, 4).mean(1).numpy()
+                   for a in (task.bank.actions, shuffled(task.bank)))  # fmt: skip
+    got = dict(loss_ratio(true, wrong, task.bank.episode))
     ratio = 1 + metrics["heldout/action_gap"] / metrics["heldout/loss"]
     assert got["control/loss_ratio"] == pytest.approx(ratio, rel=1e-5) and got["control/loss_ratio_se"] > 0
 

@@ -100,15 +100,22 @@ def drift_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
 
 def sentences(metrics: dict[str, Any]) -> list[str]:
     """What is said first."""
-    about = metrics["about"]
-    said = [
+    about, said = metrics["about"], []
+    if model := about.get("model"):
+        said.append(
+            f"A world model of {model['world']}: depth {model['depth']}, {model['parameters'] / 1e6:.3g}M parameters "
+            f"in its blocks' matrices, {model['flops']:.2e} training FLOPs, {model['steps']:,} steps."
+        )
+    said.append(
         f"{about['clips']} held-out starts of {about['episodes']} episodes, {about['context']} frames of context and "
         f"{about['horizon']} predicted; ± is the bootstrap standard error over episodes."
-    ]
+    )
     for name, words in SAID.items():
         if name in metrics:
             between = ", ".join(f"{label} {shown}" for label, shown in bounds(metrics, name).items())
             said.append(words.format(with_error(metrics, name)) + (f" ({between})." if between else "."))
+            if metrics.get(f"drift/{name.replace('/', '_')}_area", 0) is None:
+                said[-1] += " Ceiling and floor do not lie three standard errors apart: it says nothing here."
     if "control/delay" in metrics:
         said.append(f"Actions show {with_error(metrics, 'control/delay')} frames late.")
     said += television(metrics)

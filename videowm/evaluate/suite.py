@@ -21,7 +21,7 @@ from videowm.evaluate.drift import drift
 from videowm.evaluate.features import Features
 from videowm.evaluate.fidelity import fidelity
 from videowm.evaluate.frechet import frechet
-from videowm.evaluate.heldout import Bank
+from videowm.evaluate.heldout import Bank, bank_losses, shuffled
 from videowm.evaluate.reader import Reader, check_reader
 from videowm.evaluate.readings import read_scenes
 from videowm.evaluate.rollouts import RolloutConfig
@@ -103,8 +103,11 @@ def against_the_game(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Data
 
 def suite_of_bank(models: list[DiT], bank: Bank, batch: int, patch: tuple[slice, slice] | None) -> Pairs:
     """What needs no rollout, of the last of the models; with smaller ones before it, also what can still be learned."""
-    yield from loss_ratio(models[-1], bank, batch)
-    yield from surprise(models[-1], bank, batch)
+    true, wrong = (
+        bank_losses(models[-1], bank, actions, batch).mean(1).numpy() for actions in (bank.actions, shuffled(bank))
+    )
+    yield from loss_ratio(true, wrong, bank.episode)
+    yield from surprise(true, bank)
     if len(models) > 1:
         yield from learnable(models, bank, batch, patch)
 

@@ -9,14 +9,13 @@ from torch import Tensor
 from videowm.data.worlds.noisy import PATCH
 from videowm.dit import DiT, flow
 from videowm.evaluate.curves import Pairs, resampled, with_error
-from videowm.evaluate.heldout import Bank, bank_losses
+from videowm.evaluate.heldout import Bank
 
 SHOWN = 10  # clips listed
 
 
-def surprise(model: DiT, bank: Bank, batch: int) -> Pairs:
-    """Prediction error of every clip of the bank, ranked; and the share of it in the most surprising tenth."""
-    error = bank_losses(model, bank, bank.actions, batch).mean(1).numpy()
+def surprise(error: np.ndarray, bank: Bank) -> Pairs:
+    """Prediction error "b" of every clip of the bank, ranked; and the share of it in the most surprising tenth."""
     order = np.argsort(-error)
     tenth = max(1, len(order) // 10)
     yield "surprise/ranked", [[int(i), int(bank.episode[i]), float(error[i])] for i in order[:SHOWN]]
@@ -52,13 +51,14 @@ def reducible(models: dict[str, Tensor], bank: Bank) -> dict[str, Tensor]:
 
     `models` are in the order of their budgets. Error is drawn to noise that no model predicts. Disagreement, the
     variance over models (Pathak et al. 2019, arXiv 1906.04161, equation 1), and progress, the error that the larger
-    budget took away (Schmidhuber 1991), are not: on pure noise all settle on the same mean.
+    budget took away (Schmidhuber 1991), are not: on pure noise all settle on the same mean. Progress may be negative in
+    a place: cut off at 0, its scatter alone would draw it to noise.
     """
     first, *_, last = models.values()
     return {
         "error": maps(last, bank),
         "disagreement": torch.stack(list(models.values())).var(0).mean(dim=(1, 2)),
-        "progress": (maps(first, bank) - maps(last, bank)).clamp_min(0),
+        "progress": maps(first, bank) - maps(last, bank),
     }
 
 
@@ -80,7 +80,7 @@ def learnable(models: list[DiT], bank: Bank, batch: int, patch: tuple[slice, sli
         clips = whole.mean((1, 2))
         order = np.argsort(-clips)[:SHOWN]
         yield f"surprise/ranked_by_{name}", [[int(i), int(bank.episode[i]), float(clips[i])] for i in order]
-        if patch is not None and whole.any():
+        if patch is not None and (weights @ clips > 0).all():
             share = (weights @ whole[:, patch[0], patch[1]].mean((1, 2))) / (weights @ clips)
             yield f"surprise/television_{name}", float(share[0])
             yield f"surprise/television_{name}_se", float(share[1:].std(ddof=1))
