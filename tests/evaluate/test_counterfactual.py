@@ -17,6 +17,7 @@ from videowm.evaluate.counterfactual import Replay, branches, counterfactual, co
 from videowm.evaluate.reader import Reader
 from videowm.evaluate.rollouts import RolloutConfig
 from videowm.evaluate.scenes import make_scenes, random_actions, through_codec
+from videowm.evaluate.suite import Instruments, against_the_game
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import to_float
@@ -122,6 +123,23 @@ def test_the_ceiling_of_delta_psnr(world_run, replay, recording):
     assert got["control/delta_psnr"] == got["control/delta_psnr_ceiling"] != 0 == got["control/delta_psnr_floor"]
     np.testing.assert_array_equal(got["control/delta_psnr_by_frame"], got["control/delta_psnr_by_frame_ceiling"])
     assert got["control/delta_psnr_ceiling_se"] > 0 and got["control/delta_psnr_ceiling_clips"] == 3
+
+
+def test_what_cannot_be_played_again_is_said(world_run, recording, tmp_path):
+    """Guards an evaluation that is lost with the game, or silent about it: of an imported dataset the rest is there."""
+    copy = Dataset(shutil.copytree(recording.root, tmp_path / "data"))
+    (copy.root / "meta/recording.json").unlink()
+    pipeline = WorldModelPipeline.open(world_run)
+    scenes = make_scenes(pipeline, copy, CONFIG)
+    got = dict(against_the_game(scenes, pipeline, copy, CONFIG, Instruments(counterfactuals=2)))
+    assert "was not recorded here" in got["counterfactual/game_refused"]
+    assert "control/delta_psnr" in got and not any(n.endswith(("ceiling", "gain")) for n in got)
+    unasked = dict(against_the_game(scenes, pipeline, copy, CONFIG, Instruments(counterfactuals=0)))
+    assert set(got) - set(unasked) == {"counterfactual/game_refused"}
+    with pytest.raises(UserError, match="lasts 8 frames under random actions"):
+        stuck = Replay(recording)
+        stuck.future = lambda *_: None  # a game that always ends
+        play_random(pipeline, stuck, scenes, CONFIG, 2)
 
 
 def test_state_under_forced_actions(world_run, replay, recording, reader_run):

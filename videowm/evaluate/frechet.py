@@ -12,6 +12,7 @@ from videowm.evaluate.scenes import Scenes
 from videowm.types import UserError
 
 SPLITS = 10  # ways of halving the episodes that a distance is averaged over
+TRIES = 20  # orders of the episodes that a half may be cut from
 DRAWS = 100  # of the bootstrap
 VIDEOS = {"": "dreamed", "_ceiling": "decoded", "_floor": "repeat", "_real": "truth"}
 
@@ -31,10 +32,15 @@ def frechet_distance(one: np.ndarray, two: np.ndarray) -> float:
 
 
 def halves(episode: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Clip numbers of two halves of the episodes, about equally many clips in each."""
+    """Clip numbers of two halves of the episodes, equally many clips in each where `TRIES` random orders find that."""
     names, counts = np.unique(episode, return_counts=True)
-    order = rng.permutation(len(names))
-    first = names[order[: 1 + int(np.argmin(np.abs(np.cumsum(counts[order])[:-1] - len(episode) / 2)))]]
+    first, least = names[:1], np.inf
+    for order in (rng.permutation(len(names)) for _ in range(TRIES)):
+        uneven = np.abs(np.cumsum(counts[order])[:-1] - len(episode) / 2)
+        if uneven.min() < least:
+            first, least = names[order[: 1 + int(uneven.argmin())]], uneven.min()
+        if least < 1:
+            break
     inside = np.isin(episode, first)
     return np.flatnonzero(inside), np.flatnonzero(~inside)
 
