@@ -30,7 +30,7 @@ from videowm.data.dataset import Dataset
 from videowm.data.worlds import WORLDS
 from videowm.evaluate.text import FACTS
 
-CLIP_FRAMES, PATCH, WORDS = 33, 8, 1000
+CLIP_FRAMES, PATCH, WORDS = 33, 8, 700
 
 
 class Clips:
@@ -69,7 +69,9 @@ def make_model(folder: Path, words: list[str]):
 
     torch.manual_seed(0)
     raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    # Without cuts between words the common phrases become one token each, and an answer takes about 23 steps.
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
     special = ["<pad>", "</s>", "<image>", "<answer>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=WORDS, special_tokens=special, initial_alphabet=alphabet)
