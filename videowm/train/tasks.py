@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from videowm.actions.group import drop_actions, group_actions, grouped_size
 from videowm.data.clips import ClipStream, even_clips, pick
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents, read_index
+from videowm.data.resident import Resident, ResidentFrames, lies_there
 from videowm.dit import DiT, flow
 from videowm.evaluate.gate import Verdict, judge
 from videowm.evaluate.heldout import HeldoutConfig, heldout, make_bank
@@ -44,6 +44,7 @@ class VAERun:
     data: str
     seed: int = 0
     frames: int = 9  # frames a clip, 1 + k * time stride
+    resident: Resident = "auto"  # frames on the device, decoded once; auto also asks that each is read once at least
     vae: VAEConfig = field(default_factory=VAEConfig)
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -73,7 +74,7 @@ class WorldRun:
     hidden: int | None = None  # width, 64 * depth unless given
     local: int | None = None  # latent steps that three of four blocks see; None: all see all
     window: int = 8  # latent steps a sample
-    resident: Literal["auto", "on", "off"] = "auto"  # latents on the device; auto: on a GPU with room for twice as much
+    resident: Resident = "auto"  # latents on the device; auto: on a GPU with room for twice as much
     budget: float | None = None  # training FLOPs; sets train.steps
     text: TextConfig | None = None  # captions as a condition; None: no words at all
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -116,6 +117,7 @@ class VAETask(Task):
         for frames in (config.frames, config.evaluate.frames):
             latent_steps(frames, self.codec.stride[0])
         self.clips = ClipStream(self.dataset, frames=config.frames, split="train", seed=config.seed)
+        self.resident = ResidentFrames(self.dataset, "train")
         self.codec.check_strides(*self.dataset.size)
         even_clips(self.dataset, frames=config.evaluate.frames, split="test", count=1)  # now, not after training
         adversarial = config.loss.adversarial
@@ -126,13 +128,14 @@ class VAETask(Task):
     def to(self, device: torch.device) -> None:
         """The perceptual network is no part of the model: it learns nothing and is in no checkpoint."""
         self.perceptual = self.perceptual and self.perceptual.to(device)
+        config = self.config
+        self.resident.settle(config.resident, device, config.train.steps * config.train.batch * config.frames)
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
-        first = step * self.config.train.batch
-        return {"frames": torch.from_numpy(np.stack([self.clips[first + slot].frames for slot in slots]))}
+        return self.resident.load(self.clips, [step * self.config.train.batch + slot for slot in slots])
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        frames = to_float(batch["frames"])
+        frames = to_float(self.resident.of(batch, self.config.frames))
         decoded, latents = model(frames)
         loss, terms = vae_loss(decoded, frames, latents, self.config.loss, self.perceptual)
         if self.model.critic is None:
@@ -209,11 +212,11 @@ class WorldTask(Task):
         """Keep latents and actions on the device, if they are to lie there."""
         held, text = (self.latents.latents, self.grouped), self.text.tokens if self.text else ()
         choice = self.config.resident
-        if choice == "auto" and device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            choice = "on" if 2 * sum(tensor.nbytes for tensor in (*held, *text)) < free else "off"
-        self.resident = tuple(tensor.to(device) for tensor in held) if choice == "on" else None
-        self.resident_text = tuple(tensor.to(device) for tensor in text) if choice == "on" else None
+        if choice == "auto" and device.type == "cpu":
+            choice = "off"  # they lie in memory as it is
+        on = lies_there(choice, device, sum(tensor.nbytes for tensor in (*held, *text)))
+        self.resident = tuple(tensor.to(device) for tensor in held) if on else None
+        self.resident_text = tuple(tensor.to(device) for tensor in text) if on else None
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
         """Windows of the encoded clips, or where on the device they are: half of them from a clip's beginning, where a
