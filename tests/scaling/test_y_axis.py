@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from scaling import slurm
+from scaling.plan import SweepConfig
 from scaling.records import falls, finished, runs_of
 from scaling.report import as_csv, best_of_budgets, law_of, loss_figure, summary, table_rows
 from videowm.types import UserError
@@ -28,7 +30,7 @@ def points(tmp_path) -> list[SimpleNamespace]:
                  "about": {"starts": "s", "reader": "r"}}  # fmt: skip
         (run / "record.json").write_text(json.dumps(record))
         (run / "evaluation.json").write_text(json.dumps(later))
-        made.append(SimpleNamespace(run=run, arm=None))
+        made.append(SimpleNamespace(name=run.name, run=run, arm=None))
     return made
 
 
@@ -74,7 +76,7 @@ def test_what_does_not_compare_is_refused(points):
 
 
 def test_a_stopped_run_is_shown_and_not_fitted(points):
-    """Guards a law through runs that the action gate cut short, and a page that hides them."""
+    """Guards a law through runs that the action gate cut short, and a page or a status that hides them."""
     path = points[1].run / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"stopped": "action gate"}))
     records = finished(points)
@@ -82,6 +84,8 @@ def test_a_stopped_run_is_shown_and_not_fitted(points):
     assert [r["name"] for r in best_of_budgets(records, "heldout/loss")] == ["p0", "p2"]
     shown = loss_figure(records, "heldout/loss", None, [])
     assert shown != loss_figure(finished([*points[:1], *points[2:]]), "heldout/loss", None, [])
+    states = slurm.states(points, SweepConfig(base="", out=str(points[0].run.parent)))
+    assert list(states.values()) == ["done", "stopped by its action gate", "done", "done"]
 
 
 def test_a_page_of_runs_without_rollouts(points):
