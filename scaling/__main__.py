@@ -181,6 +181,7 @@ def run_report(args: argparse.Namespace, sweep) -> int:
     from scaling.publish import publish
     from scaling.records import finished
     from scaling.report import report
+    from scaling.summary import left_out
 
     path = report(sweep, y=args.y)
     points = planned(sweep)
@@ -203,22 +204,12 @@ def run_fit(args: argparse.Namespace) -> int:
     return 0
 
 
-def left_out(points: list) -> list[str]:
-    """Lines on the points that no law sees because they diverged or were stopped."""
-    from scaling.dispatch import diverged, stopped
-
-    names = {
-        "diverged": [point.name for point in points if diverged(point)],
-        "stopped by the action gate": [point.name for point in points if stopped(point)],
-    }
-    return [f"{why}, so in no fit: {', '.join(found)}" for why, found in names.items() if found]
-
-
 def fit_sweep(args: argparse.Namespace) -> int:
     """A law of the finished points, or one for each arm and how far the arms lie apart."""
     from scaling import arms, fit
     from scaling.plan import load_sweep, plan
     from scaling.records import by_arm, finished, runs_of
+    from scaling.summary import left_out
 
     points = plan(load_sweep(args.source))
     records = finished(points)

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from scaling.grid import CheckConfig, rates
 from scaling.plan import Point, SweepConfig, plan, resolve, write_whole
 from scaling.records import read_record
 from videowm.types import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DRAWS = 1000
 
@@ -128,7 +131,7 @@ def read(sweep: SweepConfig, points: list[Point]) -> dict[str, Any]:
     """Judge the finished check of the sweep made by `check_sweep`; write check-lr.json and check-lr.png."""
     said = judge(sweep.check_lr, curves(sweep.check_lr, points))
     write_whole(Path(sweep.out) / "check-lr.json", json.dumps(said, indent=1, allow_nan=False) + "\n")
-    draw(said, Path(sweep.out) / "check-lr.png")
+    figure(said).savefig(Path(sweep.out) / "check-lr.png", dpi=200)
     return said
 
 
@@ -159,16 +162,14 @@ def sentences(said: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(said: dict[str, Any], path: Path) -> None:
+def figure(said: dict[str, Any]) -> Figure:
     """Loss against factor, a curve each width (colour) and horizon (line); crosses at the top are runs without one."""
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    from scaling.figures import new_figure
+
+    figure, (axes,) = new_figure(7.2, 3.8)
     order = np.argsort(said["factors"])
     factors = np.array(said["factors"])[order]
     depths = sorted({row["depth"] for row in said["curves"]})
@@ -190,6 +191,5 @@ def draw(said: dict[str, Any], path: Path) -> None:
     axes.set_xticks(factors)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, fontsize=7, loc="outside right upper")
-    figure.savefig(path, dpi=200)
+    return figure

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from wandb_offline import load
 
-from scaling import dispatch, records, report
+from scaling import dispatch, records, summary
 from scaling.__main__ import main
 from scaling.local import share_gpus
 from scaling.plan import Speeds, load_sweep, plan, resolve, table
@@ -162,15 +162,15 @@ def test_the_page_and_the_wandb_summary(finished_sweep, sweep_file, python):
     ended = python("-m", "scaling", "report", sweep_file, timeout=240, WANDB_MODE="offline")
     assert ended.returncode == 0, ended.stderr
     page = (finished_sweep / "report.html").read_text()
-    assert page.count("data:video/mp4;base64,") == 2 and page.count("data:image/png;base64,") == 4
+    assert page.count("data:video/mp4;base64,") == 2 and page.count("data:image/png;base64,") == 5
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "budgets cannot" in page  # why no law is fitted to two points
     found = records.finished(plan(load_sweep(sweep_file)))
-    for row in report.table_rows(found):
+    for row in summary.table_rows(found):
         assert f"<td>{row['loss']}</td>" in page
     (run,) = finished_sweep.glob("wandb/offline-run-*/run-*.wandb")
     history = load(run)["history"][-1]
-    assert {"quality_vs_compute", "strip_video", "figure"} <= {key.split("/")[0] for key in history}
+    assert {"quality_vs_compute", "strip_video", "loss"} <= {key.split("/")[0] for key in history}
 
 
 def test_a_law_is_refused_with_its_reason(finished_sweep, sweep_file, scaling):
