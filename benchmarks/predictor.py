@@ -12,7 +12,7 @@ Everything is judged in the decoder's own pictures of the true latents, so the a
     python benchmarks/predictor.py train --latents LATENTS --out RUNS --arms base local1       # a GPU
     python benchmarks/predictor.py measure --runs RUNS --starts starts.safetensors --out predictor.json
 
-The same command again goes on. `timeout 540 python ...` ends a training after the step in work, which is saved; kill -9
+The same command again goes on. `timeout 500 python ...` ends a training after the step in work, which is saved; kill -9
 costs 2,000 steps at most. `measure` saves every row, and leaves out arms that are not trained to their end.
 """
 

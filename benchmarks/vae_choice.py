@@ -9,7 +9,7 @@ in work; after kill -9, at most a twentieth of its steps is lost.
 
 About 10 minutes each, eight side by side on however many GPUs (run from the repository root, needs a recorded dataset):
 
-    python benchmarks/vae_choice.py --data data/carracing --out runs/vae-choice --side-by-side 8 --stop-after 540
+    python benchmarks/vae_choice.py --data data/carracing --out runs/vae-choice --side-by-side 8 --stop-after 500
 """
 
 from __future__ import annotations
