@@ -20,7 +20,7 @@ from wandb_offline import load
 from scaling import dispatch, records, summary
 from scaling.__main__ import main
 from scaling.local import share_gpus
-from scaling.plan import Speeds, load_sweep, plan, table
+from scaling.plan import Speeds, load_sweep, plan, resolve, table
 from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +43,18 @@ def sweep_file(world_arguments, tmp_path_factory) -> Path:
     }
     path.write_text(yaml.safe_dump(sweep))
     return path
+
+
+def test_one_setting_of_all_points(sweep_file):
+    """Guards `set.train.x=y` that drops all other settings of `train`, of the sweep's file and of its base."""
+    sweep = load_sweep(sweep_file, ["set.train.clip=2", "set.train.save_every=7"])
+    train = resolve(sweep, sweep.points[0])[0]["train"]
+    base = resolve(load_sweep(sweep_file), sweep.points[0])[0]["train"]
+    assert base["save_every"] == 10 and train == base | {"clip": 2, "save_every": 7}
+    arms = load_sweep(sweep_file, ["points=[]", "grid={budgets: [1e9], sizes: [1]}", "grid.arms.muon.train.lr=1e-3"])
+    assert arms.grid.arms == {"muon": {"train.lr": 1e-3}}
+    with pytest.raises(UserError, match="points is a list"):
+        load_sweep(sweep_file, ["points.0.train.steps=5"])
 
 
 def members(session: int) -> list[int]:

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from scaling import slurm
 from scaling.panels import against_compute, best_of_budgets, metric_names
+from scaling.plan import SweepConfig
 from scaling.records import falls, finished, runs_of
 from scaling.report import law_of
 from scaling.summary import as_csv, data_rows, sentences, table_rows
@@ -30,7 +32,7 @@ def points(tmp_path) -> list[SimpleNamespace]:
                  "about": {"starts": "s", "reader": "r"}}  # fmt: skip
         (run / "record.json").write_text(json.dumps(record))
         (run / "evaluation.json").write_text(json.dumps(later))
-        made.append(SimpleNamespace(run=run, arm=None))
+        made.append(SimpleNamespace(name=run.name, run=run, arm=None))
     return made
 
 
@@ -79,7 +81,7 @@ def test_what_does_not_compare_is_refused(points):
 
 
 def test_a_stopped_run_is_shown_and_not_fitted(points):
-    """Guards a law through runs that the action gate cut short, and a page that hides them."""
+    """Guards a law through runs that the action gate cut short, and a page or a status that hides them."""
     path = points[1].run / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"stopped": "action gate"}))
     records = finished(points)
@@ -88,6 +90,8 @@ def test_a_stopped_run_is_shown_and_not_fitted(points):
     axes = against_compute(records, "heldout/loss", lost=[2e12]).axes[0]
     crosses = {line.get_label(): (line.get_xdata()[0], line.get_marker()) for line in axes.lines}
     assert crosses["action gate"] == (1e12, "x") and crosses["diverged"] == (2e12, "x")
+    states = slurm.states(points, SweepConfig(base="", out=str(points[0].run.parent)))
+    assert list(states.values()) == ["done", "stopped by its action gate", "done", "done"]
 
 
 def test_arms_have_lines_of_their_own(points):
