@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents, read_index
 from videowm.data.resident import Resident, ResidentFrames, lies_there
 from videowm.dit import DiT, flow
+from videowm.dit.graph import record
 from videowm.evaluate.gate import Verdict, judge
 from videowm.evaluate.heldout import HeldoutConfig, heldout, make_bank
 from videowm.evaluate.reader import Reader
@@ -33,6 +35,8 @@ from videowm.types import UserError, latent_steps
 from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to_float
 from videowm.vae.critic import Critic, with_critic
 from videowm.vae.loss import VAELossConfig, lpips_network, vae_loss
+
+logger = logging.getLogger("videowm")
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ class VAETask(Task):
     def to(self, device: torch.device) -> None:
         """The perceptual network is no part of the model: it learns nothing and is in no checkpoint."""
         self.perceptual = self.perceptual and self.perceptual.to(device)
+        torch.backends.cudnn.benchmark = True  # convolutions of one shape all along: the fastest kernel is looked for
         config = self.config
         self.resident.settle(config.resident, device, config.train.steps * config.train.batch * config.frames)
 
@@ -168,9 +173,30 @@ class Autoencoder(nn.Module):
         self.vae = codec.vae
         self.critic = critic  # trained with it, and not asked in `forward`
         self.codec = [codec]  # in a list: its weights are registered once, as `vae`
+        self.graphs: dict[torch.Size, Callable[..., tuple[Tensor, Tensor]]] | None = None  # by shape, where recorded
+
+    def compile_blocks(self, *, graph: bool) -> None:
+        """With `graph`, on a GPU, a training step is two CUDA graphs; nothing else is compiled."""
+        self.graphs = {} if graph and next(self.vae.parameters()).is_cuda else None
+
+    def uncompile(self) -> None:
+        self.graphs = None
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Frames "b f 3 H W" -> decoded frames, latents."""
+        if self.graphs is None or not torch.is_grad_enabled():
+            return self.reconstruct(frames)
+        if frames.shape not in self.graphs:
+            try:
+                self.graphs[frames.shape] = record(self.codec[0].vae, self.reconstruct, (frames,))
+            except RuntimeError as error:  # an autoencoder that looks at its numbers between kernels
+                logger.warning("not recorded as a CUDA graph (%s): training is slower", str(error).splitlines()[0])
+                self.graphs = None
+                return self.reconstruct(frames)
+        return self.graphs[frames.shape](frames)
+
+    def reconstruct(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as plain PyTorch."""
         codec = self.codec[0]
         latents = codec.encode(frames)
         return codec.decode_raw(latents), latents
