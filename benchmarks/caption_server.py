@@ -51,9 +51,9 @@ TEMPLATE = (
 CLIPS, FRAMES, CLIP_FRAMES, IMAGE = 200, 8, 17, 64
 
 
-def question(data: Path, clip: int, model: str) -> list[dict]:
+def question(data: Path, clip: int, clip_frames: int = CLIP_FRAMES) -> list[dict]:
     """What the client asks about a clip, in the processor's own words."""
-    config = CaptionConfig(AskConfig(model), FRAMES, CLIP_FRAMES, IMAGE)
+    config = CaptionConfig(AskConfig("m"), FRAMES, clip_frames, IMAGE)
     work = Captioning(Dataset(data), config, Endpoint(Access("http://127.0.0.1/v1"), config.ask), Price())
     parts = work.question(work.clips[clip])
     work.close()
@@ -74,7 +74,7 @@ def make_model(folder: Path, data: Path):
     )
 
     torch.manual_seed(0)
-    words = [part["text"] for part in question(data, 0, "m") if part["type"] == "text"]
+    words = [part["text"] for part in question(data, 0) if part["type"] == "text"]
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     special = ["<pad>", "</s>", "<image>", "<answer>"]
@@ -103,7 +103,7 @@ def teach(model, processor, folder: Path, data: Path) -> None:
     """Some steps on the answer, after which greedy decoding repeats it."""
     answer = processor.tokenizer(ANSWER + "</s>", return_tensors="pt").input_ids
     asked = [
-        processor.apply_chat_template([{"role": "user", "content": question(data, clip, "m")}], tokenize=True,
+        processor.apply_chat_template([{"role": "user", "content": question(data, clip)}], tokenize=True,
                                       add_generation_prompt=True, return_dict=True, return_tensors="pt")
         for clip in range(0, CLIPS, 50)
     ]  # fmt: skip

@@ -11,6 +11,9 @@ Everything is judged in the decoder's own pictures of the true latents, so the a
     python benchmarks/predictor.py prepare --data DATA --vae VAE --out starts.safetensors      # on a CPU, minutes
     python benchmarks/predictor.py train --latents LATENTS --out RUNS --arms base local1       # a GPU
     python benchmarks/predictor.py measure --runs RUNS --starts starts.safetensors --out predictor.json
+
+The same command again goes on. `timeout 500 python ...` ends a training after the step in work, which is saved; kill -9
+costs 2,000 steps at most. `measure` saves every row, and leaves out arms that are not trained to their end.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from videowm.dit.sample import Sampler
 from videowm.dit.stream import LatentStream
 
 BASE = ["task=world", "depth=4", "hidden=256", "window=16", "patch=2", "budget=4e14", "train.batch=32", "train.lr=2e-3",
-        "train.trackers=[]", "train.log_every=100", "train.save_every=100000", "heldout.window=16", "heldout.context=8",
+        "train.trackers=[]", "train.log_every=100", "train.save_every=2000", "heldout.window=16", "heldout.context=8",
         "heldout.clips=130", "rollout.clips=0"]  # fmt: skip
 ARMS = {
     "base": [], "seed1": ["seed=1"], "local1": ["local=1"], "local2": ["local=2"], "local4": ["local=4"],
@@ -236,6 +239,15 @@ def measure(args: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     for arm in args.arms:
+        names = [
+            name
+            for name in (SETTINGS if arm in args.full else args.settings)
+            if f"{arm}: {name}" not in results and (arm != "shortcut" or SETTINGS[name].steps in (1, 2, 4, 8, 16))
+        ]
+        if not (args.runs / arm / "record.json").exists():
+            print(f"{arm}: not trained to its end, left out", flush=True)
+        if not names or not (args.runs / arm / "record.json").exists():
+            continue
         pipeline = WorldModelPipeline.open(args.runs / arm)
         judge = Judge(pipeline, args.starts, args.context, device)
         if arm == "shortcut":
@@ -246,10 +258,7 @@ def measure(args: argparse.Namespace) -> None:
         record = json.loads((args.runs / arm / "record.json").read_text())
         facts = {"loss": record["metrics"]["heldout/loss"], "gap": record["metrics"]["heldout/action_gap"],
                  "flops": record["flops"]["train"], "steps": record["steps"]}  # fmt: skip
-        names = SETTINGS if arm in args.full else [n for n in SETTINGS if n in args.settings]
         for name in names:
-            if f"{arm}: {name}" in results or (arm == "shortcut" and SETTINGS[name].steps not in (1, 2, 4, 8, 16)):
-                continue
             began = time.perf_counter()
             latents = roll(judge, SETTINGS[name], pipeline.trained_on.window, shortcut=arm == "shortcut")
             row = facts | judge.judge(latents) | {"sampler": asdict(SETTINGS[name])}
@@ -258,7 +267,7 @@ def measure(args: argparse.Namespace) -> None:
             aside = args.out.with_suffix(".new")
             aside.write_text(json.dumps(results, indent=1))
             os.replace(aside, args.out)
-    for name in ("truth", "repeat"):
+    for name in ("truth", "repeat") if results else ():
         print(line(name, results[name]))
 
 
@@ -275,7 +284,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--full", nargs="*", default=["base"], help="arms measured under every setting")
-    parser.add_argument("--settings", nargs="*", default=["euler 1", "euler 2", "euler 4", "euler 10"])
+    parser.add_argument(
+        "--settings", nargs="*", choices=SETTINGS, default=["euler 1", "euler 2", "euler 4", "euler 10"]
+    )
     parser.add_argument("--set", nargs="*", default=[], help="overrides of every arm, such as budget=1e12")
     parser.add_argument("--context", type=int, default=None)
     parser.add_argument("--horizon", type=int, default=256)

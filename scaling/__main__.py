@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     helps = {
         "plan": "resolve every point and count its FLOPs",
         "run": "run the points that have no record yet",
-        "status": "say which points are done",
+        "status": "say which points are done, stopped, running, queued, failed",
         "check-lr": "find the best learning rate at the widths and horizons of the sweep's check_lr",
         "predict": "freeze a prediction, with its interval and hash, before the run exists",
         "report": "write report.html and log the curve to wandb",
@@ -40,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     for name, text in helps.items():
         p = verbs.add_parser(name, help=text, description=text, epilog=EXAMPLES.get(name))
         p.add_argument("sweep", type=Path, help="sweep YAML")
-        p.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the sweep, such as cap=1e17")
+        p.add_argument("overrides", nargs="*", metavar="key=value",
+                       help="settings of the sweep, such as cap=1e17 or set.train.clip=2")  # fmt: skip
         if name == "run":
             run_options(p)
         if name == "check-lr":
@@ -77,7 +78,7 @@ EXAMPLES = {
     "check-lr": "example: python -m scaling check-lr configs/sweep/takecover.yaml --plan",
     "predict": "example: python -m scaling predict study.yaml --budget 1e17 --arm muon",
 }
-JOBS = "points at once, each on GPUs of its own, round robin (default: what the GPUs give; SLURM: no limit)"
+JOBS = "points at once, each on GPUs of its own, round robin (default: what the GPUs give); of each SLURM array (all)"
 
 
 def run_options(p: argparse.ArgumentParser) -> None:
@@ -130,7 +131,7 @@ def require_jobs(jobs: int | None) -> None:
 
 
 def run_points(args: argparse.Namespace, sweep) -> int:
-    from scaling import local, slurm
+    from scaling import dispatch, local, slurm
     from scaling.plan import plan, planned
 
     require_jobs(args.jobs)
@@ -148,7 +149,9 @@ def run_points(args: argparse.Namespace, sweep) -> int:
             f"{left} of {len(points)} points are not done: mend what they report, run the same again", file=sys.stderr
         )
     else:
-        print(f"all {len(points)} points of {args.sweep} are done")
+        stopped = sum(bool(dispatch.stopped(point)) for point in points)
+        but = f", {stopped} of them stopped by the action gate" if stopped else ""
+        print(f"all {len(points)} points of {args.sweep} are done{but}")
     return 1 if left else 0
 
 
@@ -178,6 +181,7 @@ def run_report(args: argparse.Namespace, sweep) -> int:
     from scaling.publish import publish
     from scaling.records import finished
     from scaling.report import report
+    from scaling.summary import left_out
 
     path = report(sweep, y=args.y)
     points = planned(sweep)
@@ -200,23 +204,12 @@ def run_fit(args: argparse.Namespace) -> int:
     return 0
 
 
-def left_out(points: list) -> list[str]:
-    """Lines on the points that no law sees because they diverged or were stopped."""
-    from scaling.dispatch import diverged
-    from scaling.records import read_record
-
-    names = {
-        "diverged": [point.name for point in points if diverged(point)],
-        "stopped by the action gate": [p.name for p in points if (read_record(p.run) or {}).get("stopped")],
-    }
-    return [f"{why}, so in no fit: {', '.join(found)}" for why, found in names.items() if found]
-
-
 def fit_sweep(args: argparse.Namespace) -> int:
     """A law of the finished points, or one for each arm and how far the arms lie apart."""
     from scaling import arms, fit
     from scaling.plan import load_sweep, plan
     from scaling.records import by_arm, finished, runs_of
+    from scaling.summary import left_out
 
     points = plan(load_sweep(args.source))
     records = finished(points)

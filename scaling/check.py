@@ -6,22 +6,25 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scaling.dispatch import diverged, done
+from scaling.dispatch import diverged, done, stopped
 from scaling.grid import CheckConfig, rates
 from scaling.plan import Point, SweepConfig, plan, resolve, write_whole
 from scaling.records import read_record
 from videowm.types import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DRAWS = 1000
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Held-out losses of one width and horizon; a diverged run's is infinite."""
+    """Held-out losses of one width and horizon; those of runs that diverged or were stopped are infinite."""
 
     depth: int
     width: int
@@ -29,6 +32,7 @@ class Curve:
     batch: int
     lr: float  # what the configuration gives, factor 1
     losses: np.ndarray  # "factors seeds"
+    stopped: int = 0  # runs that the action gate stopped
 
 
 def check_sweep(sweep: SweepConfig) -> SweepConfig:
@@ -42,11 +46,14 @@ def check_sweep(sweep: SweepConfig) -> SweepConfig:
 
 
 def outcome(point: Point) -> float | None:
-    """The held-out loss of a point, infinity where it diverged, None where it has not been run."""
-    if done(point):
-        loss = read_record(point.run)["metrics"]["heldout/loss"]
-        return loss if math.isfinite(loss) else math.inf
-    return math.inf if diverged(point) else None
+    """The held-out loss of a point, infinity where it diverged or was stopped, None where it has not been run.
+
+    What the action gate stopped was never cooled down, so its loss is not that of a run at its rate.
+    """
+    if not done(point):
+        return math.inf if diverged(point) else None
+    loss = read_record(point.run)["metrics"]["heldout/loss"]
+    return math.inf if stopped(point) or not math.isfinite(loss) else loss
 
 
 def curves(check: CheckConfig, points: list[Point]) -> list[Curve]:
@@ -57,9 +64,10 @@ def curves(check: CheckConfig, points: list[Point]) -> list[Curve]:
     each, found = len(check.factors) * check.seeds, []
     cells = [(depth, tokens) for depth in check.depths for tokens in check.tokens]
     for i, (depth, tokens) in enumerate(cells):
-        first = points[i * each]
+        own = points[i * each : (i + 1) * each]
         values = np.reshape(losses[i * each : (i + 1) * each], (len(check.factors), check.seeds))
-        found.append(Curve(depth, width_of(first), tokens, first.batch, first.lr / check.factors[0], values))
+        found.append(Curve(depth, width_of(own[0]), tokens, own[0].batch, own[0].lr / check.factors[0], values,
+                           stopped=sum(map(bool, map(stopped, own)))))  # fmt: skip
     return found
 
 
@@ -106,7 +114,7 @@ def judge(check: CheckConfig, found: list[Curve], draws: int = DRAWS) -> dict[st
         losses = [[value if math.isfinite(value) else None for value in row] for row in curve.losses.tolist()]
         rows.append({"depth": curve.depth, "width": curve.width, "tokens": curve.tokens, "batch": curve.batch,
                      "lr": curve.lr, "best_factor": factor, "best_lr": curve.lr * factor, "interval": interval,
-                     "edge": edge, "losses": losses})  # fmt: skip
+                     "edge": edge, "losses": losses, "stopped": curve.stopped})  # fmt: skip
     moves = span(np.array([row["best_factor"] for row in rows])) / notch
     interval = [float(value) for value in np.quantile(span(resampled) / notch, [0.05, 0.95])]
     passes = bool(moves <= check.tolerance and not any(row["edge"] for row in rows))
@@ -123,7 +131,7 @@ def read(sweep: SweepConfig, points: list[Point]) -> dict[str, Any]:
     """Judge the finished check of the sweep made by `check_sweep`; write check-lr.json and check-lr.png."""
     said = judge(sweep.check_lr, curves(sweep.check_lr, points))
     write_whole(Path(sweep.out) / "check-lr.json", json.dumps(said, indent=1, allow_nan=False) + "\n")
-    draw(said, Path(sweep.out) / "check-lr.png")
+    figure(said).savefig(Path(sweep.out) / "check-lr.png", dpi=200)
     return said
 
 
@@ -139,10 +147,12 @@ def sentences(said: dict[str, Any]) -> str:
     for row in said["curves"]:
         low, high = row["interval"]
         edge = "  at the end of the factors" if row["edge"] else ""
-        lost = sum(value is None for values in row["losses"] for value in values)
+        diverged = sum(value is None for values in row["losses"] for value in values) - row["stopped"]
+        lost = f"  {diverged} diverged" * bool(diverged)
+        lost += f"  {row['stopped']} stopped by the action gate" * bool(row["stopped"])
         lines.append(
             f"{row['width']:6d} {row['tokens']:9.3g} {row['batch']:6d} {row['lr']:9.3g} {row['best_factor']:7.2f}  "
-            f"[{low:.2f}, {high:.2f}]{edge}" + (f"  {lost} diverged" if lost else "")
+            f"[{low:.2f}, {high:.2f}]{edge}{lost}"
         )
     low, high = said["moves_interval"]
     lines.append(
@@ -152,16 +162,14 @@ def sentences(said: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(said: dict[str, Any], path: Path) -> None:
-    """Loss against factor, a curve each width (colour) and horizon (line); diverged runs are crosses at the top."""
+def figure(said: dict[str, Any]) -> Figure:
+    """Loss against factor, a curve each width (colour) and horizon (line); crosses at the top are runs without one."""
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    from scaling.figures import new_figure
+
+    figure, (axes,) = new_figure(7.2, 3.8)
     order = np.argsort(said["factors"])
     factors = np.array(said["factors"])[order]
     depths = sorted({row["depth"] for row in said["curves"]})
@@ -183,6 +191,5 @@ def draw(said: dict[str, Any], path: Path) -> None:
     axes.set_xticks(factors)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, fontsize=7, loc="outside right upper")
-    figure.savefig(path, dpi=200)
+    return figure

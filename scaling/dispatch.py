@@ -16,11 +16,13 @@ from scaling.plan import Point, write_whole
 from scaling.records import read_record
 from videowm.train.lock import held
 
+ENDED = ("done", "stopped")  # states of a point that is not trained again
+
 
 def state(point: Point) -> str:
-    """done, running, diverged, failed or todo."""
+    """done, stopped (by the action gate, for good), running, diverged, failed or todo."""
     if done(point):
-        return "done"
+        return "stopped" if stopped(point) else "done"
     if taken(point):
         return "running"
     if diverged(point):
@@ -35,8 +37,16 @@ def diverged(point: Point) -> bool:
     return not done(point) and (point.run / DIVERGED).exists()
 
 
+def stopped(point: Point) -> str | None:
+    """What stopped a point that has a record before its end; None where nothing did."""
+    return (read_record(point.run) or {}).get("stopped")
+
+
 def done(point: Point) -> bool:
-    """Whether there is a record, and of a trunk one that goes as far, and keeps what, the plan now says."""
+    """Whether there is a record, and of a trunk one that goes as far, and keeps what, the plan now says.
+
+    A point that the action gate stopped is done too.
+    """
     record = read_record(point.run)
     if record is None or record.get("role") != "trunk":
         return record is not None

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scaling.fit import Bootstrap, fit, selection
-from scaling.law import Law, Runs, optimum
+from scaling.law import Law, Parabola, Runs, affordable, optimum
+from scaling.law import budgets as budgets_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CURVES = 7  # iso-N curves drawn at most; more of them hide the runs
 AHEAD = 32.0  # the law is drawn this factor of compute beyond the largest run
+NEAR = 3.0  # a parabola's lowest point this far outside the sizes is no estimate of anything
+RED = "#c1121f"
+Cost = Callable[[float, float], float]
 
 
-def save_figure(
-    result: Bootstrap | Law,
-    runs: Runs,
-    path: str | Path,
-    *,
-    targets: Runs | None = None,
-    cost: Callable[[float, float], float] | None = None,
-) -> None:
-    """Loss against compute with the law; PNG, PDF or SVG by the name of `path`.
+def save_figure(result: Bootstrap | Law, runs: Runs, path: str | Path, **more) -> None:
+    """`law_figure` as PNG, PDF or SVG by the name of `path`."""
+    law_figure(result, runs, **more).savefig(path, dpi=200)
+
+
+def law_figure(result: Bootstrap | Law, runs: Runs, *, targets: Runs | None = None, cost: Cost | None = None,
+               predicted: Sequence[dict[str, Any]] = ()) -> Figure:  # fmt: skip
+    """Loss against compute with the law.
 
     A surface shows iso-N curves and its frontier, the other forms the frontier runs they were fitted to. The band is
-    the 90 % interval of one new run, drawn where `result` is a Bootstrap. `targets` are held-out runs. `cost(N, D)`
-    places the curves of a surface; without it the runs' own C / 6ND is interpolated over N.
+    the 90 % interval of one new run, drawn where `result` is a Bootstrap. `targets` are held-out runs, `predicted` what
+    was frozen of them (budget, loss, interval). `cost(N, D)` places the curves of a surface; without it the runs' own
+    C / 6ND is interpolated over N.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, (axes,) = new_figure()
     law = result.law if isinstance(result, Bootstrap) else result
-    end = max(runs.c.max() * AHEAD, 0.0 if targets is None else targets.c.max())
+    end = max(runs.c.max() * AHEAD, 0.0 if targets is None else targets.c.max(), *(p["budget"] for p in predicted))
     budgets = np.geomspace(runs.c.min(), end, 60)
     if law.form == "surface":
         _draw_surface(figure, axes, law, runs)
@@ -50,15 +53,77 @@ def save_figure(
     axes.plot(budgets[~inside], loss[~inside], color="black", lw=1.4, ls=(0, (4, 2)), zorder=4, label="beyond the runs")
     if band is not False:
         axes.fill_between(budgets, *band, color="black", alpha=0.13, lw=0, zorder=3, label="90 % of new runs")
+    draw_predictions(axes, predicted)
     if targets is not None:
-        style = {"marker": "*", "s": 90, "color": "white", "edgecolor": "#c1121f", "linewidth": 1.2, "zorder": 6}
+        style = {"marker": "*", "s": 90, "color": "white", "edgecolor": RED, "linewidth": 1.2, "zorder": 6}
         axes.scatter(targets.c, targets.loss, **style, label="held out")
     _finish(axes, runs, loss)
     axes.set_xlim(budgets[0] / 1.6, end * 1.6)
-    figure.savefig(path, dpi=200)
+    return figure
 
 
-def measured_cost(runs: Runs) -> Callable[[float, float], float]:
+def new_figure(width: float = 5.6, height: float = 3.8, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Any]]:
+    """A figure and its axes row by row, in the look of all figures of the page."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def draw_predictions(axes, predicted: Sequence[dict[str, Any]]) -> None:
+    """Frozen predictions with their intervals."""
+    for i, p in enumerate(predicted):
+        bars = [[p["loss"] - p["interval"][0]], [p["interval"][1] - p["loss"]]]
+        axes.errorbar([p["budget"]], [p["loss"]], yerr=bars, fmt="D", color=RED, mfc="white", ms=5, lw=1, capsize=3,
+                      zorder=5, label=None if i else "predicted before")  # fmt: skip
+
+
+def isoflop_figure(runs: Runs, law: Law | None, cost: Cost | None = None) -> Figure | None:
+    """Loss against size at every budget that has three sizes, and the best size against compute; None without any.
+
+    Lines are parabolas in ln N (2203.15556, approach 2), triangles their lowest points: open where the sizes do not
+    enclose one, left out where none is near. Dashes are what a fitted surface says of the same budgets.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
+
+    label = budgets_of(runs.c)
+    groups = [runs.keep(label == k) for k in range(label.max() + 1)]
+    groups = [group for group in groups if len(np.unique(group.n)) >= 3]
+    if not groups:
+        return None
+    cost = cost or measured_cost(runs)
+    figure, (left, right) = new_figure(8.4, 3.4, columns=2)
+    colours = ScalarMappable(LogNorm(runs.c.min(), runs.c.max() * 1.5), "viridis")
+    for group in groups:
+        found, colour = Parabola.of(group), colours.to_rgba(np.exp(np.log(group.c).mean()))
+        n = np.geomspace(group.n.min(), group.n.max(), 60)
+        left.plot(group.n, group.loss, "o", ms=4, color=colour, label=f"{found.c:.2g} FLOPs")
+        left.plot(n, np.polyval(np.polyfit(np.log(group.n), group.loss, 2), np.log(n)), color=colour, lw=1)
+        if law is not None and law.form == "surface":
+            left.plot(n, law.predict(n, [affordable(cost, size, found.c) for size in n]), "--", color=colour, lw=0.9)
+        if group.n.min() / NEAR < found.n < group.n.max() * NEAR:
+            style = {"ms": 7, "color": colour, "mfc": "white" if found.edge else colour}
+            left.plot(found.n, found.loss, "v", **style)
+            right.plot(found.c, found.n, "v", **style)
+    if law is not None and law.form == "surface":
+        c = np.geomspace(runs.c.min(), runs.c.max() * AHEAD, 30)
+        best = [optimum(law, budget, cost)[0] for budget in c]
+        right.plot(c, best, "--", color="black", lw=1, label="surface, exact cost")
+        right.legend(frameon=False, fontsize=8)
+    left.set(xscale="log", yscale="log", xlabel="parameters N", ylabel="validation loss L")
+    right.set(xscale="log", yscale="log", xlabel="training compute C (FLOPs)", ylabel="best N")
+    plain_ticks(left.yaxis)
+    left.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def measured_cost(runs: Runs) -> Cost:
     """cost(N, D) = 6ND times the runs' own median C / 6ND at that size, interpolated in ln N, constant outside."""
     sizes = np.unique(runs.n)
     ratio = runs.c / (6 * runs.n * runs.d)
@@ -107,23 +172,28 @@ def _draw_frontier(axes, law: Law, runs: Runs, budgets: np.ndarray) -> None:
     axes.scatter(runs.c[used], runs.loss[used], color="#1d4e89", s=18, lw=0, zorder=5, label="lowest loss of a budget")
     if law.form != "power":
         power = fit(runs, "power").predict_c(budgets)
-        axes.plot(budgets, power, color="#c1121f", lw=0.9, ls=":", zorder=3, label="power law without E")
+        axes.plot(budgets, power, color=RED, lw=0.9, ls=":", zorder=3, label="power law without E")
 
 
 def _finish(axes, runs: Runs, loss: np.ndarray) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+    from matplotlib.ticker import NullLocator
 
     axes.set(xscale="log", yscale="log", xlabel="training compute C (FLOPs)", ylabel="validation loss L")
     low, high = min(loss.min(), runs.loss.min()), runs.loss.max()
     margin = (high / low) ** 0.06
     axes.set_ylim(low / margin, high * margin)
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_ticks(axes.yaxis)
     axes.xaxis.set_minor_locator(NullLocator())
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="upper right", handlelength=1.6)
+
+
+def plain_ticks(axis) -> None:
+    """A few round numbers on a logarithmic axis that spans less than a decade."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def short(value: float) -> str:

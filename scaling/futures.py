@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -86,12 +85,12 @@ def two_futures(pipeline: WorldModelPipeline, start: Start, settings: RolloutCon
     return Picture(png, encode_mp4(side_by_side(videos, list(pair), cell=256), pipeline.trained_on.fps))
 
 
-def pictures(sweep: SweepConfig, records: list[dict[str, Any]]) -> dict[str, Picture]:
-    """Strip and futures of a sweep's finished points, by rising compute."""
+def pictures(sweep: SweepConfig, shown: dict[str, str]) -> dict[str, Picture]:
+    """Strip and futures of finished points by rising compute: the name of its row -> the point's."""
     rollouts: dict[str, np.ndarray] = {}
     start = pipeline = None
-    for record in records:
-        run = Path(sweep.out) / record["name"]
+    for row, point in shown.items():
+        run = Path(sweep.out) / point
         pipeline = WorldModelPipeline.open(run).to(device())
         resolved = configuration.read(run / "config.yaml")
         if start is None:
@@ -100,7 +99,7 @@ def pictures(sweep: SweepConfig, records: list[dict[str, Any]]) -> dict[str, Pic
             dataset = Dataset(read_index(Path(resolved["latents"]))["data"])
             where = spread_starts(dataset, settings.context_frames, horizon, sweep.strip_clips)
             start = start_from(pipeline, dataset, where, settings)
-        rollouts[record["name"]] = to_uint8(roll(pipeline, start, settings))
+        rollouts[row] = to_uint8(roll(pipeline, start, settings))
     if pipeline is None:
         raise UserError(f"{sweep.out} has no finished point yet: run the sweep first")
     trained_on = pipeline.trained_on

@@ -201,16 +201,26 @@ def chinchilla_optimum(params: dict, budget):
     return n, np.asarray(budget, float) / (6 * n)
 
 
+def no_optimum(law: Law) -> str | None:
+    """Why no size is best for a budget on this surface, or None."""
+    for name in ("alpha", "beta", "A", "B"):
+        if not law.params[name] > 0:
+            return f"the surface has {name} = {law.params[name]:.3g}, so no size is best for a budget: fit more runs"
+    return None
+
+
 def optimum(law: Law, budget: float, cost: Callable[[float, float], float] | None = None) -> tuple[float, float]:
     """N and D of the lowest loss for `budget` FLOPs; `cost(N, D)` is the exact count and rises with D (None: 6ND)."""
     if law.form != "surface":
         raise UserError(f"a {law.form} law does not know N and D apart: fit the form 'surface' for a compute optimum")
+    if reason := no_optimum(law):
+        raise UserError(reason)
     n, d = (float(value) for value in chinchilla_optimum(law.params, budget))
     if cost is None:
         return n, d
 
     def loss(log_n: float) -> float:
-        data = _affordable(cost, np.exp(log_n), budget)
+        data = affordable(cost, np.exp(log_n), budget)
         return np.inf if data is None else float(law.predict(np.exp(log_n), data))
 
     scan = np.log(n) + np.linspace(-np.log(1e3), np.log(1e3), 61)
@@ -222,10 +232,10 @@ def optimum(law: Law, budget: float, cost: Callable[[float, float], float] | Non
         )
     best = minimize_scalar(loss, bounds=(scan[at - 1], scan[at + 1]), method="bounded", options={"xatol": 1e-9})
     n = float(np.exp(best.x))
-    return n, _affordable(cost, n, budget)
+    return n, affordable(cost, n, budget)
 
 
-def _affordable(cost: Callable, n: float, budget: float) -> float | None:
+def affordable(cost: Callable, n: float, budget: float) -> float | None:
     """The D that spends `budget` at size n, or None where even the least data costs more."""
 
     def excess(log_d: float) -> float:

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from scaling import dispatch
 from scaling.plan import Point, SweepConfig
-from scaling.records import read_record
 
 POLL = 0.2  # s between two looks at the processes
 REDRAW = 1.0  # s between two looks at the points' own progress
@@ -165,8 +164,8 @@ class Launcher:
         if dispatch.done(point):
             self.draw()
             share = self.bar.n / self.bar.total
-            stopped = (read_record(point.run) or {}).get("stopped")
-            how = f"stopped   {point.name} by its {stopped}" if stopped else f"finished  {point.name}"
+            why = dispatch.stopped(point)
+            how = f"stopped   {point.name} by its {why}" if why else f"finished  {point.name}"
             self.say(f"{how} in {time.monotonic() - one.began:.0f} s: {self.title()}, {share:.0%} of FLOPs")
         elif dispatch.held(point.run):  # somebody else was faster
             self.todo.append(point)

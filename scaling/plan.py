@@ -32,6 +32,7 @@ class SweepConfig:
     title: str = "Quality against compute"
     strip_clips: int = 4  # starts shown in the report's strip
     strip_frames: int = 48  # frames each of them is rolled out
+    strip_at: list[float] = field(default_factory=list)  # multiples of the least compute that it shows; empty: all
     retries: int = 1  # further tries of a point that failed before it got any further
     speed: float | None = None  # FLOP/s to estimate hours with, until points of this sweep have been timed
     cap: float | None = None  # FLOPs that all points together may spend

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scaling.plan import SweepConfig, plan
 from scaling.records import finished
-from scaling.report import rolled, table_rows
+from scaling.summary import table_rows
 from videowm.train.log import wandb_settings
 
 logger = logging.getLogger("scaling")
@@ -30,17 +30,18 @@ def log_run(sweep: SweepConfig, out: Path, y: str) -> None:
     rows = table_rows(records)
     columns = ["name", "flops", "params", y]
     curve = [[r["name"], r["flops"]["train"], r["params"]["body"], r["metrics"][y]] for r in records]
-    folder = out / "report"
+    pictures = sorted((out / "report").iterdir())
     with wandb.init(project="videowm", job_type="sweep", **wandb_settings(out, f"{out.name} summary")) as run:
         run.log(
             {
                 "quality_vs_compute": wandb.Table(columns=columns, data=curve),
                 "points": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows]),
-                "figure": wandb.Image(str(folder / "loss.png")),
-                **({"horizon": wandb.Image(str(folder / "horizon.png"))} if rolled(records) else {}),
-                "strip": wandb.Image(str(folder / "strip.png")),
-                "strip_video": wandb.Video(str(folder / "strip.mp4"), format="mp4"),
-                "futures_video": wandb.Video(str(folder / "futures.mp4"), format="mp4"),
+                **{path.stem: wandb.Image(str(path)) for path in pictures if path.suffix == ".png"},
+                **{
+                    f"{path.stem}_video": wandb.Video(str(path), format="mp4")
+                    for path in pictures
+                    if path.suffix == ".mp4"
+                },
             }
         )
         for record in records:

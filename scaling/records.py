@@ -48,6 +48,11 @@ def unstopped(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [record for record in records if not record.get("stopped")]
 
 
+def rolled(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those whose configuration asked for rollouts."""
+    return [record for record in records if "rollout/psnr" in record["metrics"]]
+
+
 def by_arm(records: list[dict[str, Any]]) -> dict[str | None, list[dict[str, Any]]]:
     """Records by their arm, arms in the order in which they come; without arms all of them, as None."""
     return {arm: [r for r in records if r.get("arm") == arm] for arm in dict.fromkeys(r.get("arm") for r in records)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import shlex
 import shutil
 import subprocess
@@ -82,7 +83,9 @@ def states(points: list[Point], sweep: SweepConfig) -> dict[str, str]:
     found = {}
     for point in points:
         state = dispatch.state(point)
-        if state != "done" and point.name in held:
+        if state == "stopped":
+            state = f"stopped by its {dispatch.stopped(point)}"
+        elif state != "done" and point.name in held:
             task, there = held[point.name]
             state = f"{'queued' if there == 'PENDING' else 'running'} (SLURM {task})"
         found[point.name] = state
@@ -105,6 +108,12 @@ def groups(points: list[Point], tasks: dict[str, str], waiting: set[str]) -> Ite
         yield after, group
 
 
+def longest_array() -> int:
+    """Tasks that an array may have on this cluster: its MaxArraySize, which is 1001 unless the site says otherwise."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]), re.MULTILINE)
+    return max(1, int(found[1])) if found else 1001
+
+
 def submit(points: list[Point], sweep: SweepConfig, arguments: list[str], jobs: int | None = None) -> str:
     """Submit every point that is neither done nor queued nor trained already; say what was done.
 
@@ -117,17 +126,20 @@ def submit(points: list[Point], sweep: SweepConfig, arguments: list[str], jobs: 
         now = {point.name: dispatch.state(point) for point in points}
         missing = [p for p in points if p.name not in held and now[p.name] in ("todo", "failed", "diverged")]
         tasks = {name: task for name, (task, _) in held.items()}
-        waiting = {name for name, state in now.items() if state != "done"}
+        waiting = {name for name, state in now.items() if state not in dispatch.ENDED}
         command = [sys.executable, "-m", "scaling", "run", *arguments, "--jobs", "1"]
         write_whole(folder / "slurm.sh", SCRIPT.format(command=shlex.join(command)))
-        sent = 0
+        sent, most = 0, longest_array()
         for after, group in groups(missing, tasks, waiting):
             wait = [] if after is None else [f"--dependency=afterok:{tasks[after]}", "--kill-on-invalid-dep=yes"]
-            tasks |= send(group, folder, [*wait, *given], jobs)
-            sent += len(group)
-    done = len(points) - len(waiting)
+            for first in range(0, len(group), most):
+                part = group[first : first + most]
+                tasks |= send(part, folder, [*wait, *given], jobs)
+                sent += len(part)
+    stopped = list(now.values()).count("stopped")
+    done = f"{len(points) - len(waiting) - stopped} done" + f", {stopped} stopped by the action gate" * bool(stopped)
     other = len(waiting) - sent
-    return f"{sent} of {len(points)} points submitted; {done} done, {other} queued, running or waiting for such"
+    return f"{sent} of {len(points)} points submitted; {done}, {other} queued, running or waiting for such"
 
 
 def send(group: list[Point], folder: Path, given: list[str], jobs: int | None) -> dict[str, str]:

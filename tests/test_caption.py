@@ -300,7 +300,7 @@ def test_expand(data, videowm, tmp_path):
             assert videowm(*given, *more).code == 0
         assert len(server.requests) == 4 and server.checks == 2 and str(server.requests[-1]).count("data:image") == 1
         one_sentence(videowm(*given[:1], " ", *given[2:], "--model", "m"), "the prompt is empty")
-        for broken in ('{"detai', "[]", "{}"):
+        for broken in ('{"detai', "[]", "{}", '{"detailed": null}'):
             for cached in (tmp_path / "cache").glob("*.json"):
                 cached.write_text(broken)
             one_sentence(videowm(*given, "--model", "m"), "is damaged: remove it")

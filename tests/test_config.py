@@ -78,6 +78,7 @@ def load(tmp_path, text: str, *overrides: str) -> Outer:
         ("kind: slow", [], "key 'out' is missing"),
         ("out: x", ["kind"], "'kind' is not of the form key.sub=value"),
         ("out: x", ["out.sub=3"], "out is a value, it has no keys below it"),
+        ("out: x\nnames: [wandb]", ["names.0=tensorboard"], "names is a list, of which no single entry can be set"),
         ("out: x", ["kind=[slow"], "the value is not valid YAML"),
         ("- 1\n- 2", [], "holds a list, expected `key: value` lines"),
         ("out: [x", [], "is not valid YAML"),
@@ -115,6 +116,8 @@ def test_overrides_win_and_leave_the_rest(tmp_path):
         tmp_path, text, "inner.steps=9", "args.changed=[1, 2]", "kind=slow", "hidden=64", "where=a/b", "names=[wandb]"
     )
     assert got == Outer("x", "slow", Inner(0.5, 9), 64, ["wandb"], {"kept": 1, "changed": [1, 2]}, where=Path("a/b"))
+    below = load(tmp_path, "out: x\nargs: {a.b: 1, a.c: 2}", "args.a.b=3").args
+    assert below == {"a.b": 3, "a.c": 2}, "a mapping of dotted keys, as a sweep's `set` is"
     assert load(tmp_path, text, "hidden=null", "inner.lr=1e-4").inner == Inner(1e-4, 7)
 
 

@@ -251,9 +251,12 @@ def expand_prompt(prompt: str, frame: np.ndarray | None, endpoint: Endpoint, *, 
     path = cache.expanduser() / f"{header_name(key)}.json"
     if path.exists():
         try:
-            return str(json.loads(path.read_text())["detailed"])
+            cached = json.loads(path.read_text())["detailed"]
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path} is damaged: remove it and run the same command again") from None
+            cached = None
+        if not isinstance(cached, str):
+            raise UserError(f"{path} is damaged: remove it and run the same command again")
+        return cached
 
     async def ask() -> tuple[str, str]:
         async with endpoint:

@@ -108,7 +108,9 @@ def model_verbs(verb: Verb) -> None:
                    help="also record ten steps: OUT/profile/trace.json.gz, kernels.json and a table")  # fmt: skip
 
     p = verb("encode", "encode a dataset to latents, once; under torchrun or accelerate launch by several processes",
-             "torchrun --nproc_per_node 4 -m videowm encode data/cars --vae runs/vae --out latents/cars")  # fmt: skip
+             "torchrun --nproc_per_node 4 -m videowm encode data/cars --vae runs/vae --out latents/cars\n"
+             "  accelerate launch --multi_gpu --num_processes 4 -m videowm encode data/cars --vae runs/vae --out z\n"
+             "On a CPU too: there, accelerate launch without --multi_gpu starts one process.")  # fmt: skip
     p.add_argument("data", type=Path)
     p.add_argument("--vae", required=True, help="run directory, diffusers folder or hub name")
     p.add_argument("--out", type=Path, required=True)

@@ -25,7 +25,10 @@ T = TypeVar("T")
 
 def load(cls: type[T], path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> T:
     """Read a YAML file and `key.sub=value` overrides (values in YAML syntax) into the dataclass `cls`."""
-    return build(cls, read(path, overrides), where=str(path))
+    data = read(path)
+    for override in overrides:
+        apply_override(data, override, cls)
+    return build(cls, data, where=str(path))
 
 
 def read(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
@@ -46,8 +49,8 @@ def read(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[
     return data
 
 
-def apply_override(data: dict[str, Any], override: str) -> None:
-    """Set `a.b=value` in the nested mapping `data`."""
+def apply_override(data: dict[str, Any], override: str, cls: type | None = None) -> None:
+    """Set `a.b=value` in the nested mapping `data`, which is to become a `cls`."""
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise UserError(f"override {override!r} is not of the form key.sub=value")
@@ -55,13 +58,32 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         value = parse_scalar(text)
     except yaml.YAMLError:
         raise UserError(f"override {override!r}: the value is not valid YAML") from None
-    *parents, last = key.split(".")
+    *parents, last = keys_of(cls, key)
     for parent in parents:
         inner = data.setdefault(parent, {})
+        if isinstance(inner, list):
+            raise UserError(
+                f"override {override!r}: {parent} is a list, of which no single entry can be set: give all of it, as "
+                f"{parent}='[...]', or change the file"
+            )
         if not isinstance(inner, dict):
             raise UserError(f"override {override!r}: {parent} is a value, it has no keys below it")
         data = inner
     data[last] = value
+
+
+def keys_of(hint: Any, key: str) -> list[str]:
+    """The keys of a dotted one. Below a `dict[str, Any]` the rest is one key: a sweep's `set` holds dotted ones."""
+    first, dot, rest = key.partition(".")
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next((arg for arg in get_args(hint) if arg is not type(None)), None)
+    if not dot:
+        return [first]
+    if get_origin(hint) is dict:
+        below = get_args(hint)[1]
+        return [key] if below is Any else [first, *keys_of(below, rest)]
+    below = typing.get_type_hints(hint).get(first) if dataclasses.is_dataclass(hint) else None
+    return [first, *keys_of(below, rest)]
 
 
 def parse_scalar(text: str) -> Any:

@@ -30,6 +30,17 @@ def awake():
     return awakened
 
 
+@pytest.fixture
+def inputs() -> dict[str, torch.Tensor]:
+    """What `model` and `spoken` take, of two clips of five steps, each step with a level of its own."""
+    generator = torch.Generator().manual_seed(2)
+    return {
+        "latents": torch.randn(2, 5, 3, 4, 4, generator=generator),
+        "level": torch.rand(2, 5, generator=generator),
+        "actions": torch.randn(2, 5, 5, generator=generator),
+    }
+
+
 SPOKEN = {
     "cross": {"features": 6, "length": 7, "into": "cross"},
     "pooled": {"features": 6, "length": 7, "into": "pooled"},

@@ -14,16 +14,6 @@ from videowm.types import UserError
 STEPS = 5
 
 
-@pytest.fixture
-def inputs() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    return {
-        "latents": torch.randn(2, STEPS, 3, 4, 4, generator=generator),
-        "level": torch.rand(2, STEPS, generator=generator),
-        "actions": torch.randn(2, STEPS, 5, generator=generator),
-    }
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("changed", ["latents", "level", "actions"])
 @pytest.mark.parametrize("at", range(1, STEPS))

@@ -15,16 +15,6 @@ from videowm.types import UserError
 STEPS = 5
 
 
-@pytest.fixture
-def inputs() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    return {
-        "latents": torch.randn(2, STEPS, 3, 4, 4, generator=generator),
-        "level": torch.rand(2, STEPS, generator=generator),
-        "actions": torch.randn(2, STEPS, 5, generator=generator),
-    }
-
-
 @torch.no_grad()
 def test_every_step_hears_its_own_words(spoken, said, inputs):
     """Guards a text that reaches no step, or another sample's: one sample's words change all of its steps, no other."""

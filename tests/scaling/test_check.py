@@ -36,9 +36,9 @@ def check_file(world_arguments, tmp_path_factory) -> Path:
     return path
 
 
-def planted(sweep, best_at, diverged=()) -> list:
+def planted(sweep, best_at, diverged=(), stopped=()) -> list:
     """Write records of all points whose loss is a parabola in ln lr with its lowest at the factor `best_at(depth, D)`,
-    with a little noise by seed; the points named in `diverged` end as a diverged run does."""
+    with a little noise by seed; the points named in `diverged` and `stopped` end as such runs do."""
     points = plan(sweep)
     for i, point in enumerate(points):
         depth, horizon, factor = (float(part[1:]) for part in point.name.split("-")[1:4])
@@ -49,6 +49,8 @@ def planted(sweep, best_at, diverged=()) -> list:
         noise = 1e-4 * np.random.default_rng(i).normal()
         loss = 0.5 + 0.01 * np.log(factor / best_at(depth, horizon)) ** 2 + noise
         record = {"role": "run", "name": point.name, "metrics": {"heldout/loss": loss}}
+        if point.name in stopped:
+            record |= {"stopped": "action gate", "metrics": {"heldout/loss": 0.1}}
         (point.run / "record.json").write_text(json.dumps(record))
     return points
 
@@ -89,6 +91,19 @@ def test_a_planted_optimum_is_found(check_file, tmp_path, capsys):
     (points[0].run / "record.json").unlink()
     with pytest.raises(UserError, match="1 of 60 points"):
         check.curves(sweep.check_lr, points)
+
+
+def test_a_stopped_run_is_no_loss(check_file, tmp_path):
+    """Guards the loss of a run that the action gate stopped early: read as any other, the lowest is the best rate."""
+    sweep = check.check_sweep(load_sweep(check_file, [f"out={tmp_path}"]))
+    planted(sweep, lambda depth, horizon: 1.3, stopped=("lr-d2-D1-x0.25", "lr-d2-D1-x0.25-s1"))
+    said = check.read(sweep, check.todo(sweep)[0])
+    row = next(row for row in said["curves"] if row["depth"] == 2 and row["tokens"] == 2e5)
+    assert said["passes"] and row["losses"][0] == [None, None] and row["stopped"] == 2
+    assert row["best_factor"] == pytest.approx(1.3, rel=0.03)
+    assert check.sentences(said).count("  2 stopped by the action gate") == 1 and "diverged" not in check.sentences(
+        said
+    )
 
 
 @pytest.mark.parametrize(

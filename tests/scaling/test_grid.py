@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
-from scaling import dispatch, predict, records
+from scaling import dispatch, predict, records, summary
 from scaling.__main__ import parser, run
 from scaling.grid import Dial, GridConfig, OptimumConfig, depths, expected_optimum, label
 from scaling.plan import Speeds, load_sweep, plan, resolve, table
-from scaling.report import report
+from scaling.report import law_of, report, strip_of
+from scaling.table import read_table
 from videowm.train.loop import launch
 from videowm.types import UserError
 
@@ -143,7 +144,27 @@ def test_frozen_then_measured(trained, capsys):
     assert predict.freeze(larger, 6e9)[1] == said, "the target is not among what it was predicted from"
     assert not predict.freeze(larger, 6.2e9, form="frontier", draws=50)[1]["held_out"]
     page = report(larger).read_text()
-    assert page.count("<td>not run yet</td>") == 0 and f"({target.name})</td>" in page and "trunk" not in page
+    found, frozen = records.finished(plan(larger)), predict.predictions(larger, "heldout/loss")
+    law, _ = law_of(found, "heldout/loss", frozen)
+    assert law.law.fitted_range["c"][1] < 4e9 and len(found) == 16, "what was predicted is not among what is fitted"
+    rows = summary.costs(plan(larger), {})
+    assert [row["runs"] for row in rows] == ["6", "3", "3", "3", "1", "6", "22"]
+    spent = sum(records.read_record(point.run)["flops"]["spent"] for point in plan(larger))
+    assert rows[-1]["FLOPs spent"] == f"{spent:.3g}" and f"<td>{spent:.3g}</td>" in page
+    folder = Path(larger.out) / "report"
+    assert {"loss.svg", "isoflop.svg", "panels.svg", "strip.mp4"} <= {path.name for path in folder.iterdir()}
+    assert page.count("data:image/png;base64,") == 6 and law.law.form in page
+    table = read_table(folder / "points.csv", n="N", d="D", c="C", loss="heldout/loss")
+    assert np.array_equal(table.loss, records.runs_of(found).loss) and np.array_equal(table.c, records.runs_of(found).c)
+    assert page.count("<td>not run yet</td>") == 0 and f"({target.name})</td>" in page and "-trunk<" not in page
+
+
+def test_the_strip_shows_the_multiples_that_were_asked_for(trained):
+    """Guards six rows where three were asked for, and the nearest multiple taken by difference and not by ratio."""
+    sweep = load_sweep(trained, ["strip_at=[1, 3, 32]"])
+    best = [{"name": str(c), "flops": {"train": c}} for c in (1.0, 2.0, 5.0, 10.0)]
+    assert [record["name"] for record in strip_of(sweep, best)] == ["1.0", "2.0", "10.0"]
+    assert strip_of(load_sweep(trained), best) == best
 
 
 def test_hours_from_what_was_measured(trained):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scaling.figures import isoflop_figure
 from scaling.fit import FORMS, Problem, baselines, bootstrap_fit, fit, fit_table, resample, slope, summary
 from scaling.law import (
     Law,
@@ -253,6 +254,18 @@ def test_optimum_on_an_exact_cost():
     sizes = np.geomspace(m / 30, m * 30, 20_001)
     assert law.predict(m, e) <= law.predict(sizes, 1e17 / (6 * sizes + 3e4 * np.sqrt(sizes))).min() + 1e-12
     assert m > 1.2 * n  # small models pay more for attention, so the optimum moves up
+    with pytest.raises(UserError, match="surface has alpha = -8, so no size is best"):
+        optimum(replace(law, params=law.params | {"alpha": -8.0}), 1e17)
+
+
+def test_isoflop_figure_shows_what_the_runs_say():
+    """Guards lowest points far outside the sizes, which would stretch the axes by decades, and budgets left out."""
+    runs = grid(TRUTH)
+    left, right = isoflop_figure(runs, fit(runs)).axes
+    assert len(left.get_legend().texts) == len(np.unique(budgets(runs.c)))
+    lowest = [line for line in right.lines if line.get_marker() == "v"]
+    assert lowest and all(runs.n.min() / 3 < line.get_ydata()[0] < runs.n.max() * 3 for line in lowest)
+    assert isoflop_figure(runs.keep(runs.n == runs.n[0]), None) is None
 
 
 @pytest.mark.parametrize("spread, published", [(2, -0.33), (4, -1.30), (8, -2.90), (16, -5.10)])

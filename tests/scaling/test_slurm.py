@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,20 @@ def test_options_as_sbatch_takes_them():
     """Guards names that sbatch does not know."""
     given = {"partition": "a", "gpus_per_task": 1, "exclusive": True, "nice": None, "time": "1:30:00"}
     assert slurm.options(given) == ["--partition=a", "--gpus-per-task=1", "--exclusive", "--time=1:30:00"]
+
+
+def test_more_points_than_an_array_may_have(cluster, sweep_file, tmp_path):
+    """Guards a sweep above SLURM's MaxArraySize (1001 by default, 4 here), which sbatch refuses, and points lost."""
+    sweep = load_sweep(sweep_file, [f"out={tmp_path / 'many'}", "slurm={hold: true}"])
+    alone = plan(sweep)[0]
+    points = [replace(alone, name=f"p{i}", run=alone.run.with_name(f"p{i}")) for i in range(6)]
+    try:
+        assert slurm.submit(points, sweep, [str(sweep_file)]).startswith("6 of 6 points submitted")
+        tasks = [slurm.queue(sweep)[point.name][0].split("_") for point in points]
+        assert [index for _, index in tasks] == ["0", "1", "2", "3", "0", "1"] and len({job for job, _ in tasks}) == 2
+        assert slurm.submit(points, sweep, [str(sweep_file)]).startswith("0 of 6 points submitted")
+    finally:
+        subprocess.run(["scancel", "--name=many"], check=True)
 
 
 def test_what_slurm_refuses_is_one_sentence(cluster, sweep_file):

@@ -17,10 +17,10 @@ import pytest
 import yaml
 from wandb_offline import load
 
-from scaling import dispatch, records, report
+from scaling import dispatch, records, summary
 from scaling.__main__ import main
 from scaling.local import share_gpus
-from scaling.plan import Speeds, load_sweep, plan, table
+from scaling.plan import Speeds, load_sweep, plan, resolve, table
 from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +43,18 @@ def sweep_file(world_arguments, tmp_path_factory) -> Path:
     }
     path.write_text(yaml.safe_dump(sweep))
     return path
+
+
+def test_one_setting_of_all_points(sweep_file):
+    """Guards `set.train.x=y` that drops all other settings of `train`, of the sweep's file and of its base."""
+    sweep = load_sweep(sweep_file, ["set.train.clip=2", "set.train.save_every=7"])
+    train = resolve(sweep, sweep.points[0])[0]["train"]
+    base = resolve(load_sweep(sweep_file), sweep.points[0])[0]["train"]
+    assert base["save_every"] == 10 and train == base | {"clip": 2, "save_every": 7}
+    arms = load_sweep(sweep_file, ["points=[]", "grid={budgets: [1e9], sizes: [1]}", "grid.arms.muon.train.lr=1e-3"])
+    assert arms.grid.arms == {"muon": {"train.lr": 1e-3}}
+    with pytest.raises(UserError, match="points is a list"):
+        load_sweep(sweep_file, ["points.0.train.steps=5"])
 
 
 def members(session: int) -> list[int]:
@@ -150,15 +162,15 @@ def test_the_page_and_the_wandb_summary(finished_sweep, sweep_file, python):
     ended = python("-m", "scaling", "report", sweep_file, timeout=240, WANDB_MODE="offline")
     assert ended.returncode == 0, ended.stderr
     page = (finished_sweep / "report.html").read_text()
-    assert page.count("data:video/mp4;base64,") == 2 and page.count("data:image/png;base64,") == 4
+    assert page.count("data:video/mp4;base64,") == 2 and page.count("data:image/png;base64,") == 5
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "budgets cannot" in page  # why no law is fitted to two points
     found = records.finished(plan(load_sweep(sweep_file)))
-    for row in report.table_rows(found):
+    for row in summary.table_rows(found):
         assert f"<td>{row['loss']}</td>" in page
     (run,) = finished_sweep.glob("wandb/offline-run-*/run-*.wandb")
     history = load(run)["history"][-1]
-    assert {"quality_vs_compute", "strip_video", "figure"} <= {key.split("/")[0] for key in history}
+    assert {"quality_vs_compute", "strip_video", "loss"} <= {key.split("/")[0] for key in history}
 
 
 def test_a_law_is_refused_with_its_reason(finished_sweep, sweep_file, scaling):

@@ -8,8 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from scaling import slurm
+from scaling.panels import against_compute, best_of_budgets, metric_names
+from scaling.plan import SweepConfig
 from scaling.records import falls, finished, runs_of
-from scaling.report import as_csv, best_of_budgets, law_of, loss_figure, summary, table_rows
+from scaling.report import law_of
+from scaling.summary import as_csv, data_rows, sentences, table_rows
 from videowm.types import UserError
 
 
@@ -28,7 +32,7 @@ def points(tmp_path) -> list[SimpleNamespace]:
                  "about": {"starts": "s", "reader": "r"}}  # fmt: skip
         (run / "record.json").write_text(json.dumps(record))
         (run / "evaluation.json").write_text(json.dumps(later))
-        made.append(SimpleNamespace(run=run, arm=None))
+        made.append(SimpleNamespace(name=run.name, run=run, arm=None))
     return made
 
 
@@ -50,7 +54,10 @@ def test_the_best_is_the_highest_where_higher_is_better(points):
     for y in ("control/accuracy", "heldout/loss"):
         assert [r["name"] for r in best_of_budgets(records, y)] == ["p1", "p2"]
     assert "No law is fitted" in law_of(records, "control/accuracy")[1]
-    assert loss_figure(records, "control/accuracy", None, []).startswith(b"\x89PNG")
+    axes = against_compute(records, "control/accuracy").axes[0]
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert drawn["ceiling"] == [0.9, 0.9] and drawn["floor"] == [0.3, 0.3] and [0.5, 0.7] in drawn.values()
+    assert metric_names(records) == ["heldout/loss", "control/accuracy"], "bounds and errors have no panel of their own"
     assert falls("state/error") and falls("frechet/reader") and not falls("control/loss_ratio")
     assert not falls("drift/state_error_area")
 
@@ -74,14 +81,27 @@ def test_what_does_not_compare_is_refused(points):
 
 
 def test_a_stopped_run_is_shown_and_not_fitted(points):
-    """Guards a law through runs that the action gate cut short, and a page that hides them."""
+    """Guards a law through runs that the action gate cut short, and a page or a status that hides them."""
     path = points[1].run / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"stopped": "action gate"}))
     records = finished(points)
     assert [r["name"] for r in records] == ["p0", "p1", "p2", "p3"] and len(runs_of(records)) == 3
     assert [r["name"] for r in best_of_budgets(records, "heldout/loss")] == ["p0", "p2"]
-    shown = loss_figure(records, "heldout/loss", None, [])
-    assert shown != loss_figure(finished([*points[:1], *points[2:]]), "heldout/loss", None, [])
+    axes = against_compute(records, "heldout/loss", lost=[2e12]).axes[0]
+    crosses = {line.get_label(): (line.get_xdata()[0], line.get_marker()) for line in axes.lines}
+    assert crosses["action gate"] == (1e12, "x") and crosses["diverged"] == (2e12, "x")
+    states = slurm.states(points, SweepConfig(base="", out=str(points[0].run.parent)))
+    assert list(states.values()) == ["done", "stopped by its action gate", "done", "done"]
+
+
+def test_arms_have_lines_of_their_own(points):
+    """Guards one line through the best of all arms, which no arm is."""
+    for i, point in enumerate(points):
+        point.arm = "ab"[i % 2]
+    figure = against_compute(finished(points), "heldout/loss")
+    lines = [list(line.get_ydata()) for line in figure.axes[0].lines if line.get_alpha()]
+    assert lines == [pytest.approx([0.6, 0.3]), pytest.approx([0.5, 0.4])]
+    assert {text.get_text() for text in figure.axes[0].get_legend().texts} == {"a", "b"}
 
 
 def test_a_page_of_runs_without_rollouts(points):
@@ -93,11 +113,14 @@ def test_a_page_of_runs_without_rollouts(points):
     records = [record | more for record in finished(points)]
     for record in records:
         record["metrics"] |= {"heldout/action_gap": 0.2, "heldout/action_gap_se": 0.1}
-    said = summary(records, "heldout/loss")
+    said = sentences(records, "heldout/loss", {record["name"]: record["name"] for record in records})
     assert len(said) == 2 and "4 times the training compute" in said[0] and "2 standard errors" in said[1]
     assert not [name for row in table_rows(records) for name in row if "PSNR" in name]
     records[2]["metrics"]["rollout/psnr"] = [20.0, 19.0]
     records[1]["stopped"] = "action gate"
     rows = table_rows(records)
     assert [row["PSNR +1"] for row in rows] == ["", "", "20.00", ""] and rows[1]["point"] == "p1 (stopped)"
-    assert as_csv(rows).count("\r\n") == 5
+    for record in records:
+        record |= {"seed": 0, "flops": record["flops"] | {"spent": 1e11}}
+    lines = as_csv(data_rows(records)).splitlines()
+    assert len(lines) == 5 and "control/accuracy_floor" in lines[0].split(",") and "0.02" in lines[1].split(",")

@@ -1,4 +1,4 @@
-"""Samples of the world model: the same wherever the latents lie."""
+"""Samples of a run: the same wherever latents and frames lie."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from videowm import config as configuration
 from videowm.data.clips import pick
 from videowm.train.loop import launch
+from videowm.train.reader import ReaderRun
 from videowm.train.rule import batch_by_rule, rate_by_rule
-from videowm.train.tasks import WorldRun, WorldTask, with_steps
+from videowm.train.tasks import VAERun, WorldRun, WorldTask, build_task, with_steps
 from videowm.types import UserError
 
 
@@ -42,6 +43,27 @@ def test_resident_samples_are_the_loaded_ones(config):
                 assert torch.equal(row, whole[clip, start : start + config.window])
                 starts.append(start)
     assert len(set(starts)) > 2
+
+
+def test_resident_frames_are_the_read_ones(dataset, vae_run):
+    """Guards clips of other episodes or frames, rows of another clip, and decoding all of a dataset for one step."""
+    cpu = torch.device("cpu")
+    vae = configuration.read(vae_run / "config.yaml") | {"data": str(dataset)}
+    reader = {"task": "reader", "out": "x", "data": str(dataset), "clip": 9}
+    for kind, data, count in ((VAERun, vae, vae["frames"]), (ReaderRun, reader, 9)):
+        on, off, auto = (build_task(configuration.build(kind, data | {"resident": choice, "train": {"steps": steps}}))
+                         for choice, steps in (("on", 1), ("off", 1), ("auto", 1)))  # fmt: skip
+        for task in (on, off, auto):
+            task.to(cpu)
+        assert auto.resident.frames is None, "it would read a hundred frames for each that it needs"
+        for step in range(3):
+            held, read = on.load(step, range(1, 5)), off.load(step, range(1, 5))
+            assert held["first"].shape == (4,) and held.keys() - {"first"} == read.keys() - {"frames"}
+            assert torch.equal(on.resident.of(held, count), read["frames"]) and read["frames"].shape[:2] == (4, count)
+            assert all(torch.equal(held[name], read[name]) for name in held.keys() & read.keys())
+        enough = build_task(configuration.build(kind, data | {"train": {"steps": 10_000}}))
+        enough.to(cpu)
+        assert torch.equal(enough.resident.frames, on.resident.frames)
 
 
 def test_the_rule_becomes_numbers(train_world, tmp_path):

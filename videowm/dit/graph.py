@@ -1,26 +1,27 @@
-"""A training step of the network as two CUDA graphs: forward and backward, without Python between their kernels."""
+"""A training step of a network as two CUDA graphs: forward and backward, without Python between their kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 class Whole(nn.Module):
-    """The network as a graph wants it: tensors in, one tensor out, parameters its own."""
+    """A network as a graph wants it: a call from tensors to tensors, and the parameters that it uses."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, call: Callable[..., Any]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.call = model, call
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.model.velocity(*inputs)
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.call(*inputs)
 
 
-def record(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-    """Record `model.velocity` and its gradient for inputs of these shapes, under the autocast of now.
+def record(model: nn.Module, call: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
+    """Record a call of the network and its gradient for inputs of these shapes, under the autocast of now.
 
     It is recorded on ones: a mask of zeros would leave nothing to attend to. The graphs keep their memory. Gradients
     lie in the graph's own memory and the next step writes over them, so they must not be accumulated over calls.
@@ -29,4 +30,4 @@ def record(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor
     torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # gradients come from the graph's stream
     half = torch.is_autocast_enabled("cuda")
     with torch.autocast("cuda", torch.get_autocast_dtype("cuda"), enabled=half, cache_enabled=False):
-        return torch.cuda.make_graphed_callables(Whole(model), tuple(torch.ones_like(x) for x in inputs))
+        return torch.cuda.make_graphed_callables(Whole(model, call), tuple(torch.ones_like(x) for x in inputs))

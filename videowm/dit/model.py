@@ -210,7 +210,7 @@ class DiT(ModelMixin, ConfigMixin):
         """The same in training, as CUDA graphs, recorded once for every shape."""
         shapes = tuple(x.shape for x in inputs)
         if shapes not in self.graphs:
-            self.graphs[shapes] = record(self, inputs)
+            self.graphs[shapes] = record(self, self.velocity, inputs)
         return self.graphs[shapes](*inputs)
 
     def words(self, *text: Tensor) -> Words:

@@ -58,7 +58,7 @@ class TrainConfig:
     ema: float = 0.0  # length of the weights' moving average as a fraction of the run; 0: none
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device computes it, else fp32
     workers: int = 0  # processes that load data; on a GPU one at least, which hides the time
-    compile: Literal["auto", "on", "off"] = "auto"  # the network's blocks; auto: on a GPU
+    compile: Literal["auto", "on", "off"] = "auto"  # the network's blocks, and steps as CUDA graphs; auto: on a GPU
     checkpointing: bool = False  # compute activations again in the backward pass, for less memory
     log_every: int = 10
     save_every: int = 500

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from videowm import config as configuration
 from videowm.data.clips import ClipStream, even_clips
 from videowm.data.dataset import Dataset
+from videowm.data.resident import Resident, ResidentFrames
 from videowm.evaluate import scores
 from videowm.evaluate.fidelity import standard_error
 from videowm.evaluate.reader import Reader, ReaderConfig, describe, targets
@@ -30,6 +31,7 @@ class ReaderRun:
     seed: int = 0
     clip: int = 17  # frames read at once, of which all windows are samples
     heldout_clips: int = 64
+    resident: Resident = "auto"  # frames on the device, decoded once; auto also asks that each is read once at least
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -45,13 +47,14 @@ class ReaderTask(Task):
         self.model = Reader(config.reader, describe(self.dataset, config.reader))
         self.clips = ClipStream(self.dataset, frames=config.clip, split="train", seed=config.seed)
         self.heldout = even_clips(self.dataset, frames=config.clip, split="test", count=config.heldout_clips)
+        self.resident = ResidentFrames(self.dataset, "train")
         self.tables: dict[int, np.ndarray] = {}
-        self.to(torch.device("cpu"))
 
     def to(self, device: torch.device) -> None:
-        """What the targets are standardised by lies on the device from the first step on."""
-        readable = self.model.readable
+        """What the targets are standardised by lies on the device from the first step on, the frames if they fit."""
+        config, readable = self.config, self.model.readable
         self.mean, self.std = (torch.tensor(values, device=device) for values in (readable.mean, readable.std))
+        self.resident.settle(config.resident, device, config.train.steps * config.train.batch * config.clip)
 
     def rows(self, episode: int, start: int) -> np.ndarray:
         """The targets "w k" of a clip's windows."""
@@ -61,13 +64,13 @@ class ReaderTask(Task):
         return self.tables[episode][first : first + self.config.clip - self.config.reader.frames + 1]
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
-        clips = [self.clips[step * self.config.train.batch + slot] for slot in slots]
-        rows = np.stack([self.rows(clip.episode, clip.start) for clip in clips])
-        return {"frames": torch.from_numpy(np.stack([clip.frames for clip in clips])), "rows": torch.from_numpy(rows)}
+        numbers = [step * self.config.train.batch + slot for slot in slots]
+        rows = np.stack([self.rows(*self.clips.where(number)) for number in numbers])
+        return self.resident.load(self.clips, numbers) | {"rows": torch.from_numpy(rows)}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of standardised targets; the frames get noise, which a rollout has too."""
-        frames = to_float(batch["frames"])
+        frames = to_float(self.resident.of(batch, self.config.clip))
         frames = frames + 0.02 * draws.normal(*frames.shape[1:])
         true = ((batch["rows"] - self.mean) / self.std).flatten(0, 1)
         read = model(self.model.windows(frames).flatten(0, 1))

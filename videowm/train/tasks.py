@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
@@ -17,7 +17,9 @@ from videowm.actions.group import drop_actions, group_actions, grouped_size
 from videowm.data.clips import ClipStream, even_clips, pick
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents, read_index
+from videowm.data.resident import Resident, ResidentFrames, lies_there
 from videowm.dit import DiT, flow
+from videowm.dit.graph import record
 from videowm.evaluate.gate import Verdict, judge
 from videowm.evaluate.heldout import HeldoutConfig, heldout, make_bank
 from videowm.evaluate.reader import Reader
@@ -34,6 +36,8 @@ from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to
 from videowm.vae.critic import Critic, with_critic
 from videowm.vae.loss import VAELossConfig, lpips_network, vae_loss
 
+logger = logging.getLogger("videowm")
+
 
 @dataclass(frozen=True)
 class VAERun:
@@ -44,6 +48,7 @@ class VAERun:
     data: str
     seed: int = 0
     frames: int = 9  # frames a clip, 1 + k * time stride
+    resident: Resident = "auto"  # frames on the device, decoded once; auto also asks that each is read once at least
     vae: VAEConfig = field(default_factory=VAEConfig)
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -73,7 +78,7 @@ class WorldRun:
     hidden: int | None = None  # width, 64 * depth unless given
     local: int | None = None  # latent steps that three of four blocks see; None: all see all
     window: int = 8  # latent steps a sample
-    resident: Literal["auto", "on", "off"] = "auto"  # latents on the device; auto: on a GPU with room for twice as much
+    resident: Resident = "auto"  # latents on the device; auto: on a GPU with room for twice as much
     budget: float | None = None  # training FLOPs; sets train.steps
     text: TextConfig | None = None  # captions as a condition; None: no words at all
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -116,6 +121,7 @@ class VAETask(Task):
         for frames in (config.frames, config.evaluate.frames):
             latent_steps(frames, self.codec.stride[0])
         self.clips = ClipStream(self.dataset, frames=config.frames, split="train", seed=config.seed)
+        self.resident = ResidentFrames(self.dataset, "train")
         self.codec.check_strides(*self.dataset.size)
         even_clips(self.dataset, frames=config.evaluate.frames, split="test", count=1)  # now, not after training
         adversarial = config.loss.adversarial
@@ -126,13 +132,15 @@ class VAETask(Task):
     def to(self, device: torch.device) -> None:
         """The perceptual network is no part of the model: it learns nothing and is in no checkpoint."""
         self.perceptual = self.perceptual and self.perceptual.to(device)
+        torch.backends.cudnn.benchmark = True  # convolutions of one shape all along: the fastest kernel is looked for
+        config = self.config
+        self.resident.settle(config.resident, device, config.train.steps * config.train.batch * config.frames)
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
-        first = step * self.config.train.batch
-        return {"frames": torch.from_numpy(np.stack([self.clips[first + slot].frames for slot in slots]))}
+        return self.resident.load(self.clips, [step * self.config.train.batch + slot for slot in slots])
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        frames = to_float(batch["frames"])
+        frames = to_float(self.resident.of(batch, self.config.frames))
         decoded, latents = model(frames)
         loss, terms = vae_loss(decoded, frames, latents, self.config.loss, self.perceptual)
         if self.model.critic is None:
@@ -165,9 +173,30 @@ class Autoencoder(nn.Module):
         self.vae = codec.vae
         self.critic = critic  # trained with it, and not asked in `forward`
         self.codec = [codec]  # in a list: its weights are registered once, as `vae`
+        self.graphs: dict[torch.Size, Callable[..., tuple[Tensor, Tensor]]] | None = None  # by shape, where recorded
+
+    def compile_blocks(self, *, graph: bool) -> None:
+        """With `graph`, on a GPU, a training step is two CUDA graphs; nothing else is compiled."""
+        self.graphs = {} if graph and next(self.vae.parameters()).is_cuda else None
+
+    def uncompile(self) -> None:
+        self.graphs = None
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Frames "b f 3 H W" -> decoded frames, latents."""
+        if self.graphs is None or not torch.is_grad_enabled():
+            return self.reconstruct(frames)
+        if frames.shape not in self.graphs:
+            try:
+                self.graphs[frames.shape] = record(self.codec[0].vae, self.reconstruct, (frames,))
+            except RuntimeError as error:  # an autoencoder that looks at its numbers between kernels
+                logger.warning("not recorded as a CUDA graph (%s): training is slower", str(error).splitlines()[0])
+                self.graphs = None
+                return self.reconstruct(frames)
+        return self.graphs[frames.shape](frames)
+
+    def reconstruct(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as plain PyTorch."""
         codec = self.codec[0]
         latents = codec.encode(frames)
         return codec.decode_raw(latents), latents
@@ -209,11 +238,11 @@ class WorldTask(Task):
         """Keep latents and actions on the device, if they are to lie there."""
         held, text = (self.latents.latents, self.grouped), self.text.tokens if self.text else ()
         choice = self.config.resident
-        if choice == "auto" and device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            choice = "on" if 2 * sum(tensor.nbytes for tensor in (*held, *text)) < free else "off"
-        self.resident = tuple(tensor.to(device) for tensor in held) if choice == "on" else None
-        self.resident_text = tuple(tensor.to(device) for tensor in text) if choice == "on" else None
+        if choice == "auto" and device.type == "cpu":
+            choice = "off"  # they lie in memory as it is
+        on = lies_there(choice, device, sum(tensor.nbytes for tensor in (*held, *text)))
+        self.resident = tuple(tensor.to(device) for tensor in held) if on else None
+        self.resident_text = tuple(tensor.to(device) for tensor in text) if on else None
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
         """Windows of the encoded clips, or where on the device they are: half of them from a clip's beginning, where a

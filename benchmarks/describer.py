@@ -1,0 +1,183 @@
+"""A small vision-language model that really describes clips, for the axis raw against recaptioned without a download.
+
+A LLaVA of 3M parameters, taught on clips of one recording and the captions that its simulator's states give (as
+`videowm caption --from-state` words them), then served like any other model. It looks at frames alone, so its captions
+of another recording are a describer's, with its mistakes; `score` says how many. Run from the repository root:
+
+    videowm record carracing --out data/teach --episodes 300 --frames 301 --seed 7 --test-share 0.1 --workers 16
+    python benchmarks/describer.py teach data/teach --out runs/describer --minutes 3
+    transformers serve runs/describer --port 8000            (needs pip install "transformers[serving]")
+    videowm caption data/carracing --base-url http://127.0.0.1:8000/v1 --model runs/describer \\
+        --clip-frames 33 --image-size 64 --max-tokens 200
+    videowm caption data/carracing --from-state --clip-frames 33
+    python benchmarks/describer.py score data/carracing
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from caption_server import FRAMES, IMAGE, TEMPLATE, question
+
+from videowm.data.captions import Captions
+from videowm.data.dataset import Dataset
+from videowm.data.worlds import WORLDS
+from videowm.evaluate.text import FACTS
+
+CLIP_FRAMES, PATCH, WORDS = 33, 8, 700
+
+
+class Clips:
+    """All frames, states and actions of a split in memory; windows of them and what their states say of them."""
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        self.world, self.episodes = WORLDS[dataset.name](), dataset.split(split)
+        self.frames = [dataset.frames(e, np.arange(dataset.lengths[e])) for e in self.episodes]
+        self.states = [dataset.states(e) for e in self.episodes]
+        self.actions = [dataset.actions(e) for e in self.episodes]
+        self.shown = np.linspace(0, CLIP_FRAMES - 1, FRAMES).round().astype(int)
+
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        """Frames uint8 "f H W 3" of a window and the answer that describes it."""
+        i = int(rng.integers(len(self.frames)))
+        start = int(rng.integers(len(self.frames[i]) - CLIP_FRAMES + 1))
+        states = self.states[i][start : start + CLIP_FRAMES]
+        actions = self.actions[i][start : start + CLIP_FRAMES - 1]
+        short = self.world.caption(states, actions, rng)
+        answer = {"short": short, "detailed": f"{short} {self.world.details(states, actions, rng)}"}
+        return self.frames[i][start + self.shown], json.dumps(answer)
+
+
+def make_model(folder: Path, words: list[str]):
+    """The network with random weights, its processor and a byte-level tokenizer, written to `folder`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    torch.manual_seed(0)
+    raw = Tokenizer(models.BPE())
+    # Without cuts between words the common phrases become one token each, and an answer takes about 23 steps.
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<pad>", "</s>", "<image>", "<answer>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=WORDS, special_tokens=special, initial_alphabet=alphabet)
+    raw.train_from_iterator(words, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>",
+                                        extra_special_tokens={"image_token": "<image>"})  # fmt: skip
+    vision = CLIPVisionConfig(hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
+                              image_size=IMAGE, patch_size=PATCH)  # fmt: skip
+    text = LlamaConfig(vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=4,
+                       num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=2048)  # fmt: skip
+    patches = (IMAGE // PATCH) ** 2
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=text, image_token_index=tokenizer.image_token_id,
+                    vision_feature_layer=-1, image_seq_length=patches)
+    )  # fmt: skip
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 1, 0
+    images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE}, crop_size={"height": IMAGE, "width": IMAGE})
+    processor = LlavaProcessor(images, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default",
+                               chat_template=TEMPLATE, num_additional_image_tokens=1)  # fmt: skip
+    processor.save_pretrained(folder)
+    return model, processor
+
+
+def batches(clips: Clips, processor, asked: torch.Tensor, size: int, seed: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Endless batches: the question, the answer after it, and the pictures as the server's processor makes them."""
+    rng, images = np.random.default_rng(seed), processor.image_processor
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.image_mean, images.image_std))
+    while True:
+        frames, answers = zip(*(clips.draw(rng) for _ in range(size)), strict=True)
+        pictures = torch.from_numpy(np.concatenate(frames)).permute(0, 3, 1, 2).float() / 255
+        told = processor.tokenizer([answer + "</s>" for answer in answers], padding=True, padding_side="right",
+                                   return_tensors="pt")  # fmt: skip
+        ids = torch.cat([asked.expand(size, -1), told.input_ids], 1)
+        mask = torch.cat([torch.ones(size, asked.shape[1], dtype=torch.long), told.attention_mask], 1)
+        answer = told.input_ids.masked_fill(told.attention_mask == 0, -100)
+        labels = torch.cat([torch.full((size, asked.shape[1]), -100), answer], 1)
+        yield {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": (pictures - mean) / std}
+
+
+def teach(args: argparse.Namespace) -> None:
+    """Train for `--minutes`, with the learning rate falling to zero at their end; save after that."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dataset = Dataset(args.data)
+    clips, rng = Clips(dataset, "train"), np.random.default_rng(0)
+    content = question(args.data, 0, CLIP_FRAMES)
+    words = [part["text"] for part in content if part["type"] == "text"]
+    model, processor = make_model(args.out, [*words, *(clips.draw(rng)[1] for _ in range(500))])
+    asked = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=True, add_generation_prompt=True, return_dict=True,
+        return_tensors="pt",
+    )  # fmt: skip
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.01)
+    began, step, shown = time.monotonic(), 0, 0.0
+    for batch in batches(clips, processor, asked["input_ids"], args.batch, seed=1):
+        done = (time.monotonic() - began) / (60 * args.minutes)
+        if done >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * min(1.0, (step + 1) / 100, 2 * (1 - done))
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = model(**{key: value.to(device) for key, value in batch.items()}).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        if time.monotonic() - shown > 5:
+            print(f"{done:4.0%} step {step}, loss {loss.item():.3f}", flush=True)
+            shown = time.monotonic()
+    model.eval().float().cpu().save_pretrained(args.out)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{args.out}: {parameters / 1e6:.1f}M parameters, {step} steps, loss {loss.item():.3f}")
+
+
+def score(args: argparse.Namespace) -> None:
+    """How often the model's caption of a clip says of a fact what the state's says, beside always the commoner."""
+    dataset = Dataset(args.data)
+    model, state = (Captions.open(args.data, name) for name in (args.model, "state"))
+    held = set(dataset.split("test"))
+    both = [key for key in model if key in state and (not args.test or key.episode in held)]
+    print(f"{len(both)} clips captioned by both")
+    for fact in FACTS[dataset.name]:
+        told, seen = np.array([[fact.said(captions[key].short) for captions in (state, model)] for key in both]).T
+        commonest = max((told == side).mean() for side in (-1, 0, 1))
+        opposite = (told * seen == -1).mean()
+        print(f"{fact.name} ({fact.high[0]}, {fact.low[0]} or neither): {(told == seen).mean():.1%} alike, "
+              f"{opposite:.1%} say the opposite; always the commonest would be {commonest:.1%} alike")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    p = verbs.add_parser("teach")
+    p.add_argument("data", type=Path, help="recording whose training episodes it learns from")
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--minutes", type=float, default=3)
+    p.add_argument("--batch", type=int, default=32)
+    p.add_argument("--lr", type=float, default=1e-3)
+    p = verbs.add_parser("score")
+    p.add_argument("data", type=Path, help="recording captioned both by the model and from state")
+    p.add_argument("--model", default="model", help="name or hash of the captions (default: those by a model)")
+    p.add_argument("--test", action="store_true", help="held-out episodes only")
+    args = parser.parse_args()
+    {"teach": teach, "score": score}[args.verb](args)
+
+
+if __name__ == "__main__":
+    main()

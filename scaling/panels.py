@@ -1,0 +1,137 @@
+"""Figures of what was measured: any metric against compute, all of them in small, PSNR over the rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scaling.figures import RED, draw_predictions, new_figure, plain_ticks
+from scaling.fit import selection
+from scaling.records import by_arm, falls, runs_of, unstopped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, GREY, DARK = "#1f4e9c", "#8e8e93", "#3a3a3c"
+ARMS = (BLUE, "#d98324", "#3c8d5a", "#8a4f9e", "#4d9db4", "#a0522d")
+OF_A_METRIC = ("_se", "_ceiling", "_floor", "_vae_mean", "_repeat_mean")  # said in the figure of the metric itself
+OTHER_NAMES = {"rollout/psnr_mean": {"_se": "rollout/psnr_se", "_ceiling": "rollout/psnr_vae_mean",
+                                     "_floor": "rollout/psnr_repeat_mean"}}  # fmt: skip
+
+
+def best_of_budgets(records: list[dict[str, Any]], y: str) -> list[dict[str, Any]]:
+    """The best of every budget, by rising compute: what the pictures show of a grid."""
+    records, runs = unstopped(records), runs_of(records, y)
+    runs = runs if falls(y) else replace(runs, loss=-runs.loss)
+    return [record for record, weight in zip(records, selection(runs, "frontier")[0], strict=True) if weight > 0]
+
+
+def beside(record: dict[str, Any], y: str, suffix: str) -> float | None:
+    """The metric's standard error, ceiling or floor in this record."""
+    return record["metrics"].get(OTHER_NAMES.get(y, {}).get(suffix, f"{y}{suffix}"))
+
+
+def metric_names(records: list[dict[str, Any]]) -> list[str]:
+    """Every number that all unstopped records have and that differs between them, without errors and bounds."""
+    metrics = [record["metrics"] for record in unstopped(records)]
+
+    def moves(name: str) -> bool:
+        values = [m.get(name) for m in metrics]
+        return all(isinstance(v, int | float) and np.isfinite(v) for v in values) and len(set(values)) > 1
+
+    return [name for name in metrics[0] if not name.endswith(OF_A_METRIC) and moves(name)]
+
+
+def draw_metric(axes, records: list[dict[str, Any]], y: str) -> None:
+    """Every run with its standard error, a line through the best of each budget, ceiling and floor; arms by colour."""
+    from matplotlib.ticker import NullFormatter
+
+    alone = len(by_arm(records)) == 1
+    for colour, (arm, found) in zip(ARMS * len(records), by_arm(unstopped(records)).items(), strict=False):
+        c, values = (np.array(v) for v in zip(*((r["flops"]["train"], r["metrics"][y]) for r in found), strict=True))
+        error = [beside(record, y, "_se") or 0.0 for record in found]
+        axes.errorbar(c, values, yerr=error, fmt="o", ms=4, lw=1, color=colour, capsize=2, zorder=3, label=arm)
+        best = best_of_budgets(found, y)
+        line = [(r["flops"]["train"], r["metrics"][y]) for r in best]
+        axes.plot(*zip(*line, strict=True), color=colour, lw=1, alpha=0.6)
+        for suffix, style in (("_ceiling", "--"), ("_floor", ":")):
+            bound = [beside(record, y, suffix) for record in best]
+            if None not in bound:
+                colour = (DARK if suffix == "_ceiling" else RED) if alone else colour
+                axes.plot([x for x, _ in line], bound, color=colour, ls=style, lw=1.1, label=suffix[1:])
+    for record in records:
+        if record.get("stopped") and y in record["metrics"]:
+            axes.plot(record["flops"]["train"], record["metrics"][y], "x", color=GREY, label=record["stopped"])
+    axes.set(xscale="log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(visible=True, which="major", color="#e6e6ea", lw=0.7)
+
+
+def against_compute(records: list[dict[str, Any]], y: str, predicted: Sequence[dict[str, Any]] = (),
+                    lost: Sequence[float] = ()) -> Figure:  # fmt: skip
+    """The metric of every point against its compute; `lost` is the compute of runs that diverged."""
+    figure, (axes,) = new_figure(6.4, 4.0)
+    draw_metric(axes, records, y)
+    kept = unstopped(records)
+    for record in best_of_budgets(kept, y) if len(kept) > 8 else kept:
+        at = (record["flops"]["train"], record["metrics"][y])
+        axes.annotate(record["name"], at, xytext=(7, 6), textcoords="offset points", fontsize=8)
+    draw_predictions(axes, predicted)
+    draw_lost(axes, lost)
+    axes.set(xlabel="training compute (FLOPs)", ylabel=y)
+    if y.startswith("heldout/loss"):
+        axes.set_yscale("log")
+        plain_ticks(axes.yaxis)
+    c = [*(record["flops"]["train"] for record in records), *(p["budget"] for p in predicted), *lost]
+    axes.set_xlim(min(c) / 1.6, max(c) * 2.2)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def draw_lost(axes, lost: Sequence[float]) -> None:
+    """Diverged runs as crosses at the top: they have a compute and no loss."""
+    if lost:
+        axes.plot(lost, [0.98] * len(lost), "x", color=RED, transform=axes.get_xaxis_transform(), label="diverged")
+
+
+def panels(records: list[dict[str, Any]]) -> Figure | None:
+    """All metrics of `metric_names`, each against compute; None where no number moves."""
+    names = metric_names(records)
+    if not names:
+        return None
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure, axes = new_figure(2.9 * columns, 2.2 * rows, rows, columns)
+    for one, name in zip(axes, names, strict=False):
+        draw_metric(one, records, name)
+        one.set_title(name, fontsize=8)
+        one.tick_params(labelsize=7)
+    for one in axes[len(names) :]:
+        one.set_axis_off()
+    figure.supxlabel("training compute (FLOPs)", fontsize=8)
+    return figure
+
+
+def horizon_figure(records: list[dict[str, Any]], names: dict[str, str]) -> Figure:
+    """PSNR over the rollout of every point, between the VAE's ceiling and the repeated frame's floor.
+
+    `names` is what the points are called here, by their own name.
+    """
+    from matplotlib import colormaps
+
+    figure, (axes,) = new_figure(6.4, 4.0)
+    last = records[-1]["metrics"]
+    frames = np.arange(1, len(last["rollout/psnr"]) + 1)
+    axes.plot(frames, last["rollout/psnr_vae"], color=DARK, ls="--", label="VAE reconstruction (ceiling)")
+    for i, record in enumerate(reversed(records)):
+        shade = colormaps["Blues"](0.95 - 0.6 * i / max(1, len(records) - 1))
+        axes.plot(frames, record["metrics"]["rollout/psnr"], color=shade, label=names[record["name"]])
+    axes.plot(frames, last["rollout/psnr_repeat"], color=RED, ls=":", label="last frame repeated (floor)")
+    axes.set(xlabel="predicted frame", ylabel="PSNR against the truth (dB)")
+    axes.grid(visible=True, which="major", color="#e6e6ea", lw=0.7)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
