@@ -51,7 +51,7 @@ FULL = Size(
     vae=["train.steps=3000", "train.batch=4", "evaluate.clips=64"],
     reader=[],
     world=["depth=8"],
-    noisy_budgets=(1e14, 4e14, 1.6e15),
+    noisy_budgets=(2e14, 6e14, 1.8e15),
     clips=64,
     horizons={"carracing": (256, 64), "takecover": (128, 64), "carracing-noisy": (32,)},
     counterfactuals=16,

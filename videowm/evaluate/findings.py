@@ -133,7 +133,7 @@ def television(metrics: dict[str, Any]) -> list[str]:
         clear = 2 * metrics[f"{key}_se"]
         drawn = "is drawn to" if metrics[key] > 1 + clear else "is not drawn to"
         if abs(metrics[key] - 1) <= clear:
-            drawn = "is neither drawn to nor kept from"
+            drawn = "is not measurably drawn to"
         words = "Raw error" if name == "error" else f"Reducible error, by {name},"
         said.append(
             f"{words} {drawn} the patch of pure noise: a place there has {with_error(metrics, key)} times the average."

@@ -49,16 +49,16 @@ def maps(predicted: Tensor, bank: Bank) -> Tensor:
 def reducible(models: dict[str, Tensor], bank: Bank) -> dict[str, Tensor]:
     """Error of the last of several models' velocities, and two estimates of what of it can be learned, "n h w" each.
 
-    `models` are in the order of their budgets. Error is drawn to noise that no model predicts. Disagreement, the
-    variance over models (Pathak et al. 2019, arXiv 1906.04161, equation 1), and progress, the error that the larger
-    budget took away (Schmidhuber 1991), are not: on pure noise all settle on the same mean. Progress may be negative in
-    a place: cut off at 0, its scatter alone would draw it to noise.
+    `models` are in the order of their budgets. Error is drawn to noise that no model predicts. Two others are not, once
+    all models know how the noise is distributed: disagreement, the variance over models (Pathak et al. 2019, arXiv
+    1906.04161, equation 1), and progress, the error that the last step of budget took away (Schmidhuber 1991). Progress
+    may be negative in a place: cut off at 0, its scatter alone would draw it to noise.
     """
-    first, *_, last = models.values()
+    *_, before, last = models.values()
     return {
         "error": maps(last, bank),
         "disagreement": torch.stack(list(models.values())).var(0).mean(dim=(1, 2)),
-        "progress": maps(first, bank) - maps(last, bank),
+        "progress": maps(before, bank) - maps(last, bank),
     }
 
 
