@@ -1,6 +1,6 @@
 """Training data on the device that trains. Frames are decoded once; a clip is then a slice of memory.
 
-Reading nine frames of 64x64 from an mp4 takes 9 ms on a CPU core, each time.
+On a CPU core a frame of 64x64 takes 1.0 ms to read in a clip of nine, 0.18 ms in a whole episode.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class ResidentFrames:
         self.frames: Tensor | None = None  # uint8 "n H W 3", once decoded
 
     def settle(self, choice: Resident, device: torch.device, reads: int) -> None:
-        """Decode where the frames are to lie on the device; auto also asks that a run reads as many as there are."""
-        if choice == "auto" and reads < self.shape[0]:
+        """Decode where the frames are to lie on the device; auto also asks that a run reads a quarter of them."""
+        if choice == "auto" and 4 * reads < self.shape[0]:  # clip by clip that is done sooner
             return
         if lies_there(choice, device, int(np.prod(self.shape))):
             self.decode(device)

@@ -31,7 +31,7 @@ class ReaderRun:
     seed: int = 0
     clip: int = 17  # frames read at once, of which all windows are samples
     heldout_clips: int = 64
-    resident: Resident = "auto"  # frames on the device, decoded once; auto also asks that each is read once at least
+    resident: Resident = "auto"  # frames on the device, decoded once; auto: where they fit and enough are read
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 

@@ -48,7 +48,7 @@ class VAERun:
     data: str
     seed: int = 0
     frames: int = 9  # frames a clip, 1 + k * time stride
-    resident: Resident = "auto"  # frames on the device, decoded once; auto also asks that each is read once at least
+    resident: Resident = "auto"  # frames on the device, decoded once; auto: where they fit and enough are read
     vae: VAEConfig = field(default_factory=VAEConfig)
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
