@@ -44,11 +44,11 @@ class Size:
 
 
 FULL = Size(
-    episodes={"carracing": 160, "takecover": 400, "carracing-noisy": 120},
+    episodes={"carracing": 240, "takecover": 400, "carracing-noisy": 160},
     play={"carracing": 1000, "takecover": 4000, "carracing-noisy": 300},
     workers={"carracing": 7, "takecover": 5, "carracing-noisy": 3},
     frames=261,
-    vae=["train.steps=3000", "train.batch=4", "evaluate.clips=64"],
+    vae=["train.steps=4000", "train.batch=4", "evaluate.clips=64"],
     reader=[],
     world=["depth=8"],
     noisy_budgets=(2e14, 6e14, 1.8e15),
@@ -86,7 +86,7 @@ def stages(world: str, out: Path, size: Size, budget: float) -> list[Stage]:
     at, data, latents = out / world, out / world / "data", out / world / "latents"
     clip = "33" if world == "takecover" else "65"
     base = "takecover" if world == "takecover" else "carracing"
-    share = "0.5" if world == "takecover" else "0.6"
+    share = "0.5" if world == "takecover" else "0.4"
     found = [
         Stage("record", "record", data / "meta/info.json", [
             "record", world, "--out", f"{data}", "--episodes", f"{size.episodes[world]}", "--frames", f"{size.frames}",
