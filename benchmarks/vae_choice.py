@@ -86,7 +86,7 @@ def command(args: argparse.Namespace, overrides: list[str], *more: str) -> list[
         sys.executable, "-m", "videowm", "train", "configs/vae/sized.yaml", f"data={args.data}",
         *(f"vae.size.{key}={value}" for key, value in size.items()),
         f"vae.size.width={width_for(model, args.params, **size)}", f"train.batch={args.batch}",
-        f"train.workers={args.workers}", "train.trackers=[]", "train.log_every=10",
+        "train.trackers=[]", "resident=on", "train.log_every=10",
         f"evaluate.clips={args.clips}", f"evaluate.frames={args.frames}", f"frames={args.train_frames}",
         *overrides, *more,
     ]  # fmt: skip
@@ -287,7 +287,6 @@ def options() -> argparse.ArgumentParser:
     p.add_argument("--stride", type=int, nargs=2, default=(4, 8), help="in time and space")
     p.add_argument("--channels", type=int, default=16)
     p.add_argument("--batch", type=int, default=8)
-    p.add_argument("--workers", type=int, default=2, help="loading processes of each")
     p.add_argument("--train-frames", type=int, default=9)
     p.add_argument("--frames", type=int, default=33, help="of the clips that are measured")
     p.add_argument("--clips", type=int, default=96)

@@ -231,8 +231,9 @@ class WorldTask(Task):
         self.step_tokens = config.train.batch * config.window * self.model.tokens
         self.resident: tuple[Tensor, Tensor] | None = None  # latents and grouped actions on the device
         self.resident_text = self.text and self.text.tokens
+        stride = self.pipeline().time_stride  # an autoencoder that is gone is refused now, not at the end
         if config.rollout.clips:
-            starting_points(self.dataset(), config.rollout, self.pipeline().time_stride)  # refused now, not at the end
+            starting_points(self.dataset(), config.rollout, stride)
 
     def to(self, device: torch.device) -> None:
         """Keep latents and actions on the device, if they are to lie there."""
