@@ -33,6 +33,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -123,13 +124,13 @@ def teach(model, processor, folder: Path, data: Path) -> None:
 
 
 class Counting(ThreadingHTTPServer):
-    """Passes requests on to `port` and counts, by what was asked, requests and answers of status 200."""
+    """Passes requests on to servers, one after the other, and counts, by what was asked, requests and good answers."""
 
     daemon_threads, request_queue_size = True, 64
 
-    def __init__(self, port: int) -> None:
-        self.port, self.asked, self.answered, self.lock = port, Counter(), Counter(), threading.Lock()
-        super().__init__(("127.0.0.1", 0), Pass)
+    def __init__(self, ports: list[int], port: int = 0) -> None:
+        self.ports, self.asked, self.answered, self.lock = cycle(ports), Counter(), Counter(), threading.Lock()
+        super().__init__(("127.0.0.1", port), Pass)
 
     def handle_error(self, *_) -> None:
         """A client that was killed."""
@@ -142,7 +143,8 @@ class Pass(BaseHTTPRequestHandler):
         key = hashlib.sha256(body).hexdigest()[:12]
         with self.server.lock:
             self.server.asked[key] += pictures
-        link = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=300)
+            port = next(self.server.ports)
+        link = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         link.request("POST", self.path, body, {"Content-Type": "application/json"})
         answer = link.getresponse()
         content = answer.read()
@@ -162,7 +164,7 @@ class Pass(BaseHTTPRequestHandler):
 def served(folder: Path, log: Path) -> Iterator[Counting]:
     """A model behind `transformers serve`, seen through a counter."""
     server, port = serve(folder, log)
-    counter = Counting(port)
+    counter = Counting([port])
     threading.Thread(target=counter.serve_forever, daemon=True).start()
     try:
         yield counter
@@ -172,14 +174,14 @@ def served(folder: Path, log: Path) -> Iterator[Counting]:
         server.wait()
 
 
-def serve(folder: Path, log: Path) -> tuple[subprocess.Popen, int]:
+def serve(folder: Path, log: Path, device: str = "cpu", **environment: str) -> tuple[subprocess.Popen, int]:
     """`transformers serve` on a free port, once it is healthy."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [Path(sys.executable).parent / "transformers", "serve", folder, "--port", str(port), "--device", "cpu"]
+    command = [Path(sys.executable).parent / "transformers", "serve", folder, "--port", str(port), "--device", device]
     server = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT,
-                              env=os.environ | {"HF_HUB_OFFLINE": "1"})  # fmt: skip
+                              env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment)  # fmt: skip
     for _ in range(240):
         time.sleep(0.5)
         try:

@@ -1,12 +1,13 @@
 """A small vision-language model that really describes clips, for the axis raw against recaptioned without a download.
 
 A LLaVA of 3M parameters, taught on clips of one recording and the captions that its simulator's states give (as
-`videowm caption --from-state` words them), then served like any other model. It looks at frames alone, so its captions
-of another recording are a describer's, with its mistakes; `score` says how many. Run from the repository root:
+`videowm caption --from-state` words them), then served by `transformers serve` like any other model. It looks at frames
+alone, so its captions of another recording are a describer's, with its mistakes; `score` says how many. Run from the
+repository root:
 
     videowm record carracing --out data/teach --episodes 300 --frames 301 --seed 7 --test-share 0.1 --workers 16
     python benchmarks/describer.py teach data/teach --out runs/describer --minutes 3
-    transformers serve runs/describer --port 8000            (needs pip install "transformers[serving]")
+    python benchmarks/describer.py serve runs/describer --port 8000 --servers 4    (needs "transformers[serving]")
     videowm caption data/carracing --base-url http://127.0.0.1:8000/v1 --model runs/describer \\
         --clip-frames 33 --image-size 64 --max-tokens 200
     videowm caption data/carracing --from-state --clip-frames 33
@@ -17,13 +18,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from caption_server import FRAMES, IMAGE, TEMPLATE, question
+from caption_server import FRAMES, IMAGE, TEMPLATE, Counting, question, serve
 
 from videowm.data.captions import Captions
 from videowm.data.dataset import Dataset
@@ -147,6 +150,26 @@ def teach(args: argparse.Namespace) -> None:
     print(f"{args.out}: {parameters / 1e6:.1f}M parameters, {step} steps, loss {loss.item():.3f}")
 
 
+def serve_many(args: argparse.Namespace) -> None:
+    """Several servers of the model, spread over the GPUs, behind one port, until Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    gpus = torch.cuda.device_count()
+    where = [{"CUDA_VISIBLE_DEVICES": str(i % gpus)} if gpus else {} for i in range(args.servers)]
+    started = []
+    try:
+        with ThreadPoolExecutor(args.servers) as pool:
+            begun = [pool.submit(serve, args.model, args.model / f"serve-{i}.log", "cuda" if gpus else "cpu", **more)
+                     for i, more in enumerate(where)]  # fmt: skip
+            started = [future.result() for future in begun]
+        print(f"{len(started)} servers behind http://127.0.0.1:{args.port}/v1", flush=True)
+        Counting([port for _, port in started], args.port).serve_forever()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for server, _ in started:
+            server.terminate()
+
+
 def score(args: argparse.Namespace) -> None:
     """How often the model's caption of a clip says of a fact what the state's says, beside always the commoner."""
     dataset = Dataset(args.data)
@@ -171,12 +194,16 @@ def main() -> None:
     p.add_argument("--minutes", type=float, default=3)
     p.add_argument("--batch", type=int, default=32)
     p.add_argument("--lr", type=float, default=1e-3)
+    p = verbs.add_parser("serve")
+    p.add_argument("model", type=Path)
+    p.add_argument("--port", type=int, default=8000)
+    p.add_argument("--servers", type=int, default=1)
     p = verbs.add_parser("score")
     p.add_argument("data", type=Path, help="recording captioned both by the model and from state")
     p.add_argument("--model", default="model", help="name or hash of the captions (default: those by a model)")
     p.add_argument("--test", action="store_true", help="held-out episodes only")
     args = parser.parse_args()
-    {"teach": teach, "score": score}[args.verb](args)
+    {"teach": teach, "serve": serve_many, "score": score}[args.verb](args)
 
 
 if __name__ == "__main__":
