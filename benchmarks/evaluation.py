@@ -1,6 +1,6 @@
-"""Every evaluator on trained models of three worlds, from the recording to the page: what issue after issue asks for.
+"""Every evaluator on trained models of three worlds, from the recording to the page.
 
-Stages are `videowm` commands, each world a lane of its own, lanes side by side on one GPU; the same command again goes
+Stages are `videowm` commands, each world a lane of its own, lanes shared out over the GPUs; the same command again goes
 on where it was stopped, so a limit of ten minutes a call is none. Each finished evaluation is copied to OUT/pages, its
 single numbers and every stage's seconds to OUT/summary.json.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from scaling.local import share_gpus, visible_gpus
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("record", "vae", "reader", "encode", "world", "evaluate")
@@ -115,8 +118,9 @@ def stages(world: str, out: Path, size: Size, budget: float) -> list[Stage]:
     return found
 
 
-def run_lane(world: str, lane: list[Stage], out: Path, seconds: dict[str, float]) -> None:
-    """Run what is not finished of a lane, in order; what it prints is in OUT/logs."""
+def run_lane(world: str, lane: list[Stage], out: Path, seconds: dict[str, float], gpu: str | None) -> None:
+    """Run what is not finished of a lane, in order, on one GPU; what it prints is in OUT/logs."""
+    environment = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
     for stage in lane:
         if stage.made.exists():
             continue
@@ -125,7 +129,8 @@ def run_lane(world: str, lane: list[Stage], out: Path, seconds: dict[str, float]
         began = time.perf_counter()
         with log.open("ab") as file:
             command = [sys.executable, "-m", "videowm", *stage.arguments]
-            done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False)
+            done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment,
+                                  check=False)  # fmt: skip
         seconds[f"{world} {stage.name}"] = round(time.perf_counter() - began, 1)
         print(f"{world:16s} {stage.name:14s} {time.perf_counter() - began:6.1f} s  exit {done.returncode}", flush=True)
         if done.returncode:
@@ -163,10 +168,10 @@ def main() -> None:
     args = parser.parse_args()
     out, seconds, threads = args.out.resolve(), {}, []
     out.mkdir(parents=True, exist_ok=True)
-    for world in args.worlds:
+    for world, gpu in zip(args.worlds, share_gpus(visible_gpus(), len(args.worlds), 1), strict=True):
         lane = stages(world, out, TINY if args.tiny else FULL, 4e10 if args.tiny else args.budget)
         lane = [stage for stage in lane if STAGES.index(stage.kind) <= STAGES.index(args.until)]
-        threads.append(threading.Thread(target=run_lane, args=(world, lane, out, seconds)))
+        threads.append(threading.Thread(target=run_lane, args=(world, lane, out, seconds, gpu)))
         threads[-1].start()
     for thread in threads:
         thread.join()
