@@ -129,7 +129,7 @@ def trial(where: type, folder: Path, latents: Path, seed: int, jobs: int) -> dic
     sweep = write_sweep(folder, latents, seed)
     launcher = where(sweep, folder / "launcher.log", jobs)
     kills = {"launcher": 0, "worker": 0}
-    kind, at = "worker", time.monotonic() + rng.uniform(5, 20)
+    kind, at = "worker", time.monotonic() + rng.uniform(5, 12)
     while not launcher.tend():
         time.sleep(0.5)
         alive = processes(sweep)[kind] if time.monotonic() >= at else []
@@ -137,7 +137,7 @@ def trial(where: type, folder: Path, latents: Path, seed: int, jobs: int) -> dic
             with suppress(ProcessLookupError):
                 os.kill(rng.choice(alive), signal.SIGKILL)
                 kills[kind] += 1
-            kind, at = rng.choice(["launcher", "worker"]), time.monotonic() + rng.uniform(3, 20)
+            kind, at = rng.choice(["launcher", "worker"]), time.monotonic() + rng.uniform(3, 9)
     return {"seed": seed, "kills": kills, "launches": launcher.started, **outcome(folder / "out"),
             "seconds": round(time.monotonic() - began)}  # fmt: skip
 
@@ -165,7 +165,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kill_sweep_") as name:
         folder, cluster = Path(name), ROOT / "tests/scaling/slurm.sh"
         whole = json.loads(args.out.read_text()) if args.out.exists() else {}
-        rows = whole.setdefault(args.where, [])
+        rows = whole[args.where] = [row for row in whole.get(args.where, []) if sum(row["kills"].values()) == KILLS]
         if args.where == "slurm":
             os.environ["SLURM_CONF"] = str(folder / "slurm/slurm.conf")
             subprocess.run([cluster, "up", folder / "slurm", "17917", "17918"], check=True)
@@ -176,6 +176,7 @@ def main() -> None:
                 where = {"local": Local, "slurm": Slurm}[args.where]
                 rows.append(trial(where, folder / f"trial{seed}", latents, seed, args.jobs))
                 print(rows[-1], flush=True)
+                rows.sort(key=lambda row: row["seed"])
                 args.out.write_text(json.dumps(whole, indent=1) + "\n")
         finally:
             if args.where == "slurm":
