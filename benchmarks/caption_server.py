@@ -32,6 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle
 from pathlib import Path
@@ -61,8 +62,23 @@ def question(data: Path, clip: int, clip_frames: int = CLIP_FRAMES) -> list[dict
     return [{"type": "image", "url": p["image_url"]["url"]} if p["type"] == "image_url" else p for p in parts]
 
 
-def make_model(folder: Path, data: Path):
-    """A LLaVA with random weights, its processor and a byte-level tokenizer, written to `folder`."""
+@dataclass(frozen=True)
+class Size:
+    """How large a LLaVA is; a transformer's (width, MLP width, layers, heads)."""
+
+    words: int  # in the vocabulary
+    image: int
+    patch: int
+    vision: tuple[int, int, int, int]
+    text: tuple[int, int, int, int]
+    phrases: bool = False  # tokens across words: a common phrase is one, and an answer takes a quarter of the steps
+
+
+TINY = Size(words=600, image=32, patch=16, vision=(32, 64, 2, 2), text=(64, 128, 2, 2))
+
+
+def make_model(folder: Path, words: list[str], size: Size = TINY):
+    """A LLaVA with random weights, its processor and a byte-level tokenizer of `words`, written to `folder`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import (
         CLIPImageProcessorPil,
@@ -75,25 +91,26 @@ def make_model(folder: Path, data: Path):
     )
 
     torch.manual_seed(0)
-    words = [part["text"] for part in question(data, 0) if part["type"] == "text"]
     raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not size.phrases)
+    raw.decoder = decoders.ByteLevel()
     special = ["<pad>", "</s>", "<image>", "<answer>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator([*words, ANSWER], trainers.BpeTrainer(vocab_size=600, special_tokens=special,
-                                                                  initial_alphabet=alphabet))  # fmt: skip
+    raw.train_from_iterator(words, trainers.BpeTrainer(vocab_size=size.words, special_tokens=special,
+                                                       initial_alphabet=alphabet))  # fmt: skip
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>",
                                         extra_special_tokens={"image_token": "<image>"})  # fmt: skip
-    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-                              image_size=32, patch_size=16)  # fmt: skip
-    text = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                       num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=2048)  # fmt: skip
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    vision = CLIPVisionConfig(image_size=size.image, patch_size=size.patch, **dict(zip(names, size.vision)))
+    text = LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=size.text[-1], max_position_embeddings=2048,
+                       **dict(zip(names, size.text)))  # fmt: skip
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=tokenizer.image_token_id,
-                         vision_feature_layer=-1, image_seq_length=4)  # fmt: skip
+                         vision_feature_layer=-1, image_seq_length=(size.image // size.patch) ** 2)  # fmt: skip
     model = LlavaForConditionalGeneration(config)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 1, 0
-    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    processor = LlavaProcessor(images, tokenizer, patch_size=16, vision_feature_select_strategy="default",
+    images = CLIPImageProcessorPil(size={"shortest_edge": size.image},
+                                   crop_size={"height": size.image, "width": size.image})  # fmt: skip
+    processor = LlavaProcessor(images, tokenizer, patch_size=size.patch, vision_feature_select_strategy="default",
                                chat_template=TEMPLATE, num_additional_image_tokens=1)  # fmt: skip
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -227,7 +244,8 @@ def few(data: Path, model: Path, out: Path, *ways: list[str]) -> None:
 def main(out: Path) -> None:
     data, model = out / "data", out / "model"
     record("carracing", data, episodes=25, frames=129, seed=0)  # 8 clips of 17 frames each
-    network, processor = make_model(model, data)
+    asked = [part["text"] for part in question(data, 0) if part["type"] == "text"]
+    network, processor = make_model(model, [*asked, ANSWER])
     few(data, model, out, [], ["--answer", "text"])
     make_blind(out / "blind", processor.tokenizer.backend_tokenizer)
     few(data, out / "blind", out, ["--answer", "text"])

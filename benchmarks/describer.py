@@ -26,14 +26,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from caption_server import FRAMES, IMAGE, TEMPLATE, Counting, question, serve
+from caption_server import FRAMES, IMAGE, Counting, Size, make_model, question, serve
 
 from videowm.data.captions import Captions
 from videowm.data.dataset import Dataset
 from videowm.data.worlds import WORLDS
 from videowm.evaluate.text import FACTS
 
-CLIP_FRAMES, PATCH, WORDS = 33, 8, 700
+CLIP_FRAMES = 33
+SIZE = Size(words=700, image=IMAGE, patch=8, vision=(128, 512, 4, 4), text=(192, 512, 4, 4), phrases=True)
 
 
 class Clips:
@@ -55,47 +56,6 @@ class Clips:
         short = self.world.caption(states, actions, rng)
         answer = {"short": short, "detailed": f"{short} {self.world.details(states, actions, rng)}"}
         return self.frames[i][start + self.shown], json.dumps(answer)
-
-
-def make_model(folder: Path, words: list[str]):
-    """The network with random weights, its processor and a byte-level tokenizer, written to `folder`."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import (
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-        PreTrainedTokenizerFast,
-    )
-
-    torch.manual_seed(0)
-    raw = Tokenizer(models.BPE())
-    # Without cuts between words the common phrases become one token each, and an answer takes about 23 steps.
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    raw.decoder = decoders.ByteLevel()
-    special = ["<pad>", "</s>", "<image>", "<answer>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=WORDS, special_tokens=special, initial_alphabet=alphabet)
-    raw.train_from_iterator(words, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>",
-                                        extra_special_tokens={"image_token": "<image>"})  # fmt: skip
-    vision = CLIPVisionConfig(hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
-                              image_size=IMAGE, patch_size=PATCH)  # fmt: skip
-    text = LlamaConfig(vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=4,
-                       num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=2048)  # fmt: skip
-    patches = (IMAGE // PATCH) ** 2
-    model = LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=text, image_token_index=tokenizer.image_token_id,
-                    vision_feature_layer=-1, image_seq_length=patches)
-    )  # fmt: skip
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 1, 0
-    images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE}, crop_size={"height": IMAGE, "width": IMAGE})
-    processor = LlavaProcessor(images, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default",
-                               chat_template=TEMPLATE, num_additional_image_tokens=1)  # fmt: skip
-    processor.save_pretrained(folder)
-    return model, processor
 
 
 def batches(clips: Clips, processor, asked: torch.Tensor, size: int, seed: int) -> Iterator[dict[str, torch.Tensor]]:
@@ -121,7 +81,7 @@ def teach(args: argparse.Namespace) -> None:
     clips, rng = Clips(dataset, "train"), np.random.default_rng(0)
     content = question(args.data, 0, CLIP_FRAMES)
     words = [part["text"] for part in content if part["type"] == "text"]
-    model, processor = make_model(args.out, [*words, *(clips.draw(rng)[1] for _ in range(500))])
+    model, processor = make_model(args.out, [*words, *(clips.draw(rng)[1] for _ in range(500))], SIZE)
     asked = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=True, add_generation_prompt=True, return_dict=True,
         return_tensors="pt",
