@@ -165,7 +165,7 @@ def speed(run: Path, args: argparse.Namespace) -> dict[str, float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = DiffusersCodec(load_vae(run).to(device).eval())
     dataset = Dataset(args.data)
-    where = even_clips(dataset, frames=args.frames, split="test", count=args.batch)[: args.batch]
+    where = even_clips(dataset, frames=args.frames, split="test", count=args.batch)
     frames = to_float(np.stack([dataset.clip(e, s, args.frames).frames for e, s in where]), device)
     latents, found = codec.encode(frames), {}
     for name, work in {"encode": lambda: codec.encode(frames), "decode": lambda: codec.decode(latents)}.items():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scaling.fit import Bootstrap, fit, selection
-from scaling.law import Law, Parabola, Runs, affordable, optimum
+from scaling.law import Cost, Law, Parabola, Runs, affordable, optimum
 from scaling.law import budgets as budgets_of
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 CURVES = 7  # iso-N curves drawn at most; more of them hide the runs
 AHEAD = 32.0  # the law is drawn this factor of compute beyond the largest run
 NEAR = 3.0  # a parabola's lowest point this far outside the sizes is no estimate of anything
-RED = "#c1121f"
-Cost = Callable[[float, float], float]
+RED, GREY = "#c1121f", "#8e8e93"
+Cut = Mapping[str, Sequence[tuple[float, float | None]]]  # why -> compute, and loss where there is one
 
 
 def save_figure(result: Bootstrap | Law, runs: Runs, path: str | Path, **more) -> None:
@@ -28,13 +28,13 @@ def save_figure(result: Bootstrap | Law, runs: Runs, path: str | Path, **more) -
 
 
 def law_figure(result: Bootstrap | Law, runs: Runs, *, targets: Runs | None = None, cost: Cost | None = None,
-               predicted: Sequence[dict[str, Any]] = ()) -> Figure:  # fmt: skip
+               predicted: Sequence[dict[str, Any]] = (), cut: Cut | None = None) -> Figure:  # fmt: skip
     """Loss against compute with the law.
 
     A surface shows iso-N curves and its frontier, the other forms the frontier runs they were fitted to. The band is
     the 90 % interval of one new run, drawn where `result` is a Bootstrap. `targets` are held-out runs, `predicted` what
-    was frozen of them (budget, loss, interval). `cost(N, D)` places the curves of a surface; without it the runs' own
-    C / 6ND is interpolated over N.
+    was frozen of them (budget, loss, interval), `cut` what no law sees. `cost(N, D)` places the curves of a surface;
+    without it the runs' own C / 6ND is interpolated over N.
     """
     figure, (axes,) = new_figure()
     law = result.law if isinstance(result, Bootstrap) else result
@@ -57,6 +57,7 @@ def law_figure(result: Bootstrap | Law, runs: Runs, *, targets: Runs | None = No
     if targets is not None:
         style = {"marker": "*", "s": 90, "color": "white", "edgecolor": RED, "linewidth": 1.2, "zorder": 6}
         axes.scatter(targets.c, targets.loss, **style, label="held out")
+    draw_cut(axes, cut or {})
     _finish(axes, runs, loss)
     axes.set_xlim(budgets[0] / 1.6, end * 1.6)
     return figure
@@ -81,6 +82,15 @@ def draw_predictions(axes, predicted: Sequence[dict[str, Any]]) -> None:
         bars = [[p["loss"] - p["interval"][0]], [p["interval"][1] - p["loss"]]]
         axes.errorbar([p["budget"]], [p["loss"]], yerr=bars, fmt="D", color=RED, mfc="white", ms=5, lw=1, capsize=3,
                       zorder=5, label=None if i else "predicted before")  # fmt: skip
+
+
+def draw_cut(axes, cut: Cut) -> None:
+    """Runs that were cut short, as crosses: at their loss, or at the top where they have none."""
+    for (why, runs), colour in zip(cut.items(), (RED, GREY, "black"), strict=False):
+        for has, place in ((False, axes.get_xaxis_transform()), (True, axes.transData)):
+            at = [(c, 0.98 if loss is None else loss) for c, loss in runs if (loss is not None) == has]
+            if at:
+                axes.plot(*zip(*at, strict=True), "x", color=colour, transform=place, zorder=5, label=why)
 
 
 def isoflop_figure(runs: Runs, law: Law | None, cost: Cost | None = None) -> Figure | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 
-from scaling.law import Law, optimum
+from scaling.law import Cost, Law, optimum
 from videowm import config as configuration
 from videowm.train.rule import batch_by_rule, horizon, rate_by_rule
 from videowm.types import UserError
@@ -125,7 +125,7 @@ class Dial:
 COUNTED: dict[str, Dial] = {}  # by the hash of the configuration
 
 
-def expected_optimum(rule: OptimumConfig, budget: float, cost: Callable[[float, float], float]) -> tuple[float, float]:
+def expected_optimum(rule: OptimumConfig, budget: float, cost: Cost) -> tuple[float, float]:
     """N and D that `rule` expects to be best for `budget` FLOPs."""
     if rule.law is not None:
         try:

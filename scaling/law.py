@@ -21,6 +21,7 @@ from scipy.optimize import brentq, minimize_scalar
 
 from videowm.types import UserError
 
+Cost = Callable[[float, float], float]  # N, D -> training FLOPs
 SAME_BUDGET = 1.5  # runs within this factor of compute count as one budget
 FORMS = {
     "surface": ("E", "A", "B", "alpha", "beta"),
@@ -201,20 +202,14 @@ def chinchilla_optimum(params: dict, budget):
     return n, np.asarray(budget, float) / (6 * n)
 
 
-def no_optimum(law: Law) -> str | None:
-    """Why no size is best for a budget on this surface, or None."""
-    for name in ("alpha", "beta", "A", "B"):
-        if not law.params[name] > 0:
-            return f"the surface has {name} = {law.params[name]:.3g}, so no size is best for a budget: fit more runs"
-    return None
-
-
-def optimum(law: Law, budget: float, cost: Callable[[float, float], float] | None = None) -> tuple[float, float]:
+def optimum(law: Law, budget: float, cost: Cost | None = None) -> tuple[float, float]:
     """N and D of the lowest loss for `budget` FLOPs; `cost(N, D)` is the exact count and rises with D (None: 6ND)."""
     if law.form != "surface":
         raise UserError(f"a {law.form} law does not know N and D apart: fit the form 'surface' for a compute optimum")
-    if reason := no_optimum(law):
-        raise UserError(reason)
+    for name in ("alpha", "beta", "A", "B"):
+        if not law.params[name] > 0:
+            value = f"{name} = {law.params[name]:.3g}"
+            raise UserError(f"the surface has {value}, so no size is best for a budget: fit more runs")
     n, d = (float(value) for value in chinchilla_optimum(law.params, budget))
     if cost is None:
         return n, d

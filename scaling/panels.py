@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scaling.figures import RED, draw_predictions, new_figure, plain_ticks
+from scaling.figures import RED, Cut, draw_cut, draw_predictions, new_figure, plain_ticks
 from scaling.fit import selection
 from scaling.records import by_arm, falls, runs_of, unstopped
+from videowm.evaluate.findings import single
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, GREY, DARK = "#1f4e9c", "#8e8e93", "#3a3a3c"
+BLUE, DARK = "#1f4e9c", "#3a3a3c"
 ARMS = (BLUE, "#d98324", "#3c8d5a", "#8a4f9e", "#4d9db4", "#a0522d")
-OF_A_METRIC = ("_se", "_ceiling", "_floor", "_vae_mean", "_repeat_mean")  # said in the figure of the metric itself
 OTHER_NAMES = {"rollout/psnr_mean": {"_se": "rollout/psnr_se", "_ceiling": "rollout/psnr_vae_mean",
                                      "_floor": "rollout/psnr_repeat_mean"}}  # fmt: skip
 
@@ -42,7 +42,9 @@ def metric_names(records: list[dict[str, Any]]) -> list[str]:
         values = [m.get(name) for m in metrics]
         return all(isinstance(v, int | float) and np.isfinite(v) for v in values) and len(set(values)) > 1
 
-    return [name for name in metrics[0] if not name.endswith(OF_A_METRIC) and moves(name)]
+    beside_others = {name for names in OTHER_NAMES.values() for name in names.values()}
+    names = [name for name in single(metrics[0]) if name not in beside_others and not name.startswith("evaluate/")]
+    return [name for name in names if moves(name)]
 
 
 def draw_metric(axes, records: list[dict[str, Any]], y: str) -> None:
@@ -62,17 +64,14 @@ def draw_metric(axes, records: list[dict[str, Any]], y: str) -> None:
             if None not in bound:
                 colour = (DARK if suffix == "_ceiling" else RED) if alone else colour
                 axes.plot([x for x, _ in line], bound, color=colour, ls=style, lw=1.1, label=suffix[1:])
-    for record in records:
-        if record.get("stopped") and y in record["metrics"]:
-            axes.plot(record["flops"]["train"], record["metrics"][y], "x", color=GREY, label=record["stopped"])
     axes.set(xscale="log")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, which="major", color="#e6e6ea", lw=0.7)
 
 
 def against_compute(records: list[dict[str, Any]], y: str, predicted: Sequence[dict[str, Any]] = (),
-                    lost: Sequence[float] = ()) -> Figure:  # fmt: skip
-    """The metric of every point against its compute; `lost` is the compute of runs that diverged."""
+                    cut: Cut | None = None) -> Figure:  # fmt: skip
+    """The metric of every point against its compute, and what was cut short."""
     figure, (axes,) = new_figure(6.4, 4.0)
     draw_metric(axes, records, y)
     kept = unstopped(records)
@@ -80,22 +79,17 @@ def against_compute(records: list[dict[str, Any]], y: str, predicted: Sequence[d
         at = (record["flops"]["train"], record["metrics"][y])
         axes.annotate(record["name"], at, xytext=(7, 6), textcoords="offset points", fontsize=8)
     draw_predictions(axes, predicted)
-    draw_lost(axes, lost)
+    draw_cut(axes, cut or {})
     axes.set(xlabel="training compute (FLOPs)", ylabel=y)
     if y.startswith("heldout/loss"):
         axes.set_yscale("log")
         plain_ticks(axes.yaxis)
-    c = [*(record["flops"]["train"] for record in records), *(p["budget"] for p in predicted), *lost]
+    c = [*(record["flops"]["train"] for record in records), *(p["budget"] for p in predicted)]
+    c += [flops for runs in (cut or {}).values() for flops, _ in runs]
     axes.set_xlim(min(c) / 1.6, max(c) * 2.2)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize=8)
     return figure
-
-
-def draw_lost(axes, lost: Sequence[float]) -> None:
-    """Diverged runs as crosses at the top: they have a compute and no loss."""
-    if lost:
-        axes.plot(lost, [0.98] * len(lost), "x", color=RED, transform=axes.get_xaxis_transform(), label="diverged")
 
 
 def panels(records: list[dict[str, Any]]) -> Figure | None:

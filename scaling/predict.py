@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 
 from scaling.fit import baselines, bootstrap_fit, fit
 from scaling.grid import Dial, OptimumConfig, expected_optimum, label
-from scaling.law import Law, Runs, budgets, identifiable, optimum, require_extrapolation, score
+from scaling.law import Cost, Law, Runs, budgets, identifiable, optimum, require_extrapolation, score
 from scaling.plan import Point, SweepConfig, bases, plan
 from scaling.records import finished, runs_of, unstopped
 from videowm.types import UserError
@@ -27,7 +26,6 @@ REACHED = 0.9  # a run with this share of a budget has looked at it
 NEAR = 1.2  # and one above this many times the budget is another target
 CANDIDATES = ("surface", "frontier", "second-order")
 LEVEL = 0.9
-Cost = Callable[[float, float], float]
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from scaling import check, futures
 from scaling.arms import sentences as arm_sentences
 from scaling.dispatch import diverged
-from scaling.figures import Cost, isoflop_figure, law_figure
+from scaling.figures import AHEAD, Cut, isoflop_figure, law_figure, measured_cost
 from scaling.fit import Bootstrap, bootstrap_fit, fit
 from scaling.fit import summary as law_summary
 from scaling.grid import Dial
-from scaling.law import Law, Runs, identifiable, no_optimum
-from scaling.panels import against_compute, best_of_budgets, draw_lost, horizon_figure, panels
+from scaling.law import Cost, Law, Runs, identifiable, optimum
+from scaling.panels import against_compute, best_of_budgets, horizon_figure, panels
 from scaling.plan import Point, SweepConfig, bases, plan, planned, write_whole
 from scaling.predict import REACHED, comparison, measured, predictions
 from scaling.records import by_arm, finished, rolled, runs_of, unstopped
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).with_name("report.html")
+FIGURES = ("loss", "isoflop", "panels", "horizon", "check-lr")  # that a page may have
 
 
 def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> Path:
@@ -42,9 +43,10 @@ def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> Path:
         raise UserError(f"{sweep.out} has no finished point yet{stopped}: python -m scaling run SWEEP.yaml")
     best, predicted = best_of_budgets(records, y), predictions(sweep, y)
     names = short_names(sweep, records)
-    law, why_not = law_of(records, y, predicted)
+    cost = None if sweep.grid is None else Dial.of(next(iter(bases(sweep).values()))).cost
+    law, why_not = law_of(records, y, predicted, cost)
     checked = check_of(sweep)
-    figures = figures_of(sweep, points, records, y, law, predicted)
+    figures = figures_of(points, records, y, law, predicted, cost)
     if checked:
         figures["check-lr"] = check.figure(checked)
     if rolled(best):
@@ -73,8 +75,8 @@ def short_names(sweep: SweepConfig, records: list[dict[str, Any]]) -> dict[str, 
     if sweep.grid is None:
         return {record["name"]: record["name"] for record in records}
     least = records[0]["flops"]["train"]
-    names = {record["name"]: f"{record['flops']['train'] / least:.2g}x" for record in records}
-    return {name: f"{float(short[:-1]):g}x" for name, short in names.items()}
+    ratios = {record["name"]: f"{record['flops']['train'] / least:.2g}" for record in records}
+    return {name: f"{float(ratio):g}x" for name, ratio in ratios.items()}  # 110x, not 1.1e+02x
 
 
 def strip_of(sweep: SweepConfig, best: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -89,11 +91,11 @@ def strip_of(sweep: SweepConfig, best: list[dict[str, Any]]) -> list[dict[str, A
     return list({record["name"]: record for record in nearest}.values())
 
 
-def law_of(records: list[dict[str, Any]], y: str,
-           predicted: list[dict[str, Any]] = ()) -> tuple[Bootstrap | Law | None, str | None]:  # fmt: skip
+def law_of(records: list[dict[str, Any]], y: str, predicted: list[dict[str, Any]] = (),
+           cost: Cost | None = None) -> tuple[Bootstrap | Law | None, str | None]:  # fmt: skip
     """The fitted surface, else the frontier, of the runs that no prediction holds out; or why there is none.
 
-    A surface without best sizes, since more parameters or data do harm on it, is no law of compute.
+    A surface without a best size at every budget that is drawn, as where more parameters do harm, is no law of compute.
     """
     if not y.startswith("heldout/loss"):
         return None, f"No law is fitted: its form is that of a loss, and {y} is none."
@@ -105,11 +107,22 @@ def law_of(records: list[dict[str, Any]], y: str,
     runs = held_out(records, y, predicted)[0]
     if reason := identifiable(runs, "frontier"):
         return None, reason
-    form = "frontier" if identifiable(runs, "surface") or no_optimum(fit(runs, "surface")) else "surface"
+    form = "surface" if has_optima(runs, cost) else "frontier"
     try:
         return bootstrap_fit(runs, form), None
     except UserError:  # too few to resample
         return fit(runs, form), None
+
+
+def has_optima(runs: Runs, cost: Cost | None) -> bool:
+    """Whether a surface fits these runs, and has a best size from their least compute to the end of the figure."""
+    if identifiable(runs, "surface"):
+        return False
+    law, cost = fit(runs, "surface"), cost or measured_cost(runs)
+    try:
+        return all(optimum(law, c, cost) for c in (runs.c.min(), AHEAD * runs.c.max()))
+    except UserError:
+        return False
 
 
 def held_out(records: list[dict[str, Any]], y: str, predicted: list[dict[str, Any]]) -> tuple[Runs, Runs | None]:
@@ -120,18 +133,24 @@ def held_out(records: list[dict[str, Any]], y: str, predicted: list[dict[str, An
     return runs.keep(below), runs_of(targets, y) if targets else None
 
 
-def figures_of(sweep: SweepConfig, points: list[Point], records: list[dict[str, Any]], y: str,
-               law: Bootstrap | Law | None, predicted: list[dict[str, Any]]) -> dict[str, Figure]:  # fmt: skip
+def cut_short(points: list[Point], records: list[dict[str, Any]], y: str) -> Cut:
+    """The runs that no law sees: those that diverged have no metric, stopped ones have that of their last step."""
+    cut = {"diverged": [(point.flops, None) for point in points if diverged(point)]}
+    for record in records:
+        if why := record.get("stopped"):
+            cut.setdefault(why, []).append((record["flops"]["train"], record["metrics"].get(y)))
+    return cut
+
+
+def figures_of(points: list[Point], records: list[dict[str, Any]], y: str, law: Bootstrap | Law | None,
+               predicted: list[dict[str, Any]], cost: Cost | None) -> dict[str, Figure]:  # fmt: skip
     """The figures of the page that are drawn from numbers, by name."""
-    lost = [point.flops for point in points if diverged(point)]
-    made = {"panels": panels(records)}
+    cut, made = cut_short(points, records, y), {"panels": panels(records)}
     if law is None:
-        made["loss"] = against_compute(records, y, predicted, lost)
+        made["loss"] = against_compute(records, y, predicted, cut)
     else:
-        cost: Cost | None = None if sweep.grid is None else Dial.of(bases(sweep)[""]).cost
         runs, targets = held_out(records, y, predicted)
-        made["loss"] = law_figure(law, runs, targets=targets, cost=cost, predicted=predicted)
-        draw_lost(made["loss"].axes[0], lost)
+        made["loss"] = law_figure(law, runs, targets=targets, cost=cost, predicted=predicted, cut=cut)
         made["isoflop"] = isoflop_figure(runs, law.law if isinstance(law, Bootstrap) else law, cost)
     return {name: figure for name, figure in made.items() if figure is not None}
 
@@ -150,15 +169,14 @@ def check_points(sweep: SweepConfig) -> dict[str, list[Point]]:
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
-    """The files of this page, each whole; those that only an earlier one had go, as they would show other numbers."""
+    """The files of this page, each whole. Figures that only an earlier page had go: they would show other numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         aside = folder / f".{name}.{os.getpid()}"
         aside.write_bytes(data)
         os.replace(aside, folder / name)
-    for path in folder.iterdir():
-        if path.name not in files:
-            path.unlink()
+    for name in {f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg")} - set(files):
+        (folder / name).unlink(missing_ok=True)
 
 
 def drawn(figure: Figure, kind: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.dispatch import diverged
+from scaling.dispatch import diverged, stopped
 from scaling.law import budgets
 from scaling.plan import Point
 from scaling.records import read_record, rolled
@@ -41,7 +41,7 @@ def left_out(points: list[Point]) -> list[str]:
     """Lines on the points that no law sees because they diverged or were stopped."""
     names = {
         "diverged": [point.name for point in points if diverged(point)],
-        "stopped by the action gate": [p.name for p in points if (read_record(p.run) or {}).get("stopped")],
+        "stopped by the action gate": [point.name for point in points if stopped(point)],
     }
     return [f"{why}, so in no fit: {', '.join(found)}" for why, found in names.items() if found]
 

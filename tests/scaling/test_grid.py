@@ -152,6 +152,10 @@ def test_frozen_then_measured(trained, capsys):
     spent = sum(records.read_record(point.run)["flops"]["spent"] for point in plan(larger))
     assert rows[-1]["FLOPs spent"] == f"{spent:.3g}" and f"<td>{spent:.3g}</td>" in page
     folder = Path(larger.out) / "report"
+    (folder / "notes.txt").write_text("mine")
+    (folder / "check-lr.svg").write_text("of an earlier page")
+    report(larger)
+    assert (folder / "notes.txt").exists() and not (folder / "check-lr.svg").exists()
     assert {"loss.svg", "isoflop.svg", "panels.svg", "strip.mp4"} <= {path.name for path in folder.iterdir()}
     assert page.count("data:image/png;base64,") == 6 and law.law.form in page
     table = read_table(folder / "points.csv", n="N", d="D", c="C", loss="heldout/loss")

@@ -12,8 +12,9 @@ from scaling import slurm
 from scaling.panels import against_compute, best_of_budgets, metric_names
 from scaling.plan import SweepConfig
 from scaling.records import falls, finished, runs_of
-from scaling.report import law_of
+from scaling.report import cut_short, law_of
 from scaling.summary import as_csv, data_rows, sentences, table_rows
+from videowm.train.loop import DIVERGED
 from videowm.types import UserError
 
 
@@ -87,9 +88,14 @@ def test_a_stopped_run_is_shown_and_not_fitted(points):
     records = finished(points)
     assert [r["name"] for r in records] == ["p0", "p1", "p2", "p3"] and len(runs_of(records)) == 3
     assert [r["name"] for r in best_of_budgets(records, "heldout/loss")] == ["p0", "p2"]
-    axes = against_compute(records, "heldout/loss", lost=[2e12]).axes[0]
-    crosses = {line.get_label(): (line.get_xdata()[0], line.get_marker()) for line in axes.lines}
-    assert crosses["action gate"] == (1e12, "x") and crosses["diverged"] == (2e12, "x")
+    lost = SimpleNamespace(run=path.parents[1] / "lost", flops=2e12)
+    lost.run.mkdir()
+    (lost.run / DIVERGED).write_text("")
+    done = [SimpleNamespace(run=point.run, flops=0.0) for point in points]
+    axes = against_compute(records, "heldout/loss", cut=cut_short([*done, lost], records, "heldout/loss")).axes[0]
+    crosses = {line.get_label(): (*line.get_xydata()[0], line.get_marker()) for line in axes.lines}
+    assert crosses["action gate"] == (1e12, 0.5, "x") and crosses["diverged"] == (2e12, 0.98, "x")
+    assert {"action gate", "diverged"} <= {text.get_text() for text in axes.get_legend().texts}
     states = slurm.states(points, SweepConfig(base="", out=str(points[0].run.parent)))
     assert list(states.values()) == ["done", "stopped by its action gate", "done", "done"]
 
