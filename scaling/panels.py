@@ -10,8 +10,9 @@ import numpy as np
 
 from scaling.figures import RED, Cut, draw_cut, draw_predictions, new_figure, plain_ticks
 from scaling.fit import selection
-from scaling.records import by_arm, falls, runs_of, unstopped
+from scaling.records import by_arm, check_metric, falls, runs_of, unstopped
 from videowm.evaluate.findings import single
+from videowm.types import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,16 +36,20 @@ def beside(record: dict[str, Any], y: str, suffix: str) -> float | None:
 
 
 def metric_names(records: list[dict[str, Any]]) -> list[str]:
-    """Every number that all unstopped records have and that differs between them, without errors and bounds."""
-    metrics = [record["metrics"] for record in unstopped(records)]
+    """Every number that compares over all unstopped records and differs between them, without errors and bounds."""
+    records = unstopped(records)
 
-    def moves(name: str) -> bool:
-        values = [m.get(name) for m in metrics]
-        return all(isinstance(v, int | float) and np.isfinite(v) for v in values) and len(set(values)) > 1
+    def shown(name: str) -> bool:
+        try:
+            check_metric(records, name)
+        except UserError:  # missing somewhere, or measured on other starts
+            return False
+        values = [record["metrics"][name] for record in records]
+        return bool(np.isfinite(values).all()) and len(set(values)) > 1
 
     beside_others = {name for names in OTHER_NAMES.values() for name in names.values()}
-    names = [name for name in single(metrics[0]) if name not in beside_others and not name.startswith("evaluate/")]
-    return [name for name in names if moves(name)]
+    names = [name for name in single(records[0]["metrics"]) if not name.startswith("evaluate/")]
+    return [name for name in names if name not in beside_others and shown(name)]
 
 
 def draw_metric(axes, records: list[dict[str, Any]], y: str) -> None:

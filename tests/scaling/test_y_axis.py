@@ -69,6 +69,7 @@ def test_what_does_not_compare_is_refused(points):
     with pytest.raises(UserError, match="different starts s and other: evaluate all points alike"):
         runs_of(finished(points), "control/accuracy")
     assert len(runs_of(finished(points))) == 4
+    assert metric_names(finished(points)) == ["heldout/loss"], "and the page does without its figure"
     with pytest.raises(UserError, match="is None, a y-axis needs a number"):
         runs_of(finished(points), "drift/a_half_life")
     with pytest.raises(UserError, match="did you mean 'control/accuracy'"):
