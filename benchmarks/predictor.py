@@ -22,7 +22,7 @@ import argparse
 import json
 import os
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -32,35 +32,40 @@ from safetensors.torch import load_file, save_file
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from videowm.dit import flow
 from videowm.dit.sample import Sampler
 from videowm.dit.stream import LatentStream
 
 BASE = ["task=world", "depth=4", "hidden=256", "window=16", "patch=2", "budget=4e14", "train.batch=32", "train.lr=2e-3",
         "train.trackers=[]", "train.log_every=100", "train.save_every=2000", "heldout.window=16", "heldout.context=8",
-        "heldout.clips=130", "rollout.clips=0"]  # fmt: skip
+        "heldout.clips=130", "rollout.clips=0", "flow.drop_actions=0"]  # fmt: skip
 ARMS = {
     "base": [], "seed1": ["seed=1"], "local1": ["local=1"], "local2": ["local=2"], "local4": ["local=4"],
     "drop": ["flow.drop_actions=0.1"], "scale1": ["flow.scale=1"], "scale2": ["flow.scale=2"],
-    "window8": ["window=8"], "shortcut": [],
+    "window8": ["window=8"], "shortcut": ["flow.shortcut=4"],
 }  # fmt: skip
 STEPS, QUARTERS = (1, 2, 3, 4, 6, 8, 10, 16, 32), 4
+
+
+def clean(steps: int, method: str = "euler", **more) -> Sampler:
+    """A sampler that leaves the past as it is, unless told otherwise."""
+    return Sampler(steps, method, **{"context_level": 0.0} | more)
+
+
 SETTINGS = {
-    **{f"euler {n}": Sampler(n) for n in STEPS},
-    "heun 3": Sampler(3, "heun"), "heun 5": Sampler(5, "heun"),
-    "shift 2, euler 4": Sampler(4, shift=2.0), "shift 3, euler 10": Sampler(10, shift=3.0),
-    "shift 0.5, euler 4": Sampler(4, shift=0.5),
-    **{f"noised past {x}": Sampler(10, context_level=x) for x in (0.02, 0.05, 0.1, 0.2, 0.3)},
-    "noised past 0.1, euler 4": Sampler(4, context_level=0.1),
-    **{f"noised past {x}, heun 5": Sampler(5, "heun", context_level=x) for x in (0.2, 0.3, 0.4, 0.5)},
-    "action guidance 1.5, noised past 0.3, heun 5": Sampler(5, "heun", context_level=0.3, action_guidance=1.5),
-    "sinks 2": Sampler(10, sinks=2),
-    "history guidance 1.5": Sampler(10, history_guidance=1.5),
-    "history guidance 2": Sampler(10, history_guidance=2.0),
-    "history guidance 1.5 from 0.5": Sampler(10, history_guidance=1.5, history_level=0.5),
-    "action guidance 1.5": Sampler(10, action_guidance=1.5), "action guidance 2": Sampler(10, action_guidance=2.0),
+    **{f"euler {n}": clean(n) for n in STEPS},
+    "heun 3": clean(3, "heun"), "heun 5": clean(5, "heun"),
+    "shift 2, euler 4": clean(4, shift=2.0), "shift 3, euler 10": clean(10, shift=3.0),
+    "shift 0.5, euler 4": clean(4, shift=0.5),
+    **{f"noised past {x}": clean(10, context_level=x) for x in (0.02, 0.05, 0.1, 0.2, 0.3)},
+    **{f"noised past {x}, euler {n}": clean(n, context_level=x) for n in (1, 2, 4) for x in (0.1, 0.3)},
+    **{f"noised past {x}, heun 5": clean(5, "heun", context_level=x) for x in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)},
+    "action guidance 1.5, noised past 0.3, heun 5": clean(5, "heun", context_level=0.3, action_guidance=1.5),
+    "sinks 2": clean(10, sinks=2),
+    "history guidance 1.5": clean(10, history_guidance=1.5),
+    "history guidance 2": clean(10, history_guidance=2.0),
+    "history guidance 1.5 from 0.5": clean(10, history_guidance=1.5, history_level=0.5),
+    "action guidance 1.5": clean(10, action_guidance=1.5), "action guidance 2": clean(10, action_guidance=2.0),
 }  # fmt: skip
-K = 16  # the finest step of a shortcut model is 1/K
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -93,66 +98,10 @@ def train(args: argparse.Namespace) -> None:
         for override in [*BASE, *ARMS[arm], f"latents={args.latents}", f"out={args.out / arm}", *args.set]:
             configuration.apply_override(data, override)
         config = configuration.build(WorldRun, data, where=arm)
-        if arm == "shortcut":
-            config = replace(config, budget=config.budget / (1 + 2 / 3 * SHARE))
-        torch.manual_seed(config.seed)
-        task = shortcut_task(config) if arm == "shortcut" else build_task(config)
+        task = build_task(config)
         record = learn(task, task.config.train, Path(config.out), configuration.to_dict(task.config))
         print(f"{arm}: held-out {record['metrics']['heldout/loss']:.4f}, {record['steps']} steps, "
               f"{time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
-
-
-SHARE = 0.25  # of a shortcut model's samples that learn from two of its own smaller steps
-
-
-def shortcut_task(config):
-    """Shortcut forcing (arXiv 2410.12557, eq. 4-5; on noise levels of their own, arXiv 2509.24527): a model that knows
-    how far it is to step learns to step as far as two half steps of its own lead. The size of the step is one more
-    number in the grouped action: log2(size * K) / log2(K), 0 for the finest, which is plain flow matching."""
-    from videowm.train import tasks
-
-    class ShortcutTask(tasks.WorldTask):
-        def __init__(self, config) -> None:
-            super().__init__(config)
-            zero = torch.zeros_like(self.grouped[..., :1])
-            self.grouped = torch.cat([self.grouped, zero], dim=-1)
-            actions = torch.cat([self.bank.actions, torch.zeros_like(self.bank.actions[..., :1])], dim=-1)
-            self.bank = replace(self.bank, actions=actions)
-            torch.manual_seed(config.seed)
-            self.model = tasks.DiT(**(dict(self.model.config) | {"actions": self.grouped.shape[-1]}))
-
-        def evaluate(self):
-            yield from tasks.heldout(self.model, self.bank, batch=self.config.heldout.batch)
-
-        def loss(self, model, batch, draws):
-            if self.resident is not None:
-                batch = self.windows(batch["clip"], batch["start"], self.resident)
-            latents, actions, settings = batch["latents"], batch["actions"], self.config.flow
-            b, t = latents.shape[:2]
-            level = flow.training_levels(draws.uniform(t), location=settings.location, scale=settings.scale)
-            noise = draws.normal(*latents.shape[1:])
-            part = round(SHARE * b)
-            halvings = int(np.log2(K))
-            power = (draws.uniform(t)[:part] * (halvings + 1)).long()  # step sizes 2^power / K, one a latent step
-            size = 2.0**power / K
-            on_grid = ((draws.uniform(t)[:part] / size).floor() + 1) * size  # levels size, 2 size, ..., 1
-            level = torch.cat([torch.where(power > 0, on_grid, level[:part]), level[part:]])
-            x = flow.noised(latents, noise, level)
-            target = flow.velocity(latents, noise)
-            with torch.no_grad():
-                half, few = size / 2, slice(0, part)
-                smaller = torch.cat([actions[few, :, :-1], ((power - 1).clamp(min=0) / halvings)[..., None]], dim=-1)
-                first = model(x[few], level[few], smaller)
-                between = x[few] - half[..., None, None, None] * first
-                second = model(between, (level[few] - half).clamp(min=0), smaller)
-                own = torch.where((power > 0)[..., None, None, None], (first + second) / 2, target[few])
-            target = torch.cat([own, target[part:]])
-            told = torch.cat([actions[few, :, :-1], (power / halvings)[..., None]], dim=-1)
-            predicted = model(x, level, torch.cat([told, actions[part:]]))
-            errors = flow.step_loss(predicted, target)
-            return errors.mean(), {"own": errors[:part].mean().detach()}
-
-    return ShortcutTask(config)
 
 
 class Judge:
@@ -207,29 +156,15 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def roll(judge: Judge, sampler: Sampler, window: int, *, shortcut: bool, seed: int = 0) -> Tensor:
+def roll(judge: Judge, sampler: Sampler, window: int, seed: int = 0) -> Tensor:
     """Latents "b t c h w": the context, then what the model makes of the true actions."""
     model, known = judge.pipeline.transformer, judge.context
     actions = judge.actions
-    if shortcut:
-        size = float(np.log2(K / sampler.steps) / np.log2(K))
-        actions = torch.cat([actions, torch.full_like(actions[..., :1], size)], dim=-1)
     noise = torch.randn(judge.true.shape, generator=torch.Generator().manual_seed(seed)).to(judge.true.device)
     stream = LatentStream(model, judge.true[:, :known], actions[:, :known], sampler=sampler, window=window,
                           shift=judge.pipeline.scheduler.config.shift)  # fmt: skip
     steps = [stream.step(actions[:, i, None], noise[:, i, None]) for i in range(known, actions.shape[1])]
     return torch.cat([judge.true[:, :known], *steps], dim=1)
-
-
-def finest_where_clean(model):
-    """A shortcut model's context is told to be of the finest step, as in training."""
-    plain = model.modulations
-
-    def modulations(level: Tensor, actions: Tensor, words=None):
-        size = torch.where(level[..., None] > 0, actions[..., -1:], 0.0)
-        return plain(level, torch.cat([actions[..., :-1], size], dim=-1), words)
-
-    model.modulations = modulations
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -239,19 +174,13 @@ def measure(args: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     for arm in args.arms:
-        names = [
-            name
-            for name in (SETTINGS if arm in args.full else args.settings)
-            if f"{arm}: {name}" not in results and (arm != "shortcut" or SETTINGS[name].steps in (1, 2, 4, 8, 16))
-        ]
+        names = [name for name in (SETTINGS if arm in args.full else args.settings) if f"{arm}: {name}" not in results]
         if not (args.runs / arm / "record.json").exists():
             print(f"{arm}: not trained to its end, left out", flush=True)
         if not names or not (args.runs / arm / "record.json").exists():
             continue
         pipeline = WorldModelPipeline.open(args.runs / arm)
         judge = Judge(pipeline, args.starts, args.context, device)
-        if arm == "shortcut":
-            finest_where_clean(pipeline.transformer)
         if not results:
             repeated = judge.true[:, args.context - 1, None].expand_as(judge.true)
             results |= {"truth": judge.judge(judge.true), "repeat": judge.judge(repeated)}
@@ -260,7 +189,7 @@ def measure(args: argparse.Namespace) -> None:
                  "flops": record["flops"]["train"], "steps": record["steps"]}  # fmt: skip
         for name in names:
             began = time.perf_counter()
-            latents = roll(judge, SETTINGS[name], pipeline.trained_on.window, shortcut=arm == "shortcut")
+            latents = roll(judge, SETTINGS[name], pipeline.trained_on.window)
             row = facts | judge.judge(latents) | {"sampler": asdict(SETTINGS[name])}
             results[f"{arm}: {name}"] = row
             print(line(f"{arm}: {name}", row), f"{time.perf_counter() - began:.1f} s", flush=True)

@@ -68,6 +68,11 @@ def plain_step(model: DiT, context: Tensor, actions: Tensor, noise: Tensor, leve
     return x
 
 
+def euler(steps: int) -> Sampler:
+    """What is timed: every step one evaluation, the past left as it is."""
+    return Sampler(steps, "euler", context_level=0.0)
+
+
 def model_in(dtype: torch.dtype, work: Work) -> DiT:
     """Our model, always with the same weights, rounded to bf16."""
     return build("ours", work, timing.device()).net.to(torch.bfloat16).to(dtype).eval()
@@ -82,7 +87,7 @@ def check(added: list[Tensor], work: Work, context: Tensor, actions: Tensor, noi
         plain = model_in(dtype, work)
         blind = plain_step(plain, context[:, 1:], actions[:, 1:end], noise, levels) - noise
         answers[dtype] = [plain_step(plain, context, actions[:, :end], noise, levels) - noise]
-        slow = LatentStream(plain, context, actions[:, :CONTEXT], sampler=Sampler(steps), window=end)
+        slow = LatentStream(plain, context, actions[:, :CONTEXT], sampler=euler(steps), window=end)
         answers[dtype] += [step(slow, actions, noises, i) for i in range(len(added))][1:]
     rounded, exact = answers.values()
     costs = [distance(a, b) for a, b in zip(rounded, exact)]
@@ -109,7 +114,7 @@ def ours(work: Work, streams: int, steps: int, options: argparse.Namespace) -> d
     context, _, _, noises = work.batch(streams, timing.device())
     actions = torch.randn(streams, 2 * CONTEXT, work.actions, device=timing.device())
     began = time.perf_counter()
-    stream = LatentStream(model, context, actions[:, :CONTEXT], sampler=Sampler(steps), window=CONTEXT + 1, graph=True)
+    stream = LatentStream(model, context, actions[:, :CONTEXT], sampler=euler(steps), window=CONTEXT + 1, graph=True)
     added = [step(stream, actions, noises, i) for i in range(3)]
     first = {"first_s": time.perf_counter() - began}
     off = check(added, work, context, actions, noises, steps)

@@ -105,12 +105,12 @@ class Dial:
 
     @staticmethod
     def counted(base) -> Dial:
-        from videowm.train.flops import model_flops, parameters
+        from videowm.train.flops import clip_training_flops, parameters
         from videowm.train.tasks import meta_model
 
         models = [meta_model(replace(base, depth=depth)) for depth in range(1, DEEPEST + 1)]
         clip = base.window * models[0].tokens
-        per_token = np.array([3 * model_flops(model, base.window) / clip for model in models])
+        per_token = np.array([clip_training_flops(model, base.window, base.flow.shortcut) / clip for model in models])
         return Dial(np.array([parameters(model)["body"] for model in models], float), per_token, clip)
 
     def cost(self, n: float, d: float) -> float:

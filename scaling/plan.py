@@ -136,12 +136,12 @@ def checked(name: str, run: WorldRun) -> WorldRun:
 
 def point_of(name: str, path: Path, run: WorldRun) -> Point:
     """What one run will be."""
-    from videowm.train.flops import model_flops, parameters
+    from videowm.train.flops import clip_training_flops, parameters
     from videowm.train.tasks import meta_model
 
     model, start, directory = meta_model(run), run.train.start, Path(run.out)
     samples = run.train.steps * run.train.batch
-    flops = 3.0 * model_flops(model, run.window) * samples
+    flops = clip_training_flops(model, run.window, run.flow.shortcut) * samples
     own = run.train.steps - (start.step if start else 0)
     return Point(name, directory, path, flops, parameters(model), samples * run.window * model.tokens, run.train.steps,
                  Path(start.run).name if start else None, flops * own / run.train.steps, run.train.batch,

@@ -131,7 +131,7 @@ def test_the_check_of_a_rollout_can_fail():
     altered = torch.cat([context[:, :5], torch.randn_like(context[:, 5:6]), context[:, 6:]], dim=1)
     for given, right in ((context, "yes"), (altered, "NO")):
         stream = rollout.LatentStream(
-            model, given, actions[:, : rollout.CONTEXT], sampler=rollout.Sampler(2), window=rollout.CONTEXT + 1
+            model, given, actions[:, : rollout.CONTEXT], sampler=rollout.euler(2), window=rollout.CONTEXT + 1
         )
         added = [rollout.step(stream, actions, noises, i) for i in range(3)]
         off = rollout.check(added, work, context, actions, noises, 2)

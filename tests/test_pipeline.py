@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from videowm.dit.sample import Sampler, schedule
 from videowm.pipeline import WorldModelPipeline, rollout
 from videowm.types import UserError
 from videowm.vae.codec import to_float
+
+PLAIN = {"method": "euler", "context_level": 0.0}  # a sampler that leaves the past as it is
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def rolled() -> dict:
 def test_the_cached_rollout_is_the_naive_one(rolled, sampling_steps, shift):
     """Guards the cache, the sampler's levels and the positions together: within 1e-5 of a rollout without any cache."""
     settings = {"sampling_steps": sampling_steps, "shift": shift}
-    fast = rollout(**rolled, sampler=Sampler(sampling_steps), shift=shift)
+    fast = rollout(**rolled, sampler=Sampler(sampling_steps, **PLAIN), shift=shift)
     slow = naive(rolled["transformer"], rolled["context"], rolled["actions"], rolled["noise"], **settings, window=None)
     assert ((fast - slow).norm() / slow.norm()).item() < 1e-5
     assert (fast - rolled["noise"]).norm() / slow.norm() > 0.1, "the model must have changed the noise"
@@ -88,7 +91,7 @@ def test_the_windowed_rollout_is_the_naive_one_under_a_band(rolled, monkeypatch)
         at = torch.arange(steps).repeat_interleave(tokens)
         return block_causal_mask(steps, tokens, window) & (at[:, None] - at[None, :] < 3)
 
-    fast = {window: rollout(**rolled, sampler=Sampler(2), window=window) for window in (2, 3, 4)}
+    fast = {window: rollout(**rolled, sampler=Sampler(2, **PLAIN), window=window) for window in (2, 3, 4)}
     monkeypatch.setattr("videowm.dit.model.block_causal_mask", band)
     rolled["transformer"].masks.clear()
     slow = naive(rolled["transformer"], rolled["context"], rolled["actions"], rolled["noise"], sampling_steps=2,
@@ -143,12 +146,12 @@ def test_futures_of_any_length(pipeline, episode, future):
     Within the last latent step a missing action counts as the last one repeated, so whole steps are compared.
     """
     frames, actions = episode[0][:, :5], episode[1]
-    out = pipeline(frames, actions[:, : 4 + future], generator=seeded(), sampler=Sampler(2)).frames
-    longer = pipeline(frames, actions[:, : 4 + 8], generator=seeded(), sampler=Sampler(2))
+    out = pipeline(frames, actions[:, : 4 + future], generator=seeded(), sampler=Sampler(2, **PLAIN)).frames
+    longer = pipeline(frames, actions[:, : 4 + 8], generator=seeded(), sampler=Sampler(2, **PLAIN))
     assert out.shape[1] == 5 + future
     whole = 5 + future // 4 * 4
     noise = torch.randn(longer.latents[:, 2:].shape, generator=seeded())[:, : -(-future // 4)]
-    short = pipeline(frames, actions[:, : 4 + future], noise=noise, sampler=Sampler(2)).frames
+    short = pipeline(frames, actions[:, : 4 + future], noise=noise, sampler=Sampler(2, **PLAIN)).frames
     torch.testing.assert_close(short[:, :whole], longer.frames[:, :whole], rtol=1e-4, atol=1e-5)
 
 
@@ -164,9 +167,9 @@ def test_several_futures_of_one_context(pipeline, episode):
     """Guards futures that share their noise or mix: in one call as in single calls from the same noise."""
     frames, actions = episode[0][:, :5], episode[1][:, :12]
     noise = torch.randn(3, 2, 4, 8, 8, generator=seeded())
-    together = pipeline(frames, actions, noise=noise, futures=3, sampler=Sampler(2)).frames
+    together = pipeline(frames, actions, noise=noise, futures=3, sampler=Sampler(2, **PLAIN)).frames
     for i in range(3):
-        alone = pipeline(frames, actions, noise=noise[i, None], sampler=Sampler(2)).frames
+        alone = pipeline(frames, actions, noise=noise[i, None], sampler=Sampler(2, **PLAIN)).frames
         torch.testing.assert_close(together[i, None], alone, rtol=1e-4, atol=1e-4)
     assert (together[0, 5:] - together[1, 5:]).abs().max() > 1e-3
     with pytest.raises(UserError, match="0 futures cannot be rolled out"):
@@ -300,9 +303,10 @@ def test_what_a_stream_refuses(pipeline, episode):
         pipeline.start(episode[0][:, :4], episode[1][:, :2])
 
 
-def test_guidance_needs_a_model_that_went_without(pipeline, episode):
+def test_guidance_needs_a_model_that_went_without(pipeline, episode, monkeypatch):
     """Guards a picture that looks like a result: on an H100 such guidance took the Fréchet distance from 0.4 to 5.7."""
     frames, actions = episode
+    monkeypatch.setattr(pipeline, "trained_on", replace(pipeline.trained_on, drop_actions=0.0))
     for call in (
         lambda s: pipeline(frames[:, :5], actions[:, :8], sampler=s),
         lambda s: pipeline.start(frames[:, :1], sampler=s),

@@ -149,7 +149,7 @@ def run_verbs(verb: Verb) -> None:
         "--actions", default=None, help='"left*8 gas*16", a table (.csv .npy .npz), or leave out: the episode\'s own'
     )
     p.add_argument("--frames", type=int, default=64, help="frames to predict under the episode's own actions")
-    p.add_argument("--sampling-steps", type=int, default=10, help="noise levels a latent step (default: %(default)s)")
+    p.add_argument("--sampling-steps", type=int, default=None, help="noise levels a latent step (default: 5)")
     p.add_argument(
         "--guidance",
         type=float,
@@ -157,8 +157,8 @@ def run_verbs(verb: Verb) -> None:
         help="on the actions, of a run with flow.drop_actions; 1: none (default: %(default)s)",
     )
     p.add_argument("--sampler", nargs="+", default=[], metavar="KEY=VALUE",
-                   help="more of it: method=heun shift=2 context_level=0.3 (noise on what it remembers: steadier over "
-                   "hundreds of frames) history_guidance=1.5 sinks=2 levels=[1,0.6,0.2,0]")  # fmt: skip
+                   help="more of it: method=euler shift=2 context_level=0 (noise on what it remembers, 0.3 by default: "
+                   "steadier over hundreds of frames) history_guidance=1.5 sinks=2 levels=[1,0.6,0.2,0]")  # fmt: skip
     p.add_argument(
         "--prompt",
         default=None,

@@ -104,7 +104,9 @@ def generate(args: argparse.Namespace) -> None:
 
 def sampler_of(args: argparse.Namespace) -> Sampler:
     """How a latent step is drawn, from the options."""
-    data = {"steps": args.sampling_steps, "action_guidance": args.guidance, "text_guidance": args.text_guidance}
+    data = {"action_guidance": args.guidance, "text_guidance": args.text_guidance}
+    if args.sampling_steps is not None:
+        data["steps"] = args.sampling_steps
     for override in args.sampler:
         configuration.apply_override(data, override)
     return configuration.build(Sampler, data, where="--sampler")

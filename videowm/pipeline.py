@@ -246,7 +246,7 @@ class WorldModelPipeline(DiffusionPipeline):
             actions: "b n a", n >= f: f-1 actions between the context frames, then one for every frame to predict.
             generator: source of the starting noise, on the CPU or the pipeline's device.
             noise: the starting noise itself "b*futures steps c h w", instead of a generator.
-            sampler: how a latent step is drawn (default: 10 Euler steps).
+            sampler: how a latent step is drawn (default: 5 steps of Heun's).
             futures: rollouts from each context, each from noise of its own.
             prompt: what is to be seen, one for all contexts or one each, of a model with text.
         Returns:

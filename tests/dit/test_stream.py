@@ -9,6 +9,7 @@ from videowm.dit.sample import Sampler
 from videowm.dit.stream import LatentStream
 
 WINDOW = 4
+CLEAN = {"context_level": 0.0}
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def given() -> dict[str, torch.Tensor]:
 
 def streamed(model, given, *, static: bool = False, **settings) -> torch.Tensor:
     stream = LatentStream(
-        model, given["context"], given["actions"][:, :3], sampler=Sampler(3, **settings), window=WINDOW
+        model, given["context"], given["actions"][:, :3], sampler=Sampler(3, **CLEAN | settings), window=WINDOW
     )
     stream.use_graph = static  # without a GPU: the path that a graph records, run as it is
     stream.graph = Replay(stream) if static else None
@@ -60,7 +61,7 @@ def test_a_guidance_of_one_is_none(model, given, name):
 
 def test_guidance_by_hand(model, given):
     """Guards branches that swap their parts: one step of one evaluation is v + (scale - 1) (v - v without actions)."""
-    settings = {"window": WINDOW, "sampler": Sampler(1, action_guidance=3.0)}
+    settings = {"window": WINDOW, "sampler": Sampler(1, action_guidance=3.0, **CLEAN)}
     stream = LatentStream(model, given["context"], given["actions"][:, :3], **settings)
     out = stream.step(given["actions"][:, 3, None], given["noise"][:, 0, None])
     velocity = []

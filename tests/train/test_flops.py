@@ -27,6 +27,7 @@ SIZES = [
      "text": {"features": 20, "length": 11, "into": "cross"}},
     {"depth": 1, "channels": 4, "height": 8, "width": 8, "actions": 13,
      "text": {"features": 20, "length": 11, "into": "pooled"}},
+    {"depth": 2, "channels": 4, "height": 8, "width": 8, "actions": 13, "shortcut": True},
 ]  # fmt: skip
 
 

@@ -7,7 +7,9 @@ import torch
 
 from videowm import config as configuration
 from videowm.data.clips import pick
-from videowm.train.loop import launch
+from videowm.pipeline import WorldModelPipeline
+from videowm.train.flops import model_flops
+from videowm.train.loop import Draws, launch
 from videowm.train.reader import ReaderRun
 from videowm.train.rule import batch_by_rule, rate_by_rule
 from videowm.train.tasks import VAERun, WorldRun, WorldTask, build_task, with_steps
@@ -86,3 +88,28 @@ def test_no_rule_without_a_number_of_tokens(config, vae_run):
         with_steps(configuration.build(WorldRun, ruled))
     with pytest.raises(UserError, match="not to task vae"):
         launch(vae_run / "config.yaml", ["train.lr=rule", f"out={vae_run}-ruled"])
+
+
+def test_a_shortcut_model_is_trained_counted_and_opened(train_world, tmp_path):
+    """Guards FLOPs that leave out the two half steps, samples that depend on the number of processes, a lost setting."""
+    record = train_world(tmp_path / "far", "flow.shortcut=2", "train.batch=4")
+    config = configuration.load(WorldRun, tmp_path / "far/config.yaml")
+    pipeline = WorldModelPipeline.open(tmp_path / "far")
+    model = pipeline.transformer
+    assert model.config.shortcut and model.level_mlp[0].in_features == 512
+    assert record["flops"]["train"] == 4 * model_flops(model, config.window) * 4 * config.train.steps
+
+    task, device = WorldTask(config), torch.device("cpu")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+
+    def loss(slots: range) -> float:
+        draws = Draws(0, 0, slots, 4, device)
+        return task.loss(model, task.load(0, slots), draws)[0].item()
+
+    with torch.no_grad():
+        parts = [loss(range(i, i + 1)) for i in range(4)]
+        assert sum(parts) / 4 == pytest.approx(loss(range(4)), rel=1e-5)
+        assert sum(parts[1:]) / 3 == pytest.approx(loss(range(1, 4)), rel=1e-5)
+    with pytest.raises(UserError, match="flow.shortcut 3 does not divide train.batch 4"):
+        train_world(tmp_path / "odd", "flow.shortcut=3", "train.batch=4")

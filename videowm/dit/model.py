@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from videowm.dit.attention import Attention, Mask, Rotary, Store, block_causal_blocks, block_causal_mask, fused
 from videowm.dit.cache import KVCache
 from videowm.dit.graph import record
+from videowm.dit.shortcut import told
 from videowm.dit.text import CrossAttention, Heard, Text, TextCondition, Words
 from videowm.types import UserError
 
@@ -102,6 +103,7 @@ class DiT(ModelMixin, ConfigMixin):
         hidden, heads: width d of the tokens and number of heads, where they are not to follow from `depth`.
         local: latent steps that three of four blocks see, the own one included; None: all blocks see all.
         text: what is heard beside the actions: `features`, `length` and `into` of `TextCondition`; None: no text.
+        shortcut: whether it is told how far to step beside the level (see `videowm.dit.shortcut`).
         trained_on: what a user of the weights must know (see `videowm.pipeline.TrainedOn`); the network ignores it.
     """
 
@@ -121,6 +123,8 @@ class DiT(ModelMixin, ConfigMixin):
         local: int | None = None,
         trained_on: dict | None = None,
         text: dict | None = None,
+        *,
+        shortcut: bool = False,
     ) -> None:
         super().__init__()
         hidden = hidden or HEAD_SIZE * depth
@@ -128,7 +132,8 @@ class DiT(ModelMixin, ConfigMixin):
         self.depth, self.hidden, self.patch = depth, hidden, patch
         self.grid = (height // patch, width // patch)
         self.embed = nn.Linear(channels * patch * patch, hidden)
-        self.level_mlp = nn.Sequential(nn.Linear(256, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        levels = 2 if shortcut else 1
+        self.level_mlp = nn.Sequential(nn.Linear(256 * levels, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.action_mlp = nn.Sequential(nn.Linear(actions, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.rotary = Rotary(hidden // heads, *self.grid)
         hears = text is not None and text["into"] == "cross"
@@ -178,7 +183,7 @@ class DiT(ModelMixin, ConfigMixin):
 
         Args:
             latents: "b t c h w", noised according to `level`.
-            level: "b t" in [0, 1].
+            level: "b t" in [0, 1]; of a shortcut model also "b t 2", with how far to step (else as flow matching).
             actions: grouped actions "b t g".
             cache: keys and values of earlier steps; the given step follows them. Several steps only into an empty one.
             text: of a model with text, one for each clip; beside a cache, better what `words` made of it, once.
@@ -222,7 +227,9 @@ class DiT(ModelMixin, ConfigMixin):
     def modulations(self, level: Tensor, actions: Tensor, words: Words | None = None) -> list[Tensor]:
         """Shifts, scales and gates "b t 6 1 d" of every block ("b t 9 1 d" with words), "b t 2 1 d" of the head."""
         dtype = self.embed.weight.dtype
-        condition = self.level_mlp(level_features(level, 256).to(dtype)) + self.action_mlp(actions.to(dtype))
+        if self.config.shortcut and level.ndim == 2:
+            level = told(level, 0)
+        condition = self.level_mlp(level_features(level, 256).flatten(2).to(dtype)) + self.action_mlp(actions.to(dtype))
         if words is not None and words.condition is not None:
             condition = condition + words.condition[:, None]
         whole = self.modulation(F.silu(condition)).unflatten(-1, (self.parts * self.depth + 2, 1, self.hidden))

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from videowm.dit.shortcut import power_of
 from videowm.types import UserError
 
 Velocity = Callable[[Tensor, int], Tensor]  # (x, i) -> velocity of x at levels[i]
@@ -16,17 +17,21 @@ Velocity = Callable[[Tensor, int], Tensor]  # (x, i) -> velocity of x at levels[
 
 @dataclass(frozen=True)
 class Sampler:
-    """How a latent step is drawn. A guidance of 1 is none; each other one costs one more stream of the batch."""
+    """How a latent step is drawn. A guidance of 1 is none; each other one costs one more stream of the batch.
 
-    steps: int = 10  # evaluations of the network (Heun: intervals, two evaluations each but the last)
-    method: Literal["euler", "heun"] = "euler"
+    Nine evaluations by default, and what is remembered is noised: the best over 256 frames (docs/LOG.md). A shortcut
+    model is told how far a step of Euler's goes, where 1, 2, 4, 8 or 16 equal ones are taken.
+    """
+
+    steps: int = 5  # Euler: evaluations of the network; Heun: intervals, two evaluations each but the last
+    method: Literal["euler", "heun"] = "heun"
     levels: list[float] | None = None  # the levels themselves, from 1 to 0, instead of `steps`
     shift: float | None = None  # None: the model's own
     action_guidance: float = 1.0  # classifier-free (arXiv 2207.12598) on the actions, dropped in training
     text_guidance: float = 1.0  # the same on the text, against the empty one
     history_guidance: float = 1.0  # on the context (arXiv 2502.06764), against a context noised to `history_level`
     history_level: float = 1.0
-    context_level: float = 0.0  # noise on finished steps, as the network is told: hides what drifts
+    context_level: float = 0.3  # noise on finished steps, as the network is told: hides what drifts
     sinks: int = 0  # first steps that a sliding window never forgets
 
     def __post_init__(self) -> None:
@@ -46,6 +51,11 @@ class Sampler:
         if self.levels is not None:
             return torch.tensor(self.levels)
         return schedule(self.steps, shift if self.shift is None else self.shift)
+
+    def powers(self, shift: float) -> list[int]:
+        """For a shortcut model: how far each of the n steps goes (`videowm.dit.shortcut`)."""
+        levels = self.schedule(shift).tolist()
+        return [power_of(a, b) if self.method == "euler" else 0 for a, b in zip(levels, levels[1:])]
 
 
 def schedule(steps: int, shift: float = 1.0) -> Tensor:

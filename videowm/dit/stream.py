@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from videowm.dit import flow
+from videowm.dit import flow, shortcut
 from videowm.dit.model import DiT
 from videowm.dit.sample import METHODS, Sampler
 from videowm.dit.text import Text, Words
@@ -74,8 +74,9 @@ class LatentStream:
         self.written = torch.zeros_like(self.noise)
         self.step_out = torch.zeros_like(self.noise)
         self.level = self.levels_of(b, device)
+        self.told = self.told_of(self.level, shift)
+        context = self.noised(context, self.draw(context), self.level[:, -1:])
         levels = self.level[:, -1:].expand(-1, context.shape[1])
-        context = self.noised(context, self.draw(context), levels)
         self.words = self.words_of(text, empty)
         model(context, levels, self.each_branch(actions), self.cache, text=self.words, write=True)
 
@@ -104,6 +105,12 @@ class LatentStream:
         """Levels "branches*b n+1" of all passes of one latent step: the sampler's, then the one that is written."""
         rows = [[*self.levels[:-1].tolist(), branch.level] for branch in self.branches for _ in range(b)]
         return torch.tensor(rows, device=device)
+
+    def told_of(self, level: Tensor, shift: float) -> Tensor:
+        """What the network takes as these levels: a shortcut model also hears how far each pass is to step."""
+        if not self.model.config.shortcut:
+            return level
+        return shortcut.told(level, torch.tensor([*self.sampler.powers(shift), 0], device=level.device))
 
     def each_branch(self, actions: Tensor) -> Tensor:
         """Actions "b t g" -> "branches*b t g", zero where a branch goes without."""
@@ -140,7 +147,7 @@ class LatentStream:
     def denoise(self) -> None:
         """All passes of one latent step, from `noise` to `step_out`."""
         actions = self.each_branch(self.action).expand(-1, self.level.shape[1], -1)
-        modulations = self.model.modulations(self.level, actions, self.words)
+        modulations = self.model.modulations(self.told, actions, self.words)
         b, count = len(self.noise), len(self.branches)
 
         def run(x: Tensor, i: int) -> Tensor:

@@ -78,6 +78,7 @@ def model_families(model, steps: int) -> dict[str, int]:
         tokens=model.tokens,
         patch_values=config.channels * config.patch**2,
         actions=config.actions,
+        level_features=model.level_mlp[0].in_features,
     )
     if config.text:
         more = text_forward_families(**config.text, width=model.hidden, depth=model.depth, tokens=model.tokens,
@@ -89,6 +90,11 @@ def model_families(model, steps: int) -> dict[str, int]:
 def model_flops(model, steps: int) -> int:
     """Forward FLOPs of a `DiT` on one clip of `steps` latent steps."""
     return sum(model_families(model, steps).values())
+
+
+def clip_training_flops(model, steps: int, shortcut: int = 0) -> float:
+    """Training FLOPs of one clip: 3 forward passes' worth, and 2 passes more for one of `shortcut` clips."""
+    return (3 + (2 / shortcut if shortcut else 0)) * model_flops(model, steps)
 
 
 def parameters(model) -> dict[str, int]:

@@ -18,7 +18,7 @@ from videowm.data.clips import ClipStream, even_clips, pick
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents, read_index
 from videowm.data.resident import Resident, ResidentFrames, lies_there
-from videowm.dit import DiT, flow
+from videowm.dit import DiT, flow, shortcut
 from videowm.dit.graph import record
 from videowm.evaluate.gate import Verdict, judge
 from videowm.evaluate.heldout import HeldoutConfig, heldout, make_bank
@@ -26,7 +26,7 @@ from videowm.evaluate.reader import Reader
 from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
 from videowm.evaluate.rollouts import RolloutConfig, rollouts, starting_points
 from videowm.pipeline import TrainedOn, WorldModelPipeline
-from videowm.train.flops import model_families, model_flops, parameters
+from videowm.train.flops import clip_training_flops, model_families, parameters
 from videowm.train.loop import Draws, Task, TrainConfig
 from videowm.train.reader import ReaderRun, ReaderTask
 from videowm.train.rule import batch_by_rule, rate_by_rule
@@ -61,7 +61,8 @@ class FlowConfig:
 
     location: float = 0.0  # of the logit-normal distribution of levels
     scale: float = 1.5
-    drop_actions: float = 0.0  # share of samples trained without actions
+    drop_actions: float = 0.1  # share of samples trained without actions
+    shortcut: int = 0  # one of so many samples learns to step far, for rollouts in 1 to 4 steps (4 is good); 0: none
     shift: float = 1.0  # of the sampling schedule
 
 
@@ -226,8 +227,9 @@ class WorldTask(Task):
             told = self.text.of_windows(test, config.heldout.window, self.bank.where)
             self.bank = replace(self.bank, text=told, empty=self.text.encode([""]))
         families = model_families(self.model, config.window)
-        self.clip_flops = 3 * sum(families.values())
-        self.step_flops = {family: 3 * flops * config.train.batch for family, flops in families.items()}
+        self.clip_flops = clip_training_flops(self.model, config.window, config.flow.shortcut)
+        times = self.clip_flops / sum(families.values()) * config.train.batch
+        self.step_flops = {family: times * flops for family, flops in families.items()}
         self.step_tokens = config.train.batch * config.window * self.model.tokens
         self.resident: tuple[Tensor, Tensor] | None = None  # latents and grouped actions on the device
         self.resident_text = self.text and self.text.tokens
@@ -293,8 +295,17 @@ class WorldTask(Task):
         level = flow.training_levels(draws.uniform(t), location=settings.location, scale=settings.scale)
         noise = draws.normal(*latents.shape[1:])
         actions = drop_actions(batch["actions"], draws.uniform() < settings.drop_actions)
-        predicted = model(flow.noised(latents, noise, level), level, actions, **told)
-        return flow.step_loss(predicted, flow.velocity(latents, noise)).mean(), shares
+        if not settings.shortcut:
+            predicted = model(flow.noised(latents, noise, level), level, actions, **told)
+            return flow.step_loss(predicted, flow.velocity(latents, noise)).mean(), shares
+        some = slice(-draws.slots.start % settings.shortcut, None, settings.shortcut)
+        few = {name: tuple(part[some] for part in text) for name, text in told.items()}
+        x, level, goal = shortcut.learned(
+            lambda x, level: model(x, level, actions[some], **few),
+            latents, noise, level, some, draws.uniform(t), draws.uniform(t),
+        )  # fmt: skip
+        errors = flow.step_loss(model(x, level, actions, **told), goal)
+        return errors.mean(), shares | {"shortcut/loss": errors[some].mean().detach()}
 
     def check(self, step: int) -> Verdict:
         """Whether the actions are obeyed; with a training step's number of clips at once, which has room."""
@@ -384,6 +395,7 @@ def make_model(config: WorldRun, index: dict[str, Any]) -> DiT:
         local=config.local,
         trained_on=asdict(trained_on),
         text=config.text and config.text.shape,
+        shortcut=config.flow.shortcut > 0,
     )
 
 
@@ -398,9 +410,9 @@ def with_steps(config: WorldRun) -> WorldRun:
     FLOP budget."""
     train = config.train
     if config.budget is None and "rule" not in (train.batch, train.lr):
-        return config
+        return divided(config)
     model = meta_model(config)
-    clip, clip_flops = config.window * model.tokens, 3 * model_flops(model, config.window)
+    clip, clip_flops = config.window * model.tokens, clip_training_flops(model, config.window, config.flow.shortcut)
     if config.budget is not None:
         tokens = config.budget / clip_flops * clip
     elif train.batch != "rule":
@@ -413,4 +425,12 @@ def with_steps(config: WorldRun) -> WorldRun:
         train = replace(train, steps=max(1, round(config.budget / (clip_flops * train.batch))))
     if train.lr == "rule":
         train = replace(train, lr=rate_by_rule(model.hidden, tokens, train.parametrisation, train.rule))
-    return replace(config, train=train)
+    return divided(replace(config, train=train))
+
+
+def divided(config: WorldRun) -> WorldRun:
+    """The same, if the samples that learn to step far are as many in every batch: their FLOPs are counted."""
+    batch, every = config.train.batch, config.flow.shortcut
+    if every < 0 or (every and batch % every):
+        raise UserError(f"flow.shortcut {every} does not divide train.batch {batch}: give a divisor, or 0 for none")
+    return config
