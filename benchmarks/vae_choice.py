@@ -1,10 +1,10 @@
 """Which video autoencoder: candidates of equal size, trained for the same minutes on the same data, measured alike.
 
-Each candidate is configs/vae/sized.yaml with overrides, as wide as brings it nearest to `--params`. First all of them
-are timed for a few steps, side by side as they will train; that gives each its number of steps in `--minutes`. Then
-they train, spread over the GPUs there are, and are measured on held-out episodes. Encoding and decoding speed is
-measured last, one alone. The table and the JSON are written anew after each. The same command again goes on, each
-candidate from its last checkpoint: after `--stop-after` seconds or a signal (as from `timeout 500`), that is the step
+Each candidate is configs/vae/sized.yaml with overrides, as wide as brings it nearest to `--params`. First each is timed
+for a few steps, one a GPU; that gives its number of steps in `--minutes` of one alone (`--steps` gives all the same
+instead). Then they train, `--side-by-side` over the GPUs there are (which takes as long as one after the other), and
+are measured on held-out episodes. Encoding and decoding speed is measured last, one alone. The table and the JSON are
+written anew after each. The same command again goes on, each candidate from its last checkpoint: after `--stop-after` seconds or a signal (as from `timeout 500`), that is the step
 in work; after kill -9, at most a twentieth of its steps is lost.
 
 About 10 minutes each, eight side by side on however many GPUs (run from the repository root, needs a recorded dataset):
@@ -40,16 +40,17 @@ from videowm.vae.codec import DiffusersCodec, SizeConfig, VAEConfig, build_vae, 
 
 CLASSES = {"cosmos": "AutoencoderKLCosmos", "ltx": "AutoencoderKLLTXVideo", "wan": "AutoencoderKLWan",
            "magvit": "AutoencoderKLMagvit"}  # fmt: skip
-RATES = ("6e-3", "2e-3")  # the best one differs from class to class
-LOSSES = {  # on the first class and rate; every other candidate has l1 0.1 and kl 1e-3
+RATES = ("2e-3", "6e-3")  # the best one differs from class to class
+ABLATED = "ltx-2e-3"
+LOSSES = {  # on that one; every other candidate has l1 0.1 and kl 1e-3
     "no-l1": ["loss.l1=0"], "no-kl": ["loss.kl=0"], "ssim": ["loss.ssim=0.1"], "gradient": ["loss.gradient=0.1"],
     "motion": ["loss.motion=1"], "all": ["loss.ssim=0.1", "loss.gradient=0.1", "loss.motion=1"],
     "adversarial": ["loss.adversarial.weight=0.5"], "adversarial-0.1": ["loss.adversarial.weight=0.1"],
-    "lpips": ["loss.lpips=0.1"], "local": ["vae.local=8"],
+    "lpips": ["loss.lpips=0.1"],
 }  # fmt: skip
 MEASURES = ("psnr", "ssim", "psnr_motion", "psnr_moved")
 TIMED = (10, 40)  # steps between which a candidate is timed
-SETTLED = ("data", "minutes", "params", "stride", "channels", "batch", "train_frames", "frames", "clips")  # in a table
+SETTLED = ("data", "minutes", "steps", "params", "stride", "channels", "batch", "train_frames", "frames", "clips")  # in a table
 GRACE = 60.0  # s that a training has for the step in work and its checkpoint
 
 
@@ -57,8 +58,8 @@ def candidates(only: list[str] | None) -> dict[str, list[str]]:
     """Name -> overrides of the configuration."""
     found = {f"{short}-{rate}": [f"vae.model={model}", f"train.lr={rate}"]
              for short, model in CLASSES.items() for rate in RATES}  # fmt: skip
-    first = next(iter(found.values()))
-    found |= {f"cosmos-{name}": first + overrides for name, overrides in LOSSES.items()}
+    found |= {f"ltx-{name}": found[ABLATED] + overrides for name, overrides in LOSSES.items()}
+    found["cosmos-local"] = [*found["cosmos-2e-3"], "vae.local=8"]
     if unknown := set(only or ()) - set(found):
         raise SystemExit(f"unknown: {', '.join(unknown)}; known: {', '.join(found)}")
     return {name: found[name] for name in only or found}
@@ -196,7 +197,8 @@ def table(rows: dict[str, dict]) -> str:
         cells = [name, f"{row['parameters'] / 1e6:.2f}" if "parameters" in row else "", str(row.get("steps", ""))]
         if "reached" in row:
             cells[-1] = f"{row['reached']} of {row['steps']}"
-        scores = [f"{row[m]:.2f} ± {row[m + '_se']:.2f}" if m in row else "" for m in MEASURES]
+        digits = {m: 3 if m == "ssim" else 2 for m in MEASURES}
+        scores = [f"{row[m]:.{n}f} ± {row[m + '_se']:.{n}f}" if m in row else "" for m, n in digits.items()]
         if "failed" in row:
             scores[0] = "failed: " + row["failed"].replace("|", "/")[:160]
         cells += scores
@@ -233,11 +235,16 @@ class Choice:
         os.replace(aside, self.path.with_suffix(".md"))
 
     def time(self, over: Callable[[], bool]) -> None:
-        """How many steps each makes in `--minutes`; those that failed are tried again."""
+        """How many steps each makes in `--minutes`, each alone on a GPU; those that failed are tried again."""
+        if self.args.steps:
+            for name in self.wanted:
+                self.put(name, steps=self.args.steps)
+            return
+        alone = min(self.args.side_by_side, max(1, len(visible_gpus())))
         trunk = ["train.trunk=true", "train.warmup=4", "train.cooldown=0"]  # so nothing is evaluated
         jobs = {name: command(self.args, overrides, *trunk, f"train.steps={TIMED[1]}")
                 for name, overrides in self.wanted.items() if "steps" not in self.rows.get(name, {})}  # fmt: skip
-        for name, failed in in_parallel(jobs, self.args.out / "timed", self.args.side_by_side, over):
+        for name, failed in in_parallel(jobs, self.args.out / "timed", alone, over):
             if failed:
                 self.put(name, failed=failed)
                 timing.say(f"{name} failed: {failed}")
@@ -279,7 +286,8 @@ def options() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--minutes", type=float, default=10, help="of training each, while others train beside it")
+    p.add_argument("--minutes", type=float, default=10, help="of training each, as on a GPU alone")
+    p.add_argument("--steps", type=int, help="of training each, instead of --minutes")
     p.add_argument("--side-by-side", type=int, default=4, help="trainings at a time, round robin over the GPUs")
     p.add_argument("--stop-after", type=float, help="seconds until all is saved and this call ends, with its table")
     p.add_argument("--only", nargs="*", help=f"of {', '.join(candidates(None))}")

@@ -104,7 +104,7 @@ def test_every_parameter_has_its_part(shape):
     assert sum(parts.values()) == sum(p.numel() for p in model.parameters())
     assert parts["body"] == model.depth * (12 * width**2 + 2 * width // model.blocks[0].attention.heads)
     modulation = model.depth * model.parts * (width**2 + width) + 2 * width**2 + 2 * width
-    assert parts["adaln"] == modulation + 256 * width + width + width**2 + width
+    assert parts["adaln"] == modulation + model.level_mlp[0].in_features * width + width + width**2 + width
     if "text" in shape and shape["text"]["into"] == "cross":
         own = sum(p.numel() for p in model.text_condition.parameters())
         heads = model.blocks[0].cross.heads

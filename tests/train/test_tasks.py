@@ -91,7 +91,7 @@ def test_no_rule_without_a_number_of_tokens(config, vae_run):
 
 
 def test_a_shortcut_model_is_trained_counted_and_opened(train_world, tmp_path):
-    """Guards FLOPs that leave out the two half steps, samples that depend on the number of processes, a lost setting."""
+    """Guards FLOPs without the two half steps, samples that depend on the number of processes, a lost setting."""
     record = train_world(tmp_path / "far", "flow.shortcut=2", "train.batch=4")
     config = configuration.load(WorldRun, tmp_path / "far/config.yaml")
     pipeline = WorldModelPipeline.open(tmp_path / "far")
