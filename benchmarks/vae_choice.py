@@ -4,10 +4,11 @@ Each candidate is configs/vae/sized.yaml with overrides, as wide as brings it ne
 for a few steps, one a GPU; that gives its number of steps in `--minutes` of one alone (`--steps` gives all the same
 instead). Then they train, `--side-by-side` over the GPUs there are (which takes as long as one after the other), and
 are measured on held-out episodes. Encoding and decoding speed is measured last, one alone. The table and the JSON are
-written anew after each. The same command again goes on, each candidate from its last checkpoint: after `--stop-after` seconds or a signal (as from `timeout 500`), that is the step
-in work; after kill -9, at most a twentieth of its steps is lost.
+written anew after each. The same command again goes on, each candidate from its last checkpoint: after `--stop-after`
+seconds or a signal (as from `timeout 500`), that is the step in work; after kill -9, at most a twentieth of its steps
+is lost.
 
-About 10 minutes each, eight side by side on however many GPUs (run from the repository root, needs a recorded dataset):
+Run from the repository root, needs a recorded dataset):
 
     python benchmarks/vae_choice.py --data data/carracing --out runs/vae-choice --side-by-side 8 --stop-after 500
 """
@@ -50,7 +51,8 @@ LOSSES = {  # on that one; every other candidate has l1 0.1 and kl 1e-3
 }  # fmt: skip
 MEASURES = ("psnr", "ssim", "psnr_motion", "psnr_moved")
 TIMED = (10, 40)  # steps between which a candidate is timed
-SETTLED = ("data", "minutes", "steps", "params", "stride", "channels", "batch", "train_frames", "frames", "clips")  # in a table
+# in a table
+SETTLED = ("data", "minutes", "steps", "params", "stride", "channels", "batch", "train_frames", "frames", "clips")
 GRACE = 60.0  # s that a training has for the step in work and its checkpoint
 
 
