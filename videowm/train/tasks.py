@@ -61,7 +61,7 @@ class FlowConfig:
 
     location: float = 0.0  # of the logit-normal distribution of levels
     scale: float = 1.5
-    drop_actions: float = 0.1  # share of samples trained without actions
+    drop_actions: float = 0.0  # share of samples trained without actions
     shortcut: int = 0  # one of so many samples learns to step far, for rollouts in 1 to 4 steps (4 is good); 0: none
     shift: float = 1.0  # of the sampling schedule
 
