@@ -22,11 +22,13 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from caption_server import FRAMES, IMAGE, Counting, Size, make_model, question, serve
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from videowm.data.captions import Captions
 from videowm.data.dataset import Dataset
@@ -34,11 +36,14 @@ from videowm.data.worlds import WORLDS
 from videowm.evaluate.text import FACTS
 
 CLIP_FRAMES = 33
-SIZE = Size(words=700, image=IMAGE, patch=8, vision=(128, 512, 4, 4), text=(192, 512, 4, 4), phrases=True)
+SIZE = Size(words=700, image=IMAGE, patch=16, vision=(128, 512, 4, 4), text=(192, 512, 4, 4), phrases=True)
 
 
 class Clips:
-    """All frames, states and actions of a split in memory; windows of them and what their states say of them."""
+    """All frames, states and actions of a split in memory; windows of them and what their states say of them.
+
+    Always in the same phrases: what is left to learn then is what can be seen.
+    """
 
     def __init__(self, dataset: Dataset, split: str) -> None:
         self.world, self.episodes = WORLDS[dataset.name](), dataset.split(split)
@@ -53,14 +58,29 @@ class Clips:
         start = int(rng.integers(len(self.frames[i]) - CLIP_FRAMES + 1))
         states = self.states[i][start : start + CLIP_FRAMES]
         actions = self.actions[i][start : start + CLIP_FRAMES - 1]
-        short = self.world.caption(states, actions, rng)
-        answer = {"short": short, "detailed": f"{short} {self.world.details(states, actions, rng)}"}
+        words = np.random.default_rng(0)
+        short = self.world.caption(states, actions, words)
+        answer = {"short": short, "detailed": f"{short} {self.world.details(states, actions, words)}"}
         return self.frames[i][start + self.shown], json.dumps(answer)
 
 
+@dataclass
+class Batches(IterableDataset):
+    """Endless batches, other ones in every worker."""
+
+    clips: Clips
+    processor: object
+    asked: torch.Tensor
+    size: int
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        worker = get_worker_info()
+        return batches(self.clips, self.processor, self.asked, self.size, worker.id if worker else 0)
+
+
 def batches(clips: Clips, processor, asked: torch.Tensor, size: int, seed: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Endless batches: the question, the answer after it, and the pictures as the server's processor makes them."""
-    rng, images = np.random.default_rng(seed), processor.image_processor
+    """The question, the answer after it, and the pictures as the server's processor makes them."""
+    rng, images = np.random.default_rng([1, seed]), processor.image_processor
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.image_mean, images.image_std))
     while True:
         frames, answers = zip(*(clips.draw(rng) for _ in range(size)), strict=True)
@@ -89,7 +109,8 @@ def teach(args: argparse.Namespace) -> None:
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.01)
     began, step, shown = time.monotonic(), 0, 0.0
-    for batch in batches(clips, processor, asked["input_ids"], args.batch, seed=1):
+    loader = DataLoader(Batches(clips, processor, asked["input_ids"], args.batch), None, num_workers=args.workers)
+    for batch in loader:
         done = (time.monotonic() - began) / (60 * args.minutes)
         if done >= 1:
             break
@@ -153,6 +174,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--minutes", type=float, default=3)
     p.add_argument("--batch", type=int, default=32)
+    p.add_argument("--workers", type=int, default=0, help="processes that make the batches")
     p.add_argument("--lr", type=float, default=1e-3)
     p = verbs.add_parser("serve")
     p.add_argument("model", type=Path)
