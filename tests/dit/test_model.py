@@ -252,3 +252,16 @@ def test_save_and_load(model, inputs, tmp_path):
     loaded = DiT.from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
     with torch.no_grad():
         assert torch.equal(loaded(**inputs), model(**inputs))
+
+
+def test_more_shapes_than_torch_recompiles(awake):
+    """Guards a long process: a block compiled for many lengths, one after the other, goes on compiling."""
+    torch._dynamo.reset()
+    model = awake(depth=1, channels=3, height=4, width=4, actions=5, hidden=32, heads=2)
+    model.compile_blocks(backend="eager")
+    for t in range(2, 13):
+        inputs = torch.randn(1, t, 3, 4, 4), torch.rand(1, t), torch.randn(1, t, 5)
+        with torch.no_grad():
+            compiled = model(*inputs)
+            with model.uncompiled():
+                torch.testing.assert_close(compiled, model(*inputs))

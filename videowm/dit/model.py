@@ -306,6 +306,8 @@ class DiT(ModelMixin, ConfigMixin):
         """
         self.compiled = True
         self.graphs = {} if graph and self.embed.weight.is_cuda else None
+        # Every mask, precision and shape is a variant, of all models in a process; at torch's 8 it would fail.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         for module in (*self.blocks, self.head):
             module.compile(fullgraph=True, dynamic=False, backend=backend)
 
