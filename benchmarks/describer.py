@@ -1,12 +1,12 @@
 """A small vision-language model that really describes clips, for the axis raw against recaptioned without a download.
 
 A LLaVA of 3M parameters, taught on clips of one recording and the captions that its simulator's states give (as
-`videowm caption --from-state` words them), then served by `transformers serve` like any other model. It looks at frames
-alone, so its captions of another recording are a describer's, with its mistakes; `score` says how many. Run from the
-repository root:
+`videowm caption --from-state` words them, in one phrasing), then served by `transformers serve` like any other model.
+It looks at frames alone, so its captions of another recording are a describer's, with its mistakes; `score` says how
+many. Run from the repository root:
 
     videowm record carracing --out data/teach --episodes 300 --frames 301 --seed 7 --test-share 0.1 --workers 16
-    python benchmarks/describer.py teach data/teach --out runs/describer --minutes 3
+    python benchmarks/describer.py teach data/teach --out runs/describer --minutes 5 --workers 8
     python benchmarks/describer.py serve runs/describer --port 8000 --servers 4    (needs "transformers[serving]")
     videowm caption data/carracing --base-url http://127.0.0.1:8000/v1 --model runs/describer \\
         --clip-frames 33 --image-size 64 --max-tokens 200
@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,32 +67,28 @@ class Clips:
 
 @dataclass
 class Batches(IterableDataset):
-    """Endless batches, other ones in every worker."""
+    """Endless batches, other ones in every worker: the question, the answer after it, and the pictures as the server's
+    processor makes them."""
 
     clips: Clips
-    processor: object
+    processor: Any
     asked: torch.Tensor
     size: int
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         worker = get_worker_info()
-        return batches(self.clips, self.processor, self.asked, self.size, worker.id if worker else 0)
-
-
-def batches(clips: Clips, processor, asked: torch.Tensor, size: int, seed: int) -> Iterator[dict[str, torch.Tensor]]:
-    """The question, the answer after it, and the pictures as the server's processor makes them."""
-    rng, images = np.random.default_rng([1, seed]), processor.image_processor
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.image_mean, images.image_std))
-    while True:
-        frames, answers = zip(*(clips.draw(rng) for _ in range(size)), strict=True)
-        pictures = torch.from_numpy(np.concatenate(frames)).permute(0, 3, 1, 2).float() / 255
-        told = processor.tokenizer([answer + "</s>" for answer in answers], padding=True, padding_side="right",
-                                   return_tensors="pt")  # fmt: skip
-        ids = torch.cat([asked.expand(size, -1), told.input_ids], 1)
-        mask = torch.cat([torch.ones(size, asked.shape[1], dtype=torch.long), told.attention_mask], 1)
-        answer = told.input_ids.masked_fill(told.attention_mask == 0, -100)
-        labels = torch.cat([torch.full((size, asked.shape[1]), -100), answer], 1)
-        yield {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": (pictures - mean) / std}
+        rng, images = np.random.default_rng([1, worker.id if worker else 0]), self.processor.image_processor
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.image_mean, images.image_std))
+        while True:
+            frames, answers = zip(*(self.clips.draw(rng) for _ in range(self.size)), strict=True)
+            pictures = torch.from_numpy(np.concatenate(frames)).permute(0, 3, 1, 2).float() / 255
+            told = self.processor.tokenizer([answer + "</s>" for answer in answers], padding=True, padding_side="right",
+                                            return_tensors="pt")  # fmt: skip
+            ids = torch.cat([self.asked.expand(self.size, -1), told.input_ids], 1)
+            mask = torch.cat([torch.ones(self.size, self.asked.shape[1], dtype=torch.long), told.attention_mask], 1)
+            answer = told.input_ids.masked_fill(told.attention_mask == 0, -100)
+            labels = torch.cat([torch.full((self.size, self.asked.shape[1]), -100), answer], 1)
+            yield {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": (pictures - mean) / std}
 
 
 def teach(args: argparse.Namespace) -> None:

@@ -99,10 +99,10 @@ def networks(device: torch.device) -> Iterator[Row]:
     for local, text in [*((local, None) for local in LOCAL), *((None, text) for text in TEXTS)]:
         batch = [*clips, *(said if text else ())]
         there = [x.to(device) for x in batch]
+        torch._dynamo.reset()
         plain = network(local, text)
         true = answer(plain, batch, half=False)
         for path in ("eager", "compiled", "graphed"):
-            torch._dynamo.reset()  # every path compiles its blocks anew, and a block's limit of variants is small
             model = copy.deepcopy(plain).to(device).train()
             if path != "eager":
                 model.compile_blocks(graph=path == "graphed")

@@ -37,7 +37,7 @@ from videowm.dit.stream import LatentStream
 
 BASE = ["task=world", "depth=4", "hidden=256", "window=16", "patch=2", "budget=4e14", "train.batch=32", "train.lr=2e-3",
         "train.trackers=[]", "train.log_every=100", "train.save_every=2000", "heldout.window=16", "heldout.context=8",
-        "heldout.clips=130", "rollout.clips=0", "flow.drop_actions=0"]  # fmt: skip
+        "heldout.clips=130", "rollout.clips=0"]  # fmt: skip
 ARMS = {
     "base": [], "seed1": ["seed=1"], "local1": ["local=1"], "local2": ["local=2"], "local4": ["local=4"],
     "drop": ["flow.drop_actions=0.1"], "scale1": ["flow.scale=1"], "scale2": ["flow.scale=2"],

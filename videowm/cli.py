@@ -149,7 +149,7 @@ def run_verbs(verb: Verb) -> None:
         "--actions", default=None, help='"left*8 gas*16", a table (.csv .npy .npz), or leave out: the episode\'s own'
     )
     p.add_argument("--frames", type=int, default=64, help="frames to predict under the episode's own actions")
-    p.add_argument("--sampling-steps", type=int, default=None, help="noise levels a latent step (default: 5)")
+    p.add_argument("--sampling-steps", type=int, default=None, help="noise levels a latent step (default: 5, Heun's)")
     p.add_argument(
         "--guidance",
         type=float,
