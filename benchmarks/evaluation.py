@@ -35,9 +35,8 @@ class Size:
 
     episodes: dict[str, int]
     play: dict[str, int]
-    workers: dict[str, int]
     frames: int
-    vae: list[str]
+    vae: dict[str, list[str]]
     reader: list[str]
     world: list[str]
     noisy_budgets: tuple[float, float, float]
@@ -47,11 +46,14 @@ class Size:
 
 
 FULL = Size(
-    episodes={"carracing": 240, "takecover": 400, "carracing-noisy": 160},
-    play={"carracing": 1000, "takecover": 4000, "carracing-noisy": 300},
-    workers={"carracing": 7, "takecover": 5, "carracing-noisy": 3},
-    frames=261,
-    vae=["train.steps=4000", "train.batch=4", "evaluate.clips=64"],
+    episodes={"carracing": 400, "takecover": 600, "carracing-noisy": 160},
+    play={"carracing": 600, "takecover": 4000, "carracing-noisy": 300},
+    frames=301,
+    vae={
+        "carracing": ["configs/vae/large.yaml"],
+        "takecover": ["configs/vae/base.yaml", "train.steps=11000"],
+        "carracing-noisy": ["configs/vae/base.yaml", "train.steps=11000"],
+    },
     reader=[],
     world=["depth=8"],
     noisy_budgets=(2e14, 6e14, 1.8e15),
@@ -62,9 +64,8 @@ FULL = Size(
 TINY = Size(
     episodes=dict.fromkeys(FULL.episodes, 10),
     play=dict.fromkeys(FULL.play, 12),
-    workers=dict.fromkeys(FULL.workers, 1),
     frames=101,
-    vae=["train.steps=60", "evaluate.clips=4"],
+    vae=dict.fromkeys(FULL.vae, ["configs/vae/quickstart.yaml", "train.steps=60", "evaluate.clips=4"]),
     reader=["train.steps=30"],
     world=["depth=1", "train.batch=4", "train.lr=2e-3", "heldout.clips=16", "rollout.clips=2"],
     noisy_budgets=(1e10, 2e10, 4e10),
@@ -84,23 +85,23 @@ class Stage:
     arguments: list[str]
 
 
-def stages(world: str, out: Path, size: Size, budget: float) -> list[Stage]:
+def stages(world: str, out: Path, size: Size, budget: float, workers: int) -> list[Stage]:
     """The commands of one world, in order."""
     at, data, latents = out / world, out / world / "data", out / world / "latents"
     clip = "33" if world == "takecover" else "65"
     base = "takecover" if world == "takecover" else "carracing"
-    share = "0.5" if world == "takecover" else "0.4"
+    share = "0.4" if world == "takecover" else "0.25"
     found = [
         Stage("record", "record", data / "meta/info.json", [
             "record", world, "--out", f"{data}", "--episodes", f"{size.episodes[world]}", "--frames", f"{size.frames}",
-            "--test-share", share, "--workers", f"{size.workers[world]}"]),
+            "--test-share", share, "--workers", f"{workers}"]),
         Stage("vae", "vae", at / "vae/record.json", [
-            "train", "configs/vae/quickstart.yaml", f"data={data}", f"out={at}/vae", QUIET, *size.vae]),
+            "train", *size.vae[world], f"data={data}", f"out={at}/vae", QUIET]),
         Stage("reader", "reader", at / "reader/record.json", [
             "train", f"configs/reader/{base}.yaml", f"data={data}", f"out={at}/reader", QUIET, *size.reader]),
         Stage("encode", "encode", latents / "latents.json", [
             "encode", f"{data}", "--vae", f"{at}/vae", "--out", f"{latents}", "--frames", clip, "--play",
-            f"{size.play[world]}", "--seed", "1", "--workers", f"{size.workers[world]}"]),
+            f"{size.play[world]}", "--seed", "1", "--workers", f"{workers}"]),
     ]  # fmt: skip
     noisy = world.endswith("-noisy")
     budgets = dict(zip(("small", "middle", "world"), size.noisy_budgets)) if noisy else {"world": budget}
@@ -164,12 +165,13 @@ def main() -> None:
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="last kind of stage (default: %(default)s)")
     parser.add_argument("--budget", type=float, default=3e16, help="FLOPs of each large world model")
     parser.add_argument("--worlds", nargs="+", choices=tuple(FULL.episodes), default=list(FULL.episodes))
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that play, of each world (default: cores)")
     parser.add_argument("--tiny", action="store_true", help="all of it, tiny, on a CPU")
     args = parser.parse_args()
     out, seconds, threads = args.out.resolve(), {}, []
     out.mkdir(parents=True, exist_ok=True)
     for world, gpu in zip(args.worlds, share_gpus(visible_gpus(), len(args.worlds), 1), strict=True):
-        lane = stages(world, out, TINY if args.tiny else FULL, 4e10 if args.tiny else args.budget)
+        lane = stages(world, out, *((TINY, 4e10) if args.tiny else (FULL, args.budget)), args.workers)
         lane = [stage for stage in lane if STAGES.index(stage.kind) <= STAGES.index(args.until)]
         threads.append(threading.Thread(target=run_lane, args=(world, lane, out, seconds, gpu)))
         threads[-1].start()

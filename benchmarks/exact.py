@@ -126,11 +126,11 @@ def main() -> None:
     for name, value, most in chain(operations(timing.device()), networks(timing.device())):
         found.append({"what": name, "distance": value, "at most": most, "right": value <= most})
         print(f"{name:48s} {value:.1e}  at most {most:.0e}{'' if value <= most else '  FAILED'}", flush=True)
+        if args.out:
+            args.out.write_text(json.dumps({"device": timing.device_name(), "versions": timing.versions(),
+                                            "command": timing.command(), "distances": found}, indent=1))  # fmt: skip
     failed = sum(not row["right"] for row in found)
     print(f"{timing.device_name()}; {timing.versions()}: {failed} of {len(found)} failed")
-    if args.out:
-        args.out.write_text(json.dumps({"device": timing.device_name(), "versions": timing.versions(),
-                                        "command": timing.command(), "distances": found}, indent=1))  # fmt: skip
     sys.exit(bool(failed))
 
 
