@@ -73,15 +73,16 @@ def prepare(args: argparse.Namespace) -> None:
     from videowm.data.dataset import Dataset
     from videowm.vae.codec import DiffusersCodec, load_vae, to_float
 
-    dataset, codec = Dataset(args.data), DiffusersCodec(load_vae(args.vae).eval())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dataset, codec = Dataset(args.data), DiffusersCodec(load_vae(args.vae).to(device).eval())
     frames = args.context + args.horizon
     episodes = [e for e in dataset.split("test") if dataset.lengths[e] >= frames]
     latents, actions = [], []
     for episode in episodes:
         clip = dataset.clip(episode, 0, frames)
         with torch.no_grad():
-            latents.append(codec.encode(to_float(clip.frames)[None])[0].half())
-        actions.append(torch.from_numpy(clip.actions))
+            latents.append(codec.encode(to_float(clip.frames, device)[None])[0].half().cpu())
+        actions.append(torch.from_numpy(clip.actions.copy()))
     save_file({"latents": torch.stack(latents), "actions": torch.stack(actions)}, args.out)
     print(f"{args.out}: {len(episodes)} starts of {latents[0].shape[0]} latent steps")
 
