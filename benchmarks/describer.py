@@ -3,13 +3,11 @@
 A LLaVA of 3M parameters, taught on clips of one recording and the captions that its simulator's states give (as
 `videowm caption --from-state` words them, in one phrasing), then served by `transformers serve` like any other model.
 It looks at frames alone, so its captions of another recording are a describer's, with its mistakes; `score` says how
-many. Run from the repository root:
+many. Run from the repository root; serving needs pip install "transformers[serving]":
 
     videowm record carracing --out data/teach --episodes 300 --frames 301 --seed 7 --test-share 0.1 --workers 16
     python benchmarks/describer.py teach data/teach --out runs/describer --minutes 5 --workers 8
-    python benchmarks/describer.py serve runs/describer --port 8000 --servers 4    (needs "transformers[serving]")
-    videowm caption data/carracing --base-url http://127.0.0.1:8000/v1 --model runs/describer \\
-        --clip-frames 33 --image-size 64 --max-tokens 200
+    python benchmarks/describer.py describe data/carracing --model runs/describer --servers 4
     videowm caption data/carracing --from-state --clip-frames 33
     python benchmarks/describer.py score data/carracing
 """
@@ -19,9 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,24 +130,39 @@ def teach(args: argparse.Namespace) -> None:
     print(f"{args.out}: {parameters / 1e6:.1f}M parameters, {step} steps, loss {loss.item():.3f}")
 
 
-def serve_many(args: argparse.Namespace) -> None:
-    """Several servers of the model, spread over the GPUs, behind one port, until Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    gpus = torch.cuda.device_count()
-    where = [{"CUDA_VISIBLE_DEVICES": str(i % gpus)} if gpus else {} for i in range(args.servers)]
-    started = []
+@contextmanager
+def served_by_many(model: Path, servers: int, port: int = 0) -> Iterator[Counting]:
+    """Several servers of a model, spread over the GPUs, behind one port (0: any free one)."""
+    gpus, started = torch.cuda.device_count(), []
+    where = [{"CUDA_VISIBLE_DEVICES": str(i % gpus)} if gpus else {} for i in range(servers)]
     try:
-        with ThreadPoolExecutor(args.servers) as pool:
-            begun = [pool.submit(serve, args.model, args.model / f"serve-{i}.log", "cuda" if gpus else "cpu", **more)
+        with ThreadPoolExecutor(servers) as pool:
+            begun = [pool.submit(serve, model, model / f"serve-{i}.log", "cuda" if gpus else "cpu", **more)
                      for i, more in enumerate(where)]  # fmt: skip
             started = [future.result() for future in begun]
-        print(f"{len(started)} servers behind http://127.0.0.1:{args.port}/v1", flush=True)
-        Counting([port for _, port in started], args.port).serve_forever()
-    except KeyboardInterrupt:
-        pass
+        yield Counting([port for _, port in started], port)
     finally:
         for server, _ in started:
             server.terminate()
+
+
+def serve_until_stopped(args: argparse.Namespace) -> None:
+    """Until Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), served_by_many(args.model, args.servers, args.port) as counter:
+        print(f"{args.servers} servers behind http://127.0.0.1:{counter.server_port}/v1", flush=True)
+        counter.serve_forever()
+
+
+def describe(args: argparse.Namespace) -> None:
+    """Let the model caption a recording through its servers, as `videowm caption` does with any model."""
+    with served_by_many(args.model, args.servers) as counter:
+        threading.Thread(target=counter.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{counter.server_port}/v1"
+        sys.exit(subprocess.run([
+            sys.executable, "-m", "videowm", "caption", str(args.data), "--base-url", url, "--model", str(args.model),
+            "--frames", str(FRAMES), "--clip-frames", str(CLIP_FRAMES), "--image-size", str(IMAGE),
+            "--max-tokens", "200", "--concurrency", str(4 * args.servers)]).returncode)  # fmt: skip
 
 
 def score(args: argparse.Namespace) -> None:
@@ -177,12 +194,16 @@ def main() -> None:
     p.add_argument("model", type=Path)
     p.add_argument("--port", type=int, default=8000)
     p.add_argument("--servers", type=int, default=1)
+    p = verbs.add_parser("describe")
+    p.add_argument("data", type=Path, help="recording that it captions")
+    p.add_argument("--model", type=Path, required=True)
+    p.add_argument("--servers", type=int, default=1)
     p = verbs.add_parser("score")
     p.add_argument("data", type=Path, help="recording captioned both by the model and from state")
     p.add_argument("--model", default="model", help="name or hash of the captions (default: those by a model)")
     p.add_argument("--test", action="store_true", help="held-out episodes only")
     args = parser.parse_args()
-    {"teach": teach, "serve": serve_many, "score": score}[args.verb](args)
+    {"teach": teach, "serve": serve_until_stopped, "describe": describe, "score": score}[args.verb](args)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -16,9 +17,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import evaluation
 import peers
 import rollout
+import stages
 import timing
 import train_step
+import words
 
+import scaling.__main__ as scaling
 from videowm import config as configuration
 from videowm.cli import parser
 from videowm.train.tasks import TASKS
@@ -96,17 +100,45 @@ def test_a_model_that_fails_is_a_row(tmp_path):
     assert [row["ms"] for row in results.rows] == [1.0]
 
 
-def test_every_stage_of_the_evaluation_is_a_command(tmp_path, monkeypatch):
-    """A call of minutes on a GPU that ends at a renamed option, or at a setting that no configuration has."""
+@pytest.mark.parametrize(
+    "chain",
+    [
+        *(partial(evaluation.chain, world, size=size, budget=3e16, workers=2)
+          for size, world in product((evaluation.FULL, evaluation.TINY), evaluation.FULL.episodes)),
+        *(partial(words.chain, size=size, budget=3e16, workers=2) for size in (words.Size(), words.TINY)),
+    ],
+)  # fmt: skip
+def test_every_stage_of_a_study_is_a_command(chain, tmp_path, monkeypatch):
+    """A call of minutes on a GPU that ends at a renamed option, or at a setting that no configuration has, or whose
+    stages wait for one that there is not."""
     monkeypatch.chdir(Path(__file__).parents[1])
-    for size, world in product((evaluation.FULL, evaluation.TINY), evaluation.FULL.episodes):
-        lane = evaluation.stages(world, tmp_path, size, 3e16)
-        kinds = [evaluation.STAGES.index(stage.kind) for stage in lane]
-        assert kinds == sorted(kinds) and set(kinds) == set(range(len(evaluation.STAGES)))
-        for args in (parser().parse_args(stage.arguments) for stage in lane):
-            if args.verb == "train":
+    known: set[str] = set()
+    for stage in chain(out=tmp_path):
+        assert set(stage.needs) <= known and stage.name not in known
+        known.add(stage.name)
+        module, *arguments = stage.arguments
+        if module == "scaling":
+            scaling.parser().parse_args(arguments)
+        elif module == "videowm":
+            args = parser().parse_args(arguments)
+            if args.verb == "train" and Path(args.config).exists():
                 data = configuration.read(args.config, args.overrides)
                 configuration.build(TASKS[data["task"]], data)
+
+
+def test_stages_run_once_in_order_and_a_failure_ends_what_needs_it(tmp_path, capsys):
+    """A stage that runs before its inputs are there, twice, or on those of a stage that failed."""
+    script = tmp_path / "append.py"
+    script.write_text("import sys; open(sys.argv[1], 'a').write(sys.argv[2]); sys.exit(sys.argv[2] == 'x')")
+
+    def stage(name: str, *needs: str) -> stages.Stage:
+        return stages.Stage(name, [f"{script}", f"{tmp_path}/{name}", name], needs)
+
+    listed = [stage("b", "a"), stage("x"), stage("y", "x"), stage("a")]
+    assert [name for name, _ in stages.run(listed, tmp_path, 2)] == ["a", "b"]
+    assert "not run: y" in capsys.readouterr().out
+    assert not [name for name, _ in stages.run(listed, tmp_path, 2)]
+    assert [(tmp_path / name).read_text() for name in "abx"] == ["a", "b", "xx"] and not (tmp_path / "y").exists()
 
 
 def test_rollout_runs():
