@@ -35,6 +35,7 @@ class Size:
     frames: int = 301
     teach: int = 300  # episodes of the describer's own recording
     minutes: float = 5.0  # of teaching it
+    batch: int = 32
     servers: int = 8
     clips: int = 256
     horizon: int = 32
@@ -44,7 +45,7 @@ class Size:
 
 
 TINY = Size(
-    episodes=12, frames=101, teach=24, minutes=2.0, servers=1, clips=8, horizon=16,
+    episodes=12, frames=101, teach=24, minutes=2.0, batch=4, servers=1, clips=8, horizon=16,
     vae=["configs/vae/quickstart.yaml", "train.steps=60", "evaluate.clips=4"], reader=["train.steps=30"],
     world={"depth": 1, "budget": 4e10, "train.batch": 4, "heldout.clips": 8, "rollout.clips": 2},
 )  # fmt: skip
@@ -64,7 +65,7 @@ def chain(out: Path, size: Size, workers: int, budget: float) -> list[Stage]:
             gpu=False),
         Stage("teach", [
             "describer.py", "teach", f"{lessons}", "--out", f"{out}/describer", "--minutes", f"{size.minutes}",
-            "--workers", f"{max(1, workers // 4)}"], ("lessons",)),
+            "--batch", f"{size.batch}", "--workers", f"{max(1, workers // 4)}"], ("lessons",)),
         Stage("vae", [
             "videowm", "train", *size.vae, f"data={data}", f"out={out}/vae", quiet], ("record",)),
         Stage("original captions", [
