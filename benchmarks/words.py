@@ -89,10 +89,10 @@ def chain(out: Path, size: Size, workers: int, budget: float) -> list[Stage]:
         captions = "describe" if name == "recaptioned" else "original captions"
         found.append(Stage(name, ["videowm", "train", f"{out}/sweep/plan/{name}.yaml"], ("plan", captions)))
     for name in names:
+        guidance = [] if name == "none" else ["--text-guidance", f"{GUIDANCE}"]
         found.append(Stage(f"evaluate {name}", [
             "videowm", "evaluate", f"{out}/sweep/{name}", "--reader", f"{out}/reader", "--clips", f"{size.clips}",
-            "--horizon", f"{size.horizon}", "--text-guidance", f"{GUIDANCE}", "--counterfactuals", "0"],
-            (name, "reader")))  # fmt: skip
+            "--horizon", f"{size.horizon}", "--counterfactuals", "0", *guidance], (name, "reader")))  # fmt: skip
     found.append(Stage("report", ["scaling", "report", *sweep, "--no-wandb"],
                        tuple(f"evaluate {name}" for name in names), gpu=False))  # fmt: skip
     return found
