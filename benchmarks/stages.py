@@ -30,6 +30,7 @@ class Stage:
     needs: tuple[str, ...] = ()  # names of stages
     gpu: bool = True
     after: Callable[[], None] | None = None  # once it has ended well, before it counts as done
+    well: tuple[int, ...] = (0,)  # exit codes of a good end
 
     @property
     def file(self) -> str:
@@ -66,7 +67,7 @@ def run(stages: list[Stage], out: Path, jobs: int | None = None) -> Iterator[tup
                 slots += [slot] if stage.gpu else []
                 took = time.perf_counter() - began
                 print(f"{name:32s} {took:6.1f} s  exit {process.returncode}", flush=True)
-                if process.returncode:
+                if process.returncode not in stage.well:
                     print(log_of(out, stage).read_text(errors="replace")[-1500:], flush=True)
                     continue
                 if stage.after:

@@ -45,8 +45,11 @@ def stopped(point: Point) -> str | None:
 def done(point: Point) -> bool:
     """Whether there is a record, and of a trunk one that goes as far, and keeps what, the plan now says.
 
-    A point that the action gate stopped is done too.
+    A point that the action gate stopped is done too, and so is a trunk that nothing is left to start from: where only
+    records were brought to another machine, no trunk is trained again for them.
     """
+    if point.branches and all(map(read_record, point.branches)):
+        return True
     record = read_record(point.run)
     if record is None or record.get("role") != "trunk":
         return record is not None

@@ -17,7 +17,6 @@ from videowm.data.latents import read_index
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from
 from videowm.pipeline import WorldModelPipeline
 from videowm.show import draw_actions, encode_mp4, encode_png, grid, side_by_side, stack
-from videowm.types import UserError
 from videowm.vae.codec import to_uint8
 
 STILLS = 8  # frames of a rollout that are shown as stills
@@ -86,7 +85,7 @@ def two_futures(pipeline: WorldModelPipeline, start: Start, settings: RolloutCon
 
 
 def pictures(sweep: SweepConfig, shown: dict[str, str]) -> dict[str, Picture]:
-    """Strip and futures of finished points by rising compute: the name of its row -> the point's."""
+    """Strip and futures of finished points by rising compute, if any: the name of its row -> the point's."""
     rollouts: dict[str, np.ndarray] = {}
     start = pipeline = None
     for row, point in shown.items():
@@ -101,7 +100,7 @@ def pictures(sweep: SweepConfig, shown: dict[str, str]) -> dict[str, Picture]:
             start = start_from(pipeline, dataset, where, settings)
         rollouts[row] = to_uint8(roll(pipeline, start, settings))
     if pipeline is None:
-        raise UserError(f"{sweep.out} has no finished point yet: run the sweep first")
+        return {}
     trained_on = pipeline.trained_on
     return {
         "strip": strip(start, rollouts, trained_on.action_names, trained_on.fps),

@@ -55,6 +55,7 @@ class Point:
     batch: int = 0
     lr: float = 0.0
     arm: str | None = None
+    branches: tuple[Path, ...] = ()  # of a trunk: run directories of what starts from it
 
 
 def load_sweep(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> SweepConfig:
@@ -120,6 +121,8 @@ def plan(sweep: SweepConfig) -> list[Point]:
         )
     names = {point.name for point in points}
     points = [point if point.after in names else replace(point, after=None) for point in points]
+    leave = {name: tuple(point.run for point in points if point.after == name) for name in names}
+    points = [replace(point, branches=leave[point.name]) for point in points]
     write_whole(out / "plan.jsonl", "".join(json.dumps(configuration.to_dict(point)) + "\n" for point in points))
     return points
 
@@ -154,7 +157,8 @@ def planned(sweep: SweepConfig) -> list[Point]:
     if not path.exists():
         raise UserError(f"{path} is not there: call `python -m scaling plan` first")
     points = (json.loads(line) for line in path.read_text().splitlines())
-    return [Point(**point | {key: Path(point[key]) for key in ("run", "config")}) for point in points]
+    return [Point(**point | {key: Path(point[key]) for key in ("run", "config")}
+                  | {"branches": tuple(map(Path, point["branches"]))}) for point in points]  # fmt: skip
 
 
 def write_whole(path: Path, text: str) -> None:

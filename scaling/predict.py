@@ -60,25 +60,33 @@ def forecast(runs: Runs, budget: float, form: str, cost: Cost, rule: OptimumConf
 
 
 def choose_form(runs: Runs) -> tuple[str, str]:
-    """The form that predicts the best run of the highest budget from the lower ones, and a sentence saying so."""
+    """The form that predicts the best run of the highest budget from the lower ones, and a sentence saying so.
+
+    Not a surface on which more parameters or data do harm: it has no best size to predict at.
+    """
+    candidates, without = CANDIDATES, ""
+    if not identifiable(runs, "surface"):
+        try:
+            optimum(fit(runs, "surface"), runs.c.max())
+        except UserError as reason:
+            candidates, without = CANDIDATES[1:], f"; {reason}"
     labels = budgets(runs.c)
     below = runs.keep(labels < labels.max()) if labels.max() > 0 else runs
     top = np.flatnonzero(labels == labels.max())
     best = top[runs.loss[top].argmin()]
     errors = {
-        form: validation_error(fit(below, form), runs, best) for form in CANDIDATES if not identifiable(below, form)
+        form: validation_error(fit(below, form), runs, best) for form in candidates if not identifiable(below, form)
     }
     if errors:
         form = min(errors, key=lambda name: abs(errors[name]))
         said = ", ".join(f"{name} {error:+.3g} %" for name, error in errors.items())
-        return (
-            form,
-            f"chosen by the error at {runs.c[best]:.3g} FLOPs of a fit to the lower budgets: {said} of the loss",
-        )
-    usable = [form for form in CANDIDATES if not identifiable(runs, form)]
+        why = f"chosen by the error at {runs.c[best]:.3g} FLOPs of a fit to the lower budgets: {said} of the loss"
+        return form, why + without
+    usable = [form for form in candidates if not identifiable(runs, form)]
     if not usable:
         raise UserError(identifiable(runs, "frontier"))
-    return usable[0], "the first form that these runs identify: without their highest budget they identify none"
+    why = "the first form that these runs identify: without their highest budget they identify none"
+    return usable[0], why + without
 
 
 def validation_error(law: Law, runs: Runs, at: int) -> float:

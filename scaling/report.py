@@ -80,12 +80,14 @@ def short_names(sweep: SweepConfig, records: list[dict[str, Any]]) -> dict[str, 
 
 
 def strip_of(sweep: SweepConfig, best: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the best that are nearest to the multiples of compute that the strip shows; without any, all."""
-    if not sweep.strip_at:
-        return best
+    """Those of the best, of which not only the record is here, that are nearest to the multiples of compute that the
+    strip shows; without any multiples, all."""
+    here = [record for record in best if (Path(sweep.out) / record["name"] / "model_index.json").exists()]
+    if not sweep.strip_at or not here:
+        return here
     least = best[0]["flops"]["train"]
     nearest = [
-        min(best, key=lambda record: abs(math.log(record["flops"]["train"] / least / ratio)))
+        min(here, key=lambda record: abs(math.log(record["flops"]["train"] / least / ratio)))
         for ratio in sorted(sweep.strip_at)
     ]
     return list({record["name"]: record for record in nearest}.values())

@@ -18,6 +18,7 @@ import evaluation
 import peers
 import rollout
 import stages
+import study
 import timing
 import train_step
 import words
@@ -106,6 +107,8 @@ def test_a_model_that_fails_is_a_row(tmp_path):
         *(partial(evaluation.chain, world, size=size, budget=3e16, workers=2)
           for size, world in product((evaluation.FULL, evaluation.TINY), evaluation.FULL.episodes)),
         *(partial(words.chain, size=size, budget=3e16, workers=2) for size in (words.Size(), words.TINY)),
+        *(partial(study.chain, world, size=size, workers=2, jobs=2, vae=None)
+          for sizes in (study.FULL, study.TINY) for world, size in sizes.items()),
     ],
 )  # fmt: skip
 def test_every_stage_of_a_study_is_a_command(chain, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import yaml
 from scaling import dispatch, predict, records, summary
 from scaling.__main__ import parser, run
 from scaling.grid import Dial, GridConfig, OptimumConfig, depths, expected_optimum, label
-from scaling.plan import Speeds, load_sweep, plan, resolve, table
+from scaling.plan import Speeds, load_sweep, plan, planned, resolve, table
 from scaling.report import law_of, report, strip_of
 from scaling.table import read_table
 from videowm.train.loop import launch
@@ -163,12 +165,16 @@ def test_frozen_then_measured(trained, capsys):
     assert page.count("<td>not run yet</td>") == 0 and f"({target.name})</td>" in page and "-trunk<" not in page
 
 
-def test_the_strip_shows_the_multiples_that_were_asked_for(trained):
-    """Guards six rows where three were asked for, and the nearest multiple taken by difference and not by ratio."""
-    sweep = load_sweep(trained, ["strip_at=[1, 3, 32]"])
-    best = [{"name": str(c), "flops": {"train": c}} for c in (1.0, 2.0, 5.0, 10.0)]
+def test_the_strip_shows_the_multiples_that_were_asked_for(trained, tmp_path):
+    """Guards six rows where three were asked for, the nearest multiple taken by difference and not by ratio, and a page
+    that ends at a run whose model is on another machine."""
+    sweep = load_sweep(trained, ["strip_at=[1, 3, 32]", f"out={tmp_path}"])
+    best = [{"name": str(c), "flops": {"train": c}} for c in (1.0, 2.0, 5.0, 10.0, 32.0)]
+    for record in best[:-1]:
+        (tmp_path / record["name"]).mkdir()
+        (tmp_path / record["name"] / "model_index.json").touch()
     assert [record["name"] for record in strip_of(sweep, best)] == ["1.0", "2.0", "10.0"]
-    assert strip_of(load_sweep(trained), best) == best
+    assert strip_of(replace(sweep, strip_at=[]), best) == best[:-1]
 
 
 def test_hours_from_what_was_measured(trained):
@@ -201,3 +207,18 @@ def test_a_wrong_grid_is_one_sentence(grid_file, overrides, sentence):
     """Guards compute spent on what was not meant: each is refused before anything is trained."""
     with pytest.raises(UserError, match=re.escape(sentence)):
         plan(load_sweep(grid_file, overrides))
+
+
+def test_a_trunk_that_nothing_is_left_to_start_from_is_not_trained_again(trained, tmp_path):
+    """Records alone, brought to another machine: the budget of all trunks spent once more, or no page of them."""
+    sweep = replace(load_sweep(trained), out=str(tmp_path / "moved"))
+    for point in plan(load_sweep(trained)):
+        if not point.branches:
+            (tmp_path / "moved" / point.name).mkdir(parents=True)
+            shutil.copy(point.run / "record.json", tmp_path / "moved" / point.name)
+    moved = plan(sweep)
+    assert {dispatch.state(point) for point in moved} == {"done"} == {dispatch.state(p) for p in planned(sweep)}
+    assert "no model that could be drawn with" in report(sweep).read_text()
+    one = next(point for point in moved if point.after)
+    (one.run / "record.json").unlink()
+    assert {p.name for p in moved if dispatch.state(p) == "todo"} == {one.name, one.after}

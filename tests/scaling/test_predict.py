@@ -51,6 +51,15 @@ def test_the_form_is_chosen_on_the_highest_budget():
     assert predict.choose_form(Runs(np.sqrt(c), np.sqrt(c), c, loss))[0] == "second-order"
 
 
+def test_a_surface_without_a_best_size_is_not_chosen():
+    """A frozen prediction at no size at all, or none, where more parameters did harm in every run."""
+    runs = study(0, noise=0)
+    loss = 0.5 + 3.0 * runs.c**-0.05 * (runs.n / runs.n.min()) ** 0.1
+    form, why = predict.choose_form(Runs(runs.n, runs.d, runs.c, loss))
+    assert form != "surface" and "no size is best" in why
+    assert predict.forecast(Runs(runs.n, runs.d, runs.c, loss), TARGET, form, cost, draws=20).loss < loss.min()
+
+
 def test_a_target_within_the_runs_is_no_prediction():
     """Guards interpolation sold as a prediction."""
     with pytest.raises(UserError, match="not beyond the fitted range"):
