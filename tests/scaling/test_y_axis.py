@@ -33,7 +33,7 @@ def points(tmp_path) -> list[SimpleNamespace]:
                  "about": {"starts": "s", "reader": "r"}}  # fmt: skip
         (run / "record.json").write_text(json.dumps(record))
         (run / "evaluation.json").write_text(json.dumps(later))
-        made.append(SimpleNamespace(name=run.name, run=run, arm=None))
+        made.append(SimpleNamespace(name=run.name, run=run, arm=None, branches=()))
     return made
 
 
@@ -89,10 +89,10 @@ def test_a_stopped_run_is_shown_and_not_fitted(points):
     records = finished(points)
     assert [r["name"] for r in records] == ["p0", "p1", "p2", "p3"] and len(runs_of(records)) == 3
     assert [r["name"] for r in best_of_budgets(records, "heldout/loss")] == ["p0", "p2"]
-    lost = SimpleNamespace(run=path.parents[1] / "lost", flops=2e12)
+    lost = SimpleNamespace(run=path.parents[1] / "lost", flops=2e12, branches=())
     lost.run.mkdir()
     (lost.run / DIVERGED).write_text("")
-    done = [SimpleNamespace(run=point.run, flops=0.0) for point in points]
+    done = [SimpleNamespace(run=point.run, flops=0.0, branches=()) for point in points]
     axes = against_compute(records, "heldout/loss", cut=cut_short([*done, lost], records, "heldout/loss")).axes[0]
     crosses = {line.get_label(): (*line.get_xydata()[0], line.get_marker()) for line in axes.lines}
     assert crosses["action gate"] == (1e12, 0.5, "x") and crosses["diverged"] == (2e12, 0.98, "x")
