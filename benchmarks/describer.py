@@ -132,7 +132,8 @@ def teach(args: argparse.Namespace) -> None:
 
 @contextmanager
 def served_by_many(model: Path, servers: int, port: int = 0) -> Iterator[Counting]:
-    """Several servers of a model, spread over the GPUs, behind one port (0: any free one)."""
+    """Several servers of a model, spread over the GPUs, behind one port (0: any free one); SIGTERM ends them too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     gpus, started = torch.cuda.device_count(), []
     where = [{"CUDA_VISIBLE_DEVICES": str(i % gpus)} if gpus else {} for i in range(servers)]
     try:
@@ -148,7 +149,6 @@ def served_by_many(model: Path, servers: int, port: int = 0) -> Iterator[Countin
 
 def serve_until_stopped(args: argparse.Namespace) -> None:
     """Until Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), served_by_many(args.model, args.servers, args.port) as counter:
         print(f"{args.servers} servers behind http://127.0.0.1:{counter.server_port}/v1", flush=True)
         counter.serve_forever()

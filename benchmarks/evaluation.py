@@ -5,7 +5,7 @@ ten minutes a call is none. Each finished evaluation is copied to OUT/pages, its
 seconds to OUT/summary.json.
 
     python benchmarks/evaluation.py --out runs/evaluation         # world models of 25M; one GPU or more
-    python benchmarks/evaluation.py --out /tmp/tiny --tiny        # all of it on 2 CPU cores, 5 minutes
+    python benchmarks/evaluation.py --out /tmp/tiny --tiny        # all of it on 2 CPU cores
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ class Stage:
     needs: tuple[str, ...] = ()  # names of stages
     gpu: bool = True
     after: Callable[[], None] | None = None  # once it has ended well, before it counts as done
-    well: tuple[int, ...] = (0,)  # exit codes of a good end
 
     @property
     def file(self) -> str:
@@ -53,37 +52,39 @@ def run(stages: list[Stage], out: Path, jobs: int | None = None) -> Iterator[tup
     for folder in ("logs", "done"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     with Stop() as stop:
-        while (waiting or running) and not stop.asked:
-            for stage in list(waiting):
-                if unmet & set(stage.needs) or (stage.gpu and not slots):
-                    continue
-                slot = slots.pop(0) if stage.gpu else None
-                waiting.remove(stage)
-                running[stage.name] = stage, begin(stage, out, slot), slot, time.perf_counter()
-            for name, (stage, process, slot, began) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[name]
-                slots += [slot] if stage.gpu else []
-                took = time.perf_counter() - began
-                print(f"{name:32s} {took:6.1f} s  exit {process.returncode}", flush=True)
-                if process.returncode not in stage.well:
-                    print(log_of(out, stage).read_text(errors="replace")[-1500:], flush=True)
-                    continue
-                if stage.after:
-                    stage.after()
-                (out / "done" / stage.file).touch()
-                unmet.remove(name)
-                yield name, round(took, 1)
-            if not running and all(unmet & set(stage.needs) for stage in waiting):
-                break
-            time.sleep(POLL)
-        for _, process, *_ in running.values():
-            process.terminate()
-        for _, process, *_ in running.values():
-            process.wait()
-    if waiting:
-        print("not run: " + ", ".join(stage.name for stage in waiting), flush=True)
+        try:
+            while (waiting or running) and not stop.asked:
+                for stage in list(waiting):
+                    if unmet & set(stage.needs) or (stage.gpu and not slots):
+                        continue
+                    slot = slots.pop(0) if stage.gpu else None
+                    waiting.remove(stage)
+                    running[stage.name] = stage, begin(stage, out, slot), slot, time.perf_counter()
+                for name, (stage, process, slot, began) in list(running.items()):
+                    if process.poll() is None:
+                        continue
+                    del running[name]
+                    slots += [slot] if stage.gpu else []
+                    took = time.perf_counter() - began
+                    print(f"{name:32s} {took:6.1f} s  exit {process.returncode}", flush=True)
+                    if process.returncode:
+                        print(log_of(out, stage).read_text(errors="replace")[-1500:], flush=True)
+                        continue
+                    if stage.after:
+                        stage.after()
+                    (out / "done" / stage.file).touch()
+                    unmet.remove(name)
+                    yield name, round(took, 1)
+                if not running and all(unmet & set(stage.needs) for stage in waiting):
+                    break
+                time.sleep(POLL)
+        finally:  # also where what is yielded to fails
+            for _, process, *_ in running.values():
+                process.terminate()
+            for _, process, *_ in running.values():
+                process.wait()
+    if left := [*running, *(stage.name for stage in waiting)]:
+        print("not run to the end: " + ", ".join(left), flush=True)
 
 
 def begin(stage: Stage, out: Path, slot: str | None) -> subprocess.Popen:

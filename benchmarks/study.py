@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from stages import Stage, run
+from stages import ROOT, Stage, run
 
 from scaling.law import Law, optimum
 from videowm.config import read
@@ -29,7 +29,7 @@ STEPS = ("record", "vae", "encode", "check", "study", "fit", "predict", "targets
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything; `sweep` and `targets` are settings of the sweep."""
+    """How much of everything; `sweep` are settings of the sweep."""
 
     episodes: int
     frames: int
@@ -63,7 +63,7 @@ TINY = {
 
 def write_sweep(world: str, out: Path, size: Size) -> Path:
     """configs/sweep/WORLD.yaml as OUT/sweep.yaml, with this study's folders."""
-    settings = read(f"configs/sweep/{world}.yaml") | size.sweep
+    settings = read(ROOT / f"configs/sweep/{world}.yaml") | size.sweep
     settings["set"] = settings.get("set", {}) | {"latents": f"{out}/latents"}
     path = out / "sweep.yaml"
     out.mkdir(parents=True, exist_ok=True)
@@ -80,8 +80,10 @@ def has_best_sizes(law: Path) -> bool:
 
 
 def chain(world: str, out: Path, size: Size, workers: int, jobs: int | None, vae: str | None) -> list[Stage]:
-    """All commands in order. Those of `scaling` share out the GPUs themselves. A check that finds the rule wrong (exit
-    code 1) and a surface that is not identified (2) are findings and end nothing."""
+    """All commands, to be run one at a time: those of `scaling` share out the GPUs themselves.
+
+    Nothing needs `check` and `fit`: a rule found wrong and a surface that is not identified are findings, no ends.
+    """
     data, sweep, law = f"{out}/data", f"{write_sweep(world, out, size)}", f"{out}/law.json"
     play = ["--play", f"{size.play}", "--seed", "1"] if size.play else []
     share = [] if jobs is None else ["--jobs", f"{jobs}"]
@@ -104,11 +106,10 @@ def chain(world: str, out: Path, size: Size, workers: int, jobs: int | None, vae
     }  # fmt: skip
     if vae is not None:
         del commands["vae"]
-    names = list(commands)
-    found = []
-    for before, name in zip([None, *names], names):
-        well = {"check": (0, 1), "fit": (0, 2)}.get(name, (0,))
-        found.append(Stage(name, commands[name], (before,) if before else (), name == "vae", well=well))
+    found, before = [], ()
+    for name, arguments in commands.items():
+        found.append(Stage(name, arguments, before))
+        before = before if name in ("check", "fit") else (name,)
     return found
 
 
@@ -126,9 +127,11 @@ def main() -> None:
     for until in ("fit", args.until):  # the targets' size follows from the law
         last = min(STEPS.index(until), STEPS.index(args.until))
         found = chain(args.world, out, size, args.workers, args.jobs, args.vae)
-        for name, _ in run([stage for stage in found if STEPS.index(stage.name) <= last], out):
+        for name, _ in run([stage for stage in found if STEPS.index(stage.name) <= last], out, jobs=1):
             if name in ("fit", "predict", "report"):
                 print((out / f"logs/{name}.log").read_text(), flush=True)
+        if not (out / "done/study").exists():  # stopped, or failed
+            break
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages import Stage, run, write_summary
+from stages import ROOT, Stage, run, write_summary
 
 from videowm.config import read
 
@@ -24,7 +24,7 @@ CLIP, GUIDANCE = 33, 2
 FACTS = ("text/turn_free", "text/speed_free", "text/turn", "text/speed")
 TITLES = {"text/turn": "turning left for right", "text/speed": "fast for slow"}
 KEPT = ("heldout/", "rollout/psnr_mean", "text/")
-SWEEP = Path("configs/sweep/captions.yaml")
+SWEEP = ROOT / "configs/sweep/captions.yaml"
 
 
 @dataclass(frozen=True)
