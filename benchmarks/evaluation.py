@@ -41,12 +41,12 @@ class Size:
 
 FULL = Size(
     episodes={"carracing": 400, "takecover": 600, "carracing-noisy": 160},
-    play={"carracing": 600, "takecover": 4000, "carracing-noisy": 300},
+    play={"carracing": 800, "takecover": 12000, "carracing-noisy": 300},
     frames=301,
     vae={
         "carracing": ["configs/vae/large.yaml"],
-        "takecover": ["configs/vae/base.yaml", "train.steps=11000"],
-        "carracing-noisy": ["configs/vae/base.yaml", "train.steps=11000"],
+        "takecover": ["configs/vae/base.yaml"],
+        "carracing-noisy": ["configs/vae/base.yaml", "train.steps=8000"],
     },
     reader=[],
     world=["depth=8"],

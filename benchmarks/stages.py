@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scaling.local import Stop, share_gpus, visible_gpus
+from videowm.data.layout import write_json
 
 ROOT = Path(__file__).parents[1]
 POLL = 0.2  # s
@@ -101,4 +102,4 @@ def log_of(out: Path, stage: Stage) -> Path:
 def write_summary(path: Path, seconds: dict[str, float], numbers: dict[str, dict]) -> None:
     """Seconds of every stage so far, earlier calls' too, and the numbers that came out."""
     before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({"seconds": before.get("seconds", {}) | seconds, "numbers": numbers}, indent=1))
+    write_json(path, {"seconds": before.get("seconds", {}) | seconds, "numbers": numbers})
