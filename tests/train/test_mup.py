@@ -62,15 +62,29 @@ def test_coordinate_check():
     assert all(values[-1] / values[0] > 4 for values in spans["standard"].values()), spans["standard"]
 
 
-def test_roles_are_seen_on_the_shapes():
-    """Guards a list of names that a new layer is missing from: what grows with the width is looked at."""
-    kinds = roles(network(256, STANDARD))
+@pytest.mark.parametrize(
+    "model",
+    [DiT(depth=2, channels=4, hidden=256), DiT(2, 4, 8, 8, 3, 2, 256), DiT(2), DiT(2, heads=1)],
+    ids=["by name", "by position", "by default", "one head"],
+)
+def test_roles_are_seen_on_the_shapes(model):
+    """Guards a list of names that a new layer is missing from: what grows with the width is looked at.
+
+    Guards as well a wider network that is not the same one, as diffusers' from_config makes it of what was not named.
+    """
+    kinds = roles(model)
     found = {kind: {name for name, k in kinds.items() if k == kind} for kind in ("matrix", "input", "output")}
     assert found["input"] == {"embed.weight", "level_mlp.0.weight", "action_mlp.0.weight"}
     assert found["output"] == {"head.unembed.weight"}
     ends = {"attention.qkv", "attention.project", "up", "down"}
     blocks = {f"blocks.{i}.{end}.weight" for i in range(2) for end in ends}
     assert found["matrix"] == blocks | {"modulation.weight", "level_mlp.2.weight", "action_mlp.2.weight"}
+
+
+def test_roles_do_not_depend_on_the_depth():
+    """Guards a network of another depth to compare with: a deeper one is refused, a smaller one gets wrong roles."""
+    shallow, deep = roles(DiT(3)), roles(DiT(9))
+    assert shallow.items() <= deep.items()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -44,9 +44,10 @@ def roles(model: nn.Module) -> dict[str, Literal["matrix", "input", "output", "o
     if not hasattr(model, "hidden"):
         raise UserError("train.parametrisation mup and train.optimizer muon are for world models: leave them out")
     with torch.device("meta"):
-        heads = model.config.heads
-        twice = {"hidden": 2 * model.hidden, "heads": heads and 2 * heads}
-        wider = dict(type(model).from_config({**model.config, **twice}).named_parameters())
+        # Not from_config: that one leaves out what was given by position or by default, the depth and the width too.
+        config = {key: value for key, value in model.config.items() if not key.startswith("_")}
+        twice = {"hidden": 2 * model.hidden, "heads": config["heads"] and 2 * config["heads"]}
+        wider = dict(type(model)(**config | twice).named_parameters())
     linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     kinds = {(True, True): "matrix", (True, False): "input", (False, True): "output"}
     found = {}
