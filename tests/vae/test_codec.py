@@ -268,6 +268,18 @@ def test_an_ltx_decoder_that_denoises_too():
     DiffusersCodec(build_vae(config).eval()).check_strides(16, 16)
 
 
+def test_cudnn_has_no_part_in_its_attention():
+    """Guards gradients that are NaN on a GPU: cuDNN's attention is off in both halves, and as it was afterwards."""
+    vae, seen = build_vae(VAEConfig("AutoencoderKLCosmos", args=SMALL["AutoencoderKLCosmos"])), []
+    for part in (vae.encoder, vae.decoder):
+        part.mid_block.temp_attentions[0].register_forward_hook(
+            lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        )
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    DiffusersCodec(vae).check_strides(32, 32)
+    assert seen == [False, False] and torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
 def test_pixels_that_are_not_numbers(codec):
     """Guards latents that are NaN without a word: one bad pixel of a clip is refused, and counted."""
     frames = torch.zeros(1, 5, 3, 64, 64)

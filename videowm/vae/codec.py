@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videowm.config import suggest
 from videowm.types import UserError, latent_steps, pixel_frames
@@ -33,6 +34,9 @@ STRIDES = {
     ),
     "AutoencoderKLCogVideoX": lambda c: (c.temporal_compression_ratio, 2 ** (len(c.block_out_channels) - 1)),
 }
+# All but cuDNN's: its backward pass may give NaN where all scores of a query are below about -89 (pytorch issue 196678,
+# torch 2.11, H100 and H200), and Cosmos' attention in time, whose first step sees itself alone, comes to -300.
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 CHUNK = {"AutoencoderKLWan": 4, "AutoencoderKLMagvit": 4}  # frames after the first are encoded by four
 
 
@@ -150,11 +154,15 @@ def load_weights(name: str | None, source: str | Path, **place: str) -> nn.Modul
         raise UserError(
             f"{source} holds a {name!r}, which is not a video autoencoder known here: give one of {', '.join(STRIDES)}"
         )
+    told = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity_error()  # it warns of `local`, which is ours, and of what is looked at below
     try:
         vae, found = vae_class(name).from_pretrained(source, **place, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the {name} at {source} cannot be loaded ({reason}): save or download it again") from None
+    finally:
+        diffusers.utils.logging.set_verbosity(told)
     if wrong := [*found["missing_keys"], *found["unexpected_keys"]]:
         raise UserError(
             f"the weights at {source} do not fit its config.json ({wrong[0]} and {len(wrong) - 1} more are missing "
@@ -243,7 +251,8 @@ class DiffusersCodec:
         steps = latent_steps(frames.shape[1], self.stride[0])
         if missing := (1 - frames.shape[1]) % CHUNK.get(type(self.vae).__name__, 1):  # it would drop the last frames
             frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
-        posterior = self.vae.encode(rearrange(frames, "b f c H W -> b c f H W")).latent_dist
+        with sdpa_kernel(ATTENTION):
+            posterior = self.vae.encode(rearrange(frames, "b f c H W -> b c f H W")).latent_dist
         return rearrange(posterior.mode(), "b c t h w -> b t c h w")[:, :steps]
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -260,7 +269,8 @@ class DiffusersCodec:
         more = {}
         if self.vae.config.get("timestep_conditioning"):  # LTX decoders that can also denoise: 0 is clean
             more = {"temb": latents.new_zeros(len(latents))}
-        decoded = self.vae.decode(rearrange(latents, "b t c h w -> b c t h w"), **more).sample
+        with sdpa_kernel(ATTENTION):
+            decoded = self.vae.decode(rearrange(latents, "b t c h w -> b c t h w"), **more).sample
         return rearrange(decoded, "b c f H W -> b f c H W")[:, :frames]
 
 
