@@ -116,7 +116,7 @@ def model_verbs(verb: Verb) -> None:
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--frames", type=int, default=65, help="frames a clip, 1 + k * time stride (default: %(default)s)")
     p.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="default: %(default)s")
-    p.add_argument("--batch", type=int, default=4)
+    p.add_argument("--batch", type=int, help="clips encoded at once (default: 64 on a GPU, 4 on a CPU)")
     p.add_argument("--play", type=int, metavar="N", help="train on N new episodes, played and encoded but never stored")
     p.add_argument(
         "--seed", type=int, default=1, help="of the played episodes, not the dataset's (default: %(default)s)"

@@ -38,7 +38,8 @@ def encode(args: argparse.Namespace) -> None:
     played = None
     if args.play is not None:
         played = Played(dataset, episodes=args.play, seed=args.seed, workers=args.workers)
-    index = encode_dataset(dataset, codec, args.out, frames=args.frames, vae=str(args.vae), batch=args.batch,
+    batch = args.batch if args.batch is not None else 64 if where.type == "cuda" else 4
+    index = encode_dataset(dataset, codec, args.out, frames=args.frames, vae=str(args.vae), batch=batch,
                            dtype=args.dtype, played=played, part=Part(rank, processes),
                            to_frames=lambda pixels: to_float(pixels, where))  # fmt: skip
     if rank == 0:
