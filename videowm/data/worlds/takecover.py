@@ -50,18 +50,23 @@ class TakeCover:
             self._game = start_engine()
         self._game.set_seed(seed)
         self._game.new_episode()
-        self._now = self._game.get_state()
+        self._now, self._state = self._game.get_state(), None
 
     def step(self, action: np.ndarray) -> tuple[float, bool]:
         """Buttons are pressed by values above 0.5. The frame after death does not exist."""
         reward = self._game.make_action([float(value) > 0.5 for value in action], self.frame_skip)
-        self._now = self._game.get_state()
+        self._now, self._state = self._game.get_state(), None
         return reward, self._now is None
 
     def render(self) -> np.ndarray:
         return area_average(self._now.screen_buffer)
 
     def state(self) -> np.ndarray:
+        if self._state is None:  # the driver and the recording both ask
+            self._state = self._read()
+        return self._state
+
+    def _read(self) -> np.ndarray:
         player, now = np.array(self._now.game_variables), self._now
         found, seen = [], []
         for kind, slots in (("DoomImp", IMPS), ("DoomImpBall", FIREBALLS)):
@@ -69,7 +74,9 @@ class TakeCover:
             rows = [(o.position_x, o.position_y, o.velocity_x, o.velocity_y) for o in things]
             rows = np.array(rows).reshape(-1, 4) - (*player[:2], 0, 0)
             near = rows[np.lexsort((rows[:, 1], np.hypot(rows[:, 0], rows[:, 1])))][:slots]
-            found.append((len(rows), np.pad(near, ((0, slots - len(near)), (0, 0)))))
+            padded = np.zeros((slots, 4))
+            padded[: len(near)] = near
+            found.append((len(rows), padded))
             seen.append(sum(label.object_name == kind for label in now.labels))
         (imps, imp_slots), (balls, ball_slots) = found
         return np.array([*player, imps, balls, *seen, *ball_slots.flat, *imp_slots.flat], np.float32)
@@ -172,9 +179,11 @@ def area_average(screen: np.ndarray) -> np.ndarray:
     """uint8 "120 160 3" -> uint8 "64 64 3", every pixel the rounded mean of the area that it covers."""
     height, width, channels = screen.shape
     flat = ROWS @ screen.reshape(height, width * channels).astype(np.float32)
-    total = COLUMNS @ flat.reshape(-1, width, channels)
-    # 255 * 120 * 160 is below 2**24: every sum is a whole number, exact in any order on any machine.
-    return ((total + height * width / 2) // (height * width)).astype(np.uint8)
+    across = flat.reshape(-1, width, channels).swapaxes(0, 1).reshape(width, -1)
+    total = (COLUMNS @ across).reshape(len(COLUMNS), -1, channels).swapaxes(0, 1)
+    # 255 * 120 * 160 is below 2**24: every sum is a whole number, exact in any order on any machine, and a quotient is
+    # further from the next whole number than float32 rounds.
+    return ((total + np.float32(height * width / 2)) / np.float32(height * width)).astype(np.uint8)
 
 
 def escape(state: np.ndarray) -> int:
