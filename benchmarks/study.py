@@ -21,6 +21,7 @@ import yaml
 from stages import ROOT, Stage, run
 
 from scaling.law import Law, optimum
+from scaling.local import visible_gpus
 from videowm.config import read
 from videowm.types import UserError
 
@@ -87,6 +88,8 @@ def chain(world: str, out: Path, size: Size, workers: int, jobs: int | None, vae
     data, sweep, law = f"{out}/data", f"{write_sweep(world, out, size)}", f"{out}/law.json"
     play = ["--play", f"{size.play}", "--seed", "1"] if size.play else []
     share = [] if jobs is None else ["--jobs", f"{jobs}"]
+    gpus = len(visible_gpus())
+    spread = [] if gpus < 2 else ["torch.distributed.run", "--standalone", "--nproc_per_node", f"{gpus}", "-m"]
     with_targets = [f"grid.targets={json.dumps(size.budgets)}", f"cap={size.cap}"]
     if has_best_sizes(Path(law)):  # else targets are as large as the sweep expects
         with_targets.append(f"grid.target_optimum={json.dumps({'law': law})}")
@@ -95,8 +98,8 @@ def chain(world: str, out: Path, size: Size, workers: int, jobs: int | None, vae
         "record": ["videowm", "record", world, "--out", data, "--episodes", f"{size.episodes}", "--frames",
                    f"{size.frames}", "--test-share", f"{size.share}", "--workers", f"{workers}"],
         "vae": ["videowm", "train", *size.vae, f"data={data}", f"out={out}/vae", "train.trackers=[]"],
-        "encode": ["videowm", "encode", data, "--vae", vae or f"{out}/vae", "--out", f"{out}/latents", "--frames",
-                   f"{size.clip}", "--workers", f"{workers}", *play],
+        "encode": [*spread, "videowm", "encode", data, "--vae", vae or f"{out}/vae", "--out", f"{out}/latents", "--frames",
+                   f"{size.clip}", "--workers", f"{max(1, workers // max(1, gpus))}", *play],
         "check": ["scaling", "check-lr", sweep, *share],
         "study": ["scaling", "run", sweep, *share],
         "fit": ["scaling", "fit", sweep, "--out", law, "--figure", f"{out}/law.png"],

@@ -19,7 +19,7 @@ from videowm.dit.sample import Sampler
 from videowm.dit.stream import LatentStream
 from videowm.dit.text import ByteText, FrozenText, Text, TextEncoder
 from videowm.types import UserError, pixel_frames
-from videowm.vae.codec import DiffusersCodec
+from videowm.vae.codec import DiffusersCodec, unwarned
 from videowm.vae.stream import StreamDecoder, decoder_field
 
 
@@ -107,7 +107,8 @@ class WorldModelPipeline(DiffusionPipeline):
         if json.loads((run / "model_index.json").read_text()).get("_class_name") != cls.__name__:
             raise UserError(f"{run} holds no world model: name the run directory of a task: world")
         diffusers_logging.disable_progress_bar()
-        pipeline = cls.from_pretrained(run, low_cpu_mem_usage=False)
+        with unwarned():
+            pipeline = cls.from_pretrained(run, low_cpu_mem_usage=False)
         if pipeline.codec.hash != pipeline.trained_on.vae_hash:
             raise UserError(f"{run}/vae is not the autoencoder that this model was trained with: restore the folder")
         return pipeline

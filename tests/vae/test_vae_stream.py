@@ -101,7 +101,8 @@ def test_an_attention_over_the_whole_past(codec):
 
 
 def test_a_local_attention_is_saved_with_the_autoencoder(tmp_path, caplog):
-    """Guards a limit that is lost on loading: the loaded autoencoder has the same hash and the same bounded field.
+    """Guards a limit that is lost on loading: the loaded autoencoder has the same hash and the same bounded field,
+    also where diffusers alone has loaded it, as for a pipeline.
 
     Guards as well a warning of diffusers, which does not know the limit.
 
@@ -114,7 +115,9 @@ def test_a_local_attention_is_saved_with_the_autoencoder(tmp_path, caplog):
         again = DiffusersCodec(load_vae(tmp_path).eval())
         diffusers.utils.logging.disable_propagation()
     assert not caplog.records
-    assert again.hash == codec.hash and decoder_field(again) == decoder_field(codec) is not None
+    plain = DiffusersCodec(diffusers.AutoencoderKLCosmos.from_pretrained(tmp_path / "vae").eval())
+    assert plain.hash == again.hash == codec.hash
+    assert decoder_field(plain) == decoder_field(again) == decoder_field(codec) is not None
     whole = DiffusersCodec(build_vae(VAEConfig("AutoencoderKLCosmos", KINDS["AutoencoderKLCosmos"][0])).eval())
     whole.vae.load_state_dict(codec.vae.state_dict())
     latents = torch.randn(1, 4, 4, 4, 4, generator=torch.Generator().manual_seed(1))

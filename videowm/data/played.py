@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from videowm.data.dataset import Dataset
@@ -47,12 +48,13 @@ class Played:
     def shards(self, numbers: list[int], frames: int) -> Iterator[list[Clip]]:
         """The clips of each of the shards `numbers`; the players do not wait between them."""
         members = [self.settings.members(number) for number in numbers]
-        episodes = play_ahead(self.settings, [i for group in members for i in group], self.workers)
+        wanted = [i for group in members for i in group]
+        played = play_ahead(self.settings, wanted, self.workers, partial(cut, frames=frames))
         for group in members:
-            yield [clip for i in group for clip in cut(next(episodes), i, frames)]
+            yield [clip for _ in group for clip in next(played)]
 
 
-def cut(episode: Episode, number: int, frames: int) -> list[Clip]:
+def cut(episode: Episode, number: int, *, frames: int) -> list[Clip]:
     """Consecutive clips of an episode; neighbours share one frame, the rest is left."""
     starts = range(0, len(episode.frames) - frames + 1, frames - 1)
     return [Clip(episode.frames[s : s + frames], episode.actions[s : s + frames - 1], number, s) for s in starts]

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -112,13 +112,18 @@ def clean(out: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def play_ahead(settings: Recording, numbers: list[int], workers: int) -> Iterator[Episode]:
-    """Play the episodes `numbers` in `workers` fresh processes and yield them in order; few wait to be taken."""
+def play_ahead(
+    settings: Recording, numbers: list[int], workers: int, keep: Callable[[Episode, int], Any]
+) -> Iterator[Any]:
+    """Play the episodes `numbers` in `workers` fresh processes and yield `keep(episode, number)` of each, in order.
+
+    Few wait to be taken. Only what is kept travels between the processes.
+    """
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     waiting: deque[Future] = deque()
     try:
         for number in numbers:
-            waiting.append(pool.submit(play_in_worker, settings, number))
+            waiting.append(pool.submit(play_in_worker, settings, number, keep))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -129,10 +134,10 @@ def play_ahead(settings: Recording, numbers: list[int], workers: int) -> Iterato
         pool.shutdown(cancel_futures=True)
 
 
-def play_in_worker(settings: Recording, number: int) -> Episode:
+def play_in_worker(settings: Recording, number: int, keep: Callable[[Episode, int], Any]) -> Any:
     if settings.world not in _worlds:  # a simulator may take longer to start than an episode to play
         _worlds[settings.world] = open_world(settings.world, settings.frame_skip)
-    return play_episode(_worlds[settings.world], settings.seed, number, settings.frames)
+    return keep(play_episode(_worlds[settings.world], settings.seed, number, settings.frames), number)
 
 
 _worlds: dict[str, World] = {}  # of a worker process, which plays for one recording

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,21 +156,29 @@ def load_weights(name: str | None, source: str | Path, **place: str) -> nn.Modul
         raise UserError(
             f"{source} holds a {name!r}, which is not a video autoencoder known here: give one of {', '.join(STRIDES)}"
         )
-    told = diffusers.utils.logging.get_verbosity()
-    diffusers.utils.logging.set_verbosity_error()  # it warns of `local`, which is ours, and of what is looked at below
     try:
-        vae, found = vae_class(name).from_pretrained(source, **place, output_loading_info=True)
+        with unwarned():  # what else it would warn of is looked at below
+            vae, found = vae_class(name).from_pretrained(source, **place, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the {name} at {source} cannot be loaded ({reason}): save or download it again") from None
-    finally:
-        diffusers.utils.logging.set_verbosity(told)
     if wrong := [*found["missing_keys"], *found["unexpected_keys"]]:
         raise UserError(
             f"the weights at {source} do not fit its config.json ({wrong[0]} and {len(wrong) - 1} more are missing "
             "or unknown): save or download it again"
         )
-    return limit_attention(vae, vae.config.get("local"))
+    return vae
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Loading without diffusers' warning of `local`, a setting of ours."""
+    told = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers.utils.logging.set_verbosity(told)
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -191,7 +201,7 @@ class DiffusersCodec:
     """
 
     def __init__(self, vae: nn.Module) -> None:
-        self.vae = vae
+        self.vae = limit_attention(vae, vae.config.get("local"))  # who loads it with diffusers alone does not
         time, space = STRIDES[type(vae).__name__](vae.config)
         self.stride = (time, space, space)
         self.channels = vae.config.get("latent_channels") or vae.config.get("z_dim")
