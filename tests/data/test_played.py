@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -80,3 +83,28 @@ def test_the_command_needs_no_video_encoder(python, dataset, vae_run, tmp_path):
     ended = python(program, *given, "--seed", 5)
     assert ended.returncode == 0, ended.stderr
     assert json.loads((tmp_path / "out/latents.json").read_text())["played"]["episodes"] == 2
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["ended", "killed"])
+def test_no_engine_outlives_its_players(tmp_path, killed):
+    """Guards Doom's own processes, which stayed, and kept the output of whoever read it open."""
+    program = tmp_path / "play.py"
+    program.write_text(
+        "import time\n"
+        "from videowm.data.record import Recording, play_ahead\n"
+        "def keep(episode, number):\n"
+        "    return number\n"
+        "if __name__ == '__main__':\n"
+        "    for number in play_ahead(Recording('takecover', 3, 1, 20, 4, 0.5, False, 3), [0, 1, 2], 1, keep):\n"
+        "        print(number, flush=True)\n"
+        f"        time.sleep({60 * killed})\n"
+    )
+    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "0\n"
+        played = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name() == "vizdoom"]
+        if killed:
+            assert played
+            process.kill()
+        # An engine that holds it open would be waited for.
+        assert process.communicate(timeout=60)[0] == ("" if killed else "1\n2\n")
+    assert not psutil.wait_procs(played, timeout=20)[1]

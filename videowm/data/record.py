@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.util
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from tqdm import tqdm
 
 from videowm.data.layout import Layout, finish, write_group, write_json
@@ -166,7 +169,15 @@ def start_worker(done: Any = None) -> None:
     global _done
     _done = done
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=lambda: (parent.join(), end_engines(), os._exit(1)), daemon=True).start()
+    multiprocessing.util.Finalize(None, end_engines, exitpriority=0)
+
+
+def end_engines() -> None:
+    """Doom runs in a process of its own, which outlives the one that plays, and holds its output open."""
+    for engine in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            engine.kill()
 
 
 def record_in_worker(settings: Recording, out: Path, file_index: int) -> None:
