@@ -62,7 +62,6 @@ def candidates(only: list[str] | None) -> dict[str, list[str]]:
     found = {f"{short}-{rate}": [f"vae.model={model}", f"train.lr={rate}"]
              for short, model in CLASSES.items() for rate in RATES}  # fmt: skip
     found |= {f"ltx-{name}": found[ABLATED] + overrides for name, overrides in LOSSES.items()}
-    found["cosmos-local"] = [*found["cosmos-2e-3"], "vae.local=8"]
     if unknown := set(only or ()) - set(found):
         raise SystemExit(f"unknown: {', '.join(unknown)}; known: {', '.join(found)}")
     return {name: found[name] for name in only or found}
