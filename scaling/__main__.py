@@ -40,8 +40,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in helps.items():
         p = verbs.add_parser(name, help=text, description=text, epilog=EXAMPLES.get(name))
         p.add_argument("sweep", type=Path, help="sweep YAML")
-        p.add_argument("overrides", nargs="*", metavar="key=value",
-                       help="settings of the sweep, such as cap=1e17 or set.train.clip=2")  # fmt: skip
+        p.add_argument("overrides", **OVERRIDES)
         if name == "run":
             run_options(p)
         if name == "check-lr":
@@ -62,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "fit", help="fit a law to a sweep or to a table", description="fit a law to a sweep or a table"
     )
     p.add_argument("source", type=Path, help="sweep YAML or CSV")
+    p.add_argument("overrides", **OVERRIDES)
     p.add_argument("--form", default="surface", choices=(*FORMS, "power"))
     p.add_argument("--out", type=Path, help="law.json to write")
     p.add_argument("--figure", type=Path, help="figure to write (.png, .svg)")
@@ -78,6 +78,9 @@ EXAMPLES = {
     "check-lr": "example: python -m scaling check-lr configs/sweep/takecover.yaml --plan",
     "predict": "example: python -m scaling predict study.yaml --budget 1e17 --arm muon",
 }
+OVERRIDES = {
+    "nargs": "*", "metavar": "key=value", "help": "settings of the sweep, such as cap=1e17 or set.train.clip=2",
+}  # fmt: skip
 JOBS = "points at once, each on GPUs of its own, round robin (default: what the GPUs give); of each SLURM array (all)"
 
 
@@ -195,6 +198,8 @@ def run_fit(args: argparse.Namespace) -> int:
     from scaling import fit
 
     if args.source.suffix == ".csv":
+        if args.overrides:
+            raise UserError(f"{args.overrides[0]}: a table has no settings: name them with a sweep")
         mapping = {k: v for k in ("n", "d", "c", "loss") if (v := getattr(args, k)) is not None}
         law = fit.fit_table(args.source, form=args.form, out=args.out, figure=args.figure, bootstrap=args.bootstrap,
                             seed=args.seed, drop_highest=args.drop_highest, **mapping)  # fmt: skip
@@ -211,7 +216,7 @@ def fit_sweep(args: argparse.Namespace) -> int:
     from scaling.records import by_arm, finished, runs_of
     from scaling.summary import left_out
 
-    points = plan(load_sweep(args.source))
+    points = plan(load_sweep(args.source, args.overrides))
     records = finished(points)
     groups = by_arm(records) or {None: []}
     for arm, found in groups.items():

@@ -117,7 +117,10 @@ def test_trained_as_planned_and_fitted_by_trunk(trained, capsys):
     assert len(found) == 15 and all("heldout/loss" in record["metrics"] for record in found)
     assert len(np.unique(records.runs_of(found).trunk)) == 6
     run(parser().parse_args(["fit", str(trained), "--form", "power", "--bootstrap", "50"]))
-    assert "draws by trunk" in capsys.readouterr().out
+    assert "draws by trunk" in (said := capsys.readouterr().out) and "4 points" in said
+    lower = "grid.budgets=[4e8,8e8,1.6e9]"
+    run(parser().parse_args(["fit", str(trained), lower, "--form", "power", "--bootstrap", "0"]))
+    assert "3 points" in capsys.readouterr().out
 
 
 def test_frozen_then_measured(trained, capsys):
