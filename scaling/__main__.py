@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from videowm.config import parse_args
 from videowm.types import UserError
 
 FORMS = ("surface", "frontier", "second-order")
@@ -233,7 +234,7 @@ def fit_sweep(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     try:
-        sys.exit(run(parser().parse_args(argv)))
+        sys.exit(run(parse_args(parser(), argv)))
     except UserError as error:
         print(f"scaling: {error}", file=sys.stderr)
         sys.exit(2)

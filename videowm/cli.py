@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from videowm.config import parse_args
 from videowm.types import UserError
 
 DESCRIPTION = """Video world models and their scaling laws.
@@ -243,19 +244,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The arguments; overrides of `train` may also follow its options, which argparse alone refuses."""
-    top = parser()
-    args, late = top.parse_known_args(argv)
-    if late and not (args.verb == "train" and all("=" in word and word[0] != "-" for word in late)):
-        top.error(f"unrecognized arguments: {' '.join(late)}")
-    if late:
-        args.overrides += late
-    return args
-
-
 def main(argv: list[str] | None = None) -> None:
-    args = parse(argv)
+    args = parse_args(parser(), argv)
     try:
         sys.exit(run(args))
     except UserError as error:

@@ -7,6 +7,7 @@ right one.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import hashlib
@@ -29,6 +30,16 @@ def load(cls: type[T], path: str | Path, overrides: list[str] | tuple[str, ...] 
     for override in overrides:
         apply_override(data, override, cls)
     return build(cls, data, where=str(path))
+
+
+def parse_args(top: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """The arguments of a command; its `overrides` may also follow its options, which argparse alone refuses."""
+    args, late = top.parse_known_args(argv)
+    if late and not (hasattr(args, "overrides") and all("=" in word and word[0] != "-" for word in late)):
+        top.error(f"unrecognized arguments: {' '.join(late)}")
+    if late:
+        args.overrides += late
+    return args
 
 
 def read(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:

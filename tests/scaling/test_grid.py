@@ -17,6 +17,7 @@ from scaling.grid import Dial, GridConfig, OptimumConfig, depths, expected_optim
 from scaling.plan import Speeds, load_sweep, plan, planned, resolve, table
 from scaling.report import law_of, report, strip_of
 from scaling.table import read_table
+from videowm.config import parse_args
 from videowm.train.loop import launch
 from videowm.types import UserError
 
@@ -119,7 +120,7 @@ def test_trained_as_planned_and_fitted_by_trunk(trained, capsys):
     run(parser().parse_args(["fit", str(trained), "--form", "power", "--bootstrap", "50"]))
     assert "draws by trunk" in (said := capsys.readouterr().out) and "4 points" in said
     lower = "grid.budgets=[4e8,8e8,1.6e9]"
-    run(parser().parse_args(["fit", str(trained), lower, "--form", "power", "--bootstrap", "0"]))
+    run(parse_args(parser(), ["fit", str(trained), "--form", "power", "--bootstrap", "0", lower]))
     assert "3 points" in capsys.readouterr().out
 
 
