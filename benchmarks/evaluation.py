@@ -61,7 +61,7 @@ TINY = Size(
     frames=101,
     vae=dict.fromkeys(FULL.vae, ["configs/vae/quickstart.yaml", "train.steps=60", "evaluate.clips=4"]),
     reader=["train.steps=30"],
-    world=["depth=1", "train.batch=4", "train.lr=2e-3", "heldout.clips=16", "rollout.clips=2"],
+    world=["depth=5", "train.batch=2", "train.lr=2e-3", "heldout.clips=16", "rollout.clips=2"],
     noisy_budgets=(1e10, 2e10, 4e10),
     clips=4,
     horizons={"carracing": (32, 16), "takecover": (32, 16), "carracing-noisy": (16,)},
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="all of it, tiny, on a CPU")
     args = parser.parse_args()
     out = args.out.resolve()
-    size, budget = (TINY, 4e10) if args.tiny else (FULL, args.budget)
+    size, budget = (TINY, 5e11) if args.tiny else (FULL, args.budget)
     found = [stage for world in args.worlds for stage in chain(world, out, size, budget, args.workers)]
     for name, took in run(found, out, args.jobs):
         write_summary(out / "summary.json", {name: took}, numbers(out / "pages"))
