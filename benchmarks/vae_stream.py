@@ -65,7 +65,7 @@ def main() -> None:
         error = window_error(codec, latents, window)
         print(f"window {window:3d}: newest frames off by {error:.1e} rms, {255 * error / 2:.3f} grey levels")
     encoder, decoder = StreamEncoder(codec, args.window), StreamDecoder(codec, args.window)
-    print(f"windows: decoder {decoder.window}, encoder {encoder.window}")
+    print(f"windows: decoder {decoder.window}, encoder {encoder.window} (None: its layers remember)")
     whole = codec.decode(latents)
     began, seen, source = time.perf_counter(), [], endless(dataset, codec.stride[0], device)
     for step in range(args.steps):

@@ -276,14 +276,14 @@ def test_a_stream_gives_the_frames_of_a_call(pipeline, episode):
 
 
 def test_a_stream_does_not_grow(pipeline, episode):
-    """Guards memory that a player fills: once its windows are full every tensor that it holds has its size still."""
+    """Guards memory that a player fills: after eight steps every tensor that it holds has its size still."""
     stream, actions = pipeline.start(episode[0][:, :1], sampler=Sampler(1), generator=seeded()), torch.zeros(1, 4, 3)
 
     def held() -> list[torch.Size]:
         cache = stream.stream.cache
-        return [x.shape for x in (*cache.keys, *cache.values, stream.decoder.past, stream.last)]
+        return [x.shape for x in (*cache.keys, *cache.values, *stream.decoder.held, stream.last)]
 
-    for _ in range(stream.decoder.window):
+    for _ in range(8):
         out = stream.step(actions)
     before = held()
     for _ in range(32):

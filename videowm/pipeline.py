@@ -20,7 +20,7 @@ from videowm.dit.stream import LatentStream
 from videowm.dit.text import ByteText, FrozenText, Text, TextEncoder
 from videowm.types import UserError, pixel_frames
 from videowm.vae.codec import DiffusersCodec, unwarned
-from videowm.vae.stream import StreamDecoder, decoder_field
+from videowm.vae.stream import StreamDecoder
 
 
 @dataclass
@@ -296,7 +296,7 @@ class VideoStream:
         self.stream = LatentStream(pipeline.transformer, context, pipeline.group(actions), sampler=sampler,
                                    shift=pipeline.scheduler.config.shift, window=pipeline.trained_on.window,
                                    generator=generator, graph=graph, **told)  # fmt: skip
-        self.decoder = StreamDecoder(pipeline.codec, decoder_window(pipeline.codec, pipeline.trained_on.window))
+        self.decoder = StreamDecoder(pipeline.codec, otherwise=pipeline.trained_on.window)
         self.last = context[:, -1:]
         for step in context.split(1, dim=1):
             self.decoder.step(pipeline.denormalise(step))
@@ -320,9 +320,3 @@ class VideoStream:
         grouped = self.pipeline.group(actions.to(self.last.device))[:, 1:]  # the first group is a clip's beginning
         self.last = self.stream.step(grouped, noise.to(self.last.device))
         return self.decoder.step(self.pipeline.denormalise(self.last))
-
-
-def decoder_window(codec: DiffusersCodec, otherwise: int) -> int:
-    """Latent steps that a decoder must see to be exact; `otherwise` where it looks back on everything."""
-    field = decoder_field(codec)
-    return otherwise if field is None else field + 1

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from videowm.types import UserError, pixel_frames
-from videowm.vae.codec import DiffusersCodec, SizeConfig, VAEConfig, build_vae, limit_attention, load_vae
+from videowm.vae.causal import remembers
+from videowm.vae.codec import DiffusersCodec, SizeConfig, VAEConfig, build_vae, load_vae
 from videowm.vae.stream import StreamDecoder, StreamEncoder, decoder_field, encoder_field, window_error
 
 KINDS = {  # class: (size, vae.local)
@@ -35,23 +36,29 @@ def steps_of(frames: torch.Tensor, stride: int) -> list[torch.Tensor]:
     return [frames[:, :1], *frames[:, 1:].split(stride, dim=1)]
 
 
+@pytest.mark.parametrize("cached", [False, True], ids=["window", "cached"])
 @pytest.mark.parametrize("name", KINDS)
 @torch.no_grad()
-def test_streams_give_what_whole_clips_give(name):
+def test_streams_give_what_whole_clips_give(name, cached):
     """Guards a window that begins inside the field, where its first step is decoded as the first frame of a clip.
 
-    Six steps after the window is full, so it really slides; and two steps less make another picture.
+    Six steps after the window is full, so it really slides; and two steps less make another picture. Guards as well a
+    layer that forgets, or one that still remembers when others use it.
     """
     codec = made(name)
     time = codec.stride[0]
-    decoder, encoder = StreamDecoder(codec), StreamEncoder(codec)
-    latents = torch.randn(1, decoder.window + 6, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    fields = decoder_field(codec) + 1, encoder_field(codec) + 1
+    if cached and not remembers(codec.vae):
+        pytest.skip("its layers keep nothing")
+    decoder, encoder = (kind(codec, None if cached else n) for kind, n in zip((StreamDecoder, StreamEncoder), fields))
+    latents = torch.randn(2, fields[0] + 6, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     whole = codec.decode(latents)
     streamed = [decoder.step(latent) for latent in latents.split(1, dim=1)]
     assert [part.shape[1] for part in streamed] == [1] + [time] * (latents.shape[1] - 1)
     torch.testing.assert_close(torch.cat(streamed, 1), whole, rtol=0, atol=1e-5)
-    assert not torch.equal(codec.decode(latents[:, -decoder.window + 2 :])[:, -time:], whole[:, -time:])
-    frames = frames_of(encoder.window + 6, time)
+    torch.testing.assert_close(codec.decode(latents), whole, rtol=0, atol=0)
+    assert not torch.equal(codec.decode(latents[:, -fields[0] + 2 :])[:, -time:], whole[:, -time:])
+    frames = frames_of(fields[1] + 6, time)
     encoded = torch.cat([encoder.step(part) for part in steps_of(frames, time)], 1)
     torch.testing.assert_close(encoded, codec.encode(frames), rtol=0, atol=1e-5)
 
@@ -72,34 +79,36 @@ def test_no_class_sees_the_future(name):
         assert torch.equal(codec.decode_raw(other)[:, :first], decoded[:, :first])
 
 
-def test_two_hundred_steps_in_the_memory_of_a_window():
+@pytest.mark.parametrize("name", ["AutoencoderKLLTXVideo", "AutoencoderKLCosmos"])
+def test_two_hundred_steps_in_the_memory_of_a_window(name):
     """Guards a past that grows: what a stream holds has the same size after 200 steps as once its window was full."""
-    codec = made("AutoencoderKLLTXVideo")
+    codec = made(name)
     decoder, encoder = StreamDecoder(codec), StreamEncoder(codec)
     held = []
     for i in range(200):
         decoder.step(torch.randn(1, 1, 4, 4, 4))
         encoder.step(torch.rand(1, codec.stride[0] if i else 1, 3, 8, 8))
-        held.append((decoder.past.untyped_storage().nbytes(), encoder.past.untyped_storage().nbytes()))
-    full = max(decoder.window, encoder.window)
-    assert len(set(held[full + 1 :])) == 1 and len(held) - full > 100
-    assert decoder.past.shape[1] == decoder.window
+        held.append(tuple(sum(x.untyped_storage().nbytes() for x in way.held) for way in (decoder, encoder)))
+    full = max(decoder_field(codec), encoder_field(codec)) + 1
+    assert len(set(held[full + 1 :])) == 1 and len(held) - full > 100 and all(held[-1])
 
 
-def test_an_attention_over_the_whole_past(vae_run):
+def test_an_attention_over_the_whole_past():
     """Guards a stream that promises to be exact where it cannot: Cosmos' middle block attends over all past steps,
     where it is not limited.
 
     A window is taken all the same when it is given, and its error falls with its length.
     """
-    codec = DiffusersCodec(limit_attention(load_vae(vae_run).eval(), 100))
+    torch.manual_seed(0)
+    codec = DiffusersCodec(build_vae(VAEConfig("AutoencoderKLCosmos", KINDS["AutoencoderKLCosmos"][0])).eval())
     assert decoder_field(codec) is None and encoder_field(codec) is None
     with pytest.raises(UserError, match="more than 64 latent steps.*vae.local"):
         StreamDecoder(codec)
     latents = torch.randn(1, 24, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     short, long = (window_error(codec, latents, window) for window in (2, 16))
     assert 0 < long < short
-    assert StreamDecoder(codec, window=8).step(latents[:, :1]).shape[1] == 1
+    for decoder in (StreamDecoder(codec, window=8), StreamDecoder(codec, otherwise=8)):
+        assert decoder.step(latents[:, :1]).shape[1] == 1 and decoder.window == 8
 
 
 def test_a_local_attention_is_saved_with_the_autoencoder(tmp_path, caplog):

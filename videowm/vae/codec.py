@@ -261,9 +261,13 @@ class DiffusersCodec:
         steps = latent_steps(frames.shape[1], self.stride[0])
         if missing := (1 - frames.shape[1]) % CHUNK.get(type(self.vae).__name__, 1):  # it would drop the last frames
             frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
+        return self.encode_raw(frames)[:, :steps]
+
+    def encode_raw(self, frames: Tensor) -> Tensor:
+        """As `encode`, unchecked: what a stream needs, whose later steps have no first frame."""
         with sdpa_kernel(ATTENTION):
             posterior = self.vae.encode(rearrange(frames, "b f c H W -> b c f H W")).latent_dist
-        return rearrange(posterior.mode(), "b c t h w -> b t c h w")[:, :steps]
+        return rearrange(posterior.mode(), "b c t h w -> b t c h w")
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents "b t c h w" -> frames "b f 3 H W" in [-1, 1]."""

@@ -1,9 +1,11 @@
-"""Encode and decode one latent step at a time, over a trailing window that covers the autoencoder's field in time.
+"""Encode and decode one latent step at a time, as the whole clip would be, in time and memory that do not grow.
 
-A causal autoencoder's newest output depends on its last R latent steps only, R measured by `decoder_field` and
-`encoder_field`. Cut off behind R + 1 steps, the newest output is that of the whole clip: the oldest step of the window
-becomes a "first frame", which stands for one frame instead of `stride`, so it lies outside the field by one step more.
-Both agree up to rounding (sums of other lengths), below 1e-5 in float32. Memory and time a step do not grow.
+An autoencoder that `remembers` runs each step through layers that keep what they need of the past. Any other one runs
+a trailing window that covers its field in time: a causal autoencoder's newest output depends on its last R latent steps
+only, R measured by `decoder_field` and `encoder_field`. Cut off behind R + 1 steps, the newest output is that of the
+whole clip: the oldest step of the window becomes a "first frame", which stands for one frame instead of `stride`, so it
+lies outside the field by one step more. Both agree with the whole clip up to rounding (sums of other lengths), below
+1e-5 in float32.
 """
 
 from __future__ import annotations
@@ -14,61 +16,98 @@ import torch
 from torch import Tensor
 
 from videowm.types import UserError, pixel_frames
+from videowm.vae.causal import Layers, remembers
 from videowm.vae.codec import DiffusersCodec
 
 LIMIT = 64  # latent steps; a field beyond it counts as unbounded
 PROBE = 2  # latent height and width of a probe
 
 
-class StreamDecoder:
-    """Latents one step at a time to frames; `window` None: the shortest exact one."""
+class Stream:
+    """What the two directions share.
 
-    def __init__(self, codec: DiffusersCodec, window: int | None = None) -> None:
-        self.codec = codec
-        self.window = window or exact_window(codec, decoder_field(codec), "newest frames")
-        self.past: Tensor | None = None
+    Args:
+        window: latent steps; None: exact, by what the layers remember or else by the shortest window that is.
+        otherwise: the window where none is exact; None: that is a UserError.
+    """
+
+    half: str  # of the autoencoder
+    new: str  # what a step adds
+
+    def __init__(self, codec: DiffusersCodec, window: int | None = None, *, otherwise: int | None = None) -> None:
+        self.codec, self.window = codec, window
+        self.layers: Layers | None = None
+        self.past: Tensor | None = None  # of a window
+        if window is None and remembers(codec.vae):
+            self.layers = Layers(getattr(codec.vae, self.half), codec.vae.config["local"])
+        elif window is None:
+            field = self.field()
+            self.window = field + 1 if field else otherwise or self.refuse()
+
+    def refuse(self) -> int:
+        raise UserError(
+            f"the {self.new} of this {type(self.codec.vae).__name__} depend on more than {LIMIT} latent steps, so no "
+            "window streams it exactly: train it with vae.local, or give a window and accept its error"
+        )
+
+    @property
+    def begun(self) -> bool:
+        return self.past is not None if self.layers is None else self.layers.begun
+
+    @property
+    def held(self) -> list[Tensor]:
+        """All that is kept of the past."""
+        window = [] if self.past is None else [self.past]
+        return window if self.layers is None else list(self.layers.past.values())
+
+    def slide(self, new: Tensor, length: int) -> Tensor:
+        """The window's input once `new` has joined it."""
+        self.past = new if self.past is None else torch.cat([self.past, new], dim=1)[:, -length:]
+        return self.past
+
+
+class StreamDecoder(Stream):
+    """Latents one step at a time to frames."""
+
+    half, new = "decoder", "newest frames"
+
+    def field(self) -> int | None:
+        return decoder_field(self.codec)
 
     @torch.no_grad()
     def step(self, latents: Tensor) -> Tensor:
         """Latents "b 1 c h w" -> the frames that they add, "b f 3 H W": 1 at first, then the time stride's."""
         if latents.shape[1] != 1:
             raise UserError(f"a stream decodes 1 latent step at a time, got {latents.shape[1]}: call step for each")
-        past = [] if self.past is None else [self.past]
-        first, self.past = not past, torch.cat([*past, latents], dim=1)[:, -self.window :]
-        return self.codec.decode(self.past)[:, -(1 if first else self.codec.stride[0]) :]
+        if self.layers is not None:
+            with self.layers.remembering():
+                return self.codec.decode(latents)
+        new = self.codec.stride[0] if self.begun else 1
+        return self.codec.decode(self.slide(latents, self.window))[:, -new:]
 
 
-class StreamEncoder:
-    """Frames one latent step's at a time to latents; `window` None: the shortest exact one."""
+class StreamEncoder(Stream):
+    """Frames one latent step's at a time to latents."""
 
-    def __init__(self, codec: DiffusersCodec, window: int | None = None) -> None:
-        self.codec = codec
-        self.window = window or exact_window(codec, encoder_field(codec), "newest latent step")
-        self.past: Tensor | None = None
+    half, new = "encoder", "newest latent step"
+
+    def field(self) -> int | None:
+        return encoder_field(self.codec)
 
     @torch.no_grad()
     def step(self, frames: Tensor) -> Tensor:
         """Frames "b f 3 H W" in [-1, 1], 1 at first, then the time stride's -> their latents "b 1 c h w"."""
-        expected = 1 if self.past is None else self.codec.stride[0]
+        expected = self.codec.stride[0] if self.begun else 1
         if frames.shape[1] != expected:
             raise UserError(
                 f"a stream encodes 1 frame at first and then {self.codec.stride[0]} at a time, got "
                 f"{frames.shape[1]} where {expected} fit"
             )
-        past = [] if self.past is None else [self.past]
-        kept = pixel_frames(self.window, self.codec.stride[0])
-        self.past = torch.cat([*past, frames], dim=1)[:, -kept:]
-        return self.codec.encode(self.past)[:, -1:]
-
-
-def exact_window(codec: DiffusersCodec, field: int | None, what: str) -> int:
-    """The field and one step that becomes the window's first; UserError where there is no bound."""
-    if field is None:
-        raise UserError(
-            f"the {what} of this {type(codec.vae).__name__} depend on more than {LIMIT} latent steps, so no window "
-            "streams it exactly: train it with vae.local, or give a window and accept its error"
-        )
-    return field + 1
+        if self.layers is not None:
+            self.codec.check_finite(frames)
+            with self.layers.remembering():
+                return self.codec.encode_raw(frames)
+        return self.codec.encode(self.slide(frames, pixel_frames(self.window, self.codec.stride[0])))[:, -1:]
 
 
 @torch.no_grad()
