@@ -150,10 +150,15 @@ def test_what_cannot_be_streamed():
     codec = made("AutoencoderKLLTXVideo")
     with pytest.raises(UserError, match="decodes 1 latent step at a time, got 2"):
         StreamDecoder(codec, window=4).step(torch.zeros(1, 2, 4, 4, 4))
-    encoder = StreamEncoder(codec, window=4)
-    with pytest.raises(UserError, match="got 2 where 1 fit"):
-        encoder.step(torch.zeros(1, 2, 3, 8, 8))
-    with pytest.raises(UserError, match="not finite"):
-        encoder.step(torch.full((1, 1, 3, 8, 8), torch.nan))
+    for encoder in (StreamEncoder(codec, window=4), StreamEncoder(made("AutoencoderKLCosmos"))):
+        good = torch.zeros(1, 1, 3, 8, 8)
+        for bad, expected in (
+            (torch.zeros(1, 2, 3, 8, 8), "got 2 where 1 fit"),
+            (torch.full_like(good, torch.nan), "not finite"),
+            (torch.zeros(1, 1, 3, 8, 7), "frames of 8x7 do not fit"),
+        ):
+            with pytest.raises(UserError, match=expected):
+                encoder.step(bad)
+        assert not encoder.held and encoder.step(good).isfinite().all()
     with pytest.raises(UserError, match="vae.local"):
         build_vae(VAEConfig("AutoencoderKLWan", KINDS["AutoencoderKLWan"][0], local=2))

@@ -213,6 +213,10 @@ class DiffusersCodec:
     def check(self, frames: Tensor) -> None:
         """Refuse frames "b f 3 H W" whose length or size does not fit the strides."""
         latent_steps(frames.shape[1], self.stride[0])
+        self.check_size(frames)
+
+    def check_size(self, frames: Tensor) -> None:
+        """Refuse frames "b f 3 H W" whose size does not fit the space strides."""
         height, width = frames.shape[-2:]
         if height % self.stride[1] or width % self.stride[2]:
             raise UserError(

@@ -42,13 +42,12 @@ class Stream:
             self.layers = Layers(getattr(codec.vae, self.half), codec.vae.config["local"])
         elif window is None:
             field = self.field()
-            self.window = field + 1 if field else otherwise or self.refuse()
-
-    def refuse(self) -> int:
-        raise UserError(
-            f"the {self.new} of this {type(self.codec.vae).__name__} depend on more than {LIMIT} latent steps, so no "
-            "window streams it exactly: train it with vae.local, or give a window and accept its error"
-        )
+            if field is None and otherwise is None:
+                raise UserError(
+                    f"the {self.new} of this {type(codec.vae).__name__} depend on more than {LIMIT} latent steps, so "
+                    "no window streams it exactly: train it with vae.local, or give a window and accept its error"
+                )
+            self.window = otherwise if field is None else field + 1
 
     @property
     def begun(self) -> bool:
@@ -103,8 +102,9 @@ class StreamEncoder(Stream):
                 f"a stream encodes 1 frame at first and then {self.codec.stride[0]} at a time, got "
                 f"{frames.shape[1]} where {expected} fit"
             )
+        self.codec.check_size(frames)  # now, so that what is refused is not in the past
+        self.codec.check_finite(frames)
         if self.layers is not None:
-            self.codec.check_finite(frames)
             with self.layers.remembering():
                 return self.codec.encode_raw(frames)
         return self.codec.encode(self.slide(frames, pixel_frames(self.window, self.codec.stride[0])))[:, -1:]
