@@ -99,12 +99,13 @@ def test_no_engine_outlives_its_players(tmp_path, killed):
         "        print(number, flush=True)\n"
         f"        time.sleep({60 * killed})\n"
     )
-    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "0\n"
+    # Unbuffered: what readline read ahead would be missing from communicate's answer.
+    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout.readline() == b"0\n"
         played = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name() == "vizdoom"]
         if killed:
             assert played
             process.kill()
         # An engine that holds it open would be waited for.
-        assert process.communicate(timeout=60)[0] == ("" if killed else "1\n2\n")
+        assert process.communicate(timeout=60)[0] == (b"" if killed else b"1\n2\n")
     assert not psutil.wait_procs(played, timeout=20)[1]
