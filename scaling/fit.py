@@ -351,8 +351,10 @@ def fit_runs(
     result = bootstrap_fit(runs, form, bootstrap, seed) if bootstrap else fit(runs, form)
     law = result.law if isinstance(result, Bootstrap) else result
     if out:
+        from scaling.plan import write_whole  # sweeps are loaded only when a law is written
+
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(law.to_json())
+        write_whole(Path(out), law.to_json())
     if figure:
         from scaling.figures import save_figure  # matplotlib is loaded only when a figure is asked for
 
