@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from videowm.vae.loss import VAELossConfig, vae_loss
+from videowm.vae.loss import VAELossConfig, moved, vae_loss
 
 
 def test_terms_by_hand():
@@ -37,3 +37,18 @@ def test_terms_that_see_more_than_single_pixels():
     assert loss.item() == pytest.approx((terms["mse"] + terms["ssim"] + 0.03).item())
     _, terms = vae_loss(frames, frames, latents, weights)
     assert terms["ssim"].item() == pytest.approx(0) and terms["mse"].item() == 0
+
+
+def test_pixels_that_moved_count_again():
+    """Guards a mask that is late, or of another size: one pixel of 64 jumps at the third of five frames and stays.
+
+    Off by 0.2 there in every frame after the jump; what it jumped by in blue alone is movement too.
+    """
+    frames = torch.zeros(1, 5, 3, 8, 8)
+    frames[:, 2:, 2, 4, 6] = 0.5
+    decoded = frames.clone()
+    decoded[:, 2:, :, 4, 6] += 0.2
+    assert moved(frames).nonzero().tolist() == [[0, 1, 4, 6]]
+    loss, terms = vae_loss(decoded, frames, torch.zeros(1, 2, 4, 1, 1), VAELossConfig(l1=0, moved=2))
+    assert terms["moved"].item() == pytest.approx(0.04 / (5 * 64))
+    assert loss.item() == pytest.approx(3 * 0.04 / (5 * 64) + 2 * 0.04 / (5 * 64))

@@ -13,8 +13,7 @@ from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.evaluate import fidelity
 from videowm.vae.codec import DiffusersCodec, to_float
-
-MOVED = 0.1  # a pixel moved if it changed by more in some colour, of the range -1 to 1: 13 of 255 grey levels
+from videowm.vae.loss import moved
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,8 @@ def measures(decoded: Tensor, frames: Tensor) -> dict[str, Tensor]:
     """
     scores = {"psnr": fidelity.psnr(decoded, frames).mean(1), "ssim": fidelity.ssim(decoded, frames).mean(1)}
     if frames.shape[1] > 1:
-        moves = frames.diff(dim=1)
-        scores["psnr_motion"] = fidelity.psnr(decoded.diff(dim=1), moves).mean(1)
-        moved = (moves.abs() > MOVED).any(dim=2)  # "b f-1 H W", in any colour
-        error = (decoded - frames)[:, 1:].square().mean(dim=2)
-        mean = (error * moved).sum((1, 2, 3)) / moved.sum((1, 2, 3))  # 0 / 0 is NaN
+        scores["psnr_motion"] = fidelity.psnr(decoded.diff(dim=1), frames.diff(dim=1)).mean(1)
+        error, counted = (decoded - frames)[:, 1:].square().mean(dim=2), moved(frames)
+        mean = (error * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3))  # 0 / 0 is NaN
         scores["psnr_moved"] = 10 * (4 / mean.clamp_min(1e-10)).log10()
     return {name: value.float().cpu() for name, value in scores.items()}

@@ -12,13 +12,16 @@ from torch.nn import functional as F
 from videowm.types import UserError
 from videowm.vae.critic import AdversarialConfig
 
+MOVED = 0.1  # a pixel moved if it changed by more in some colour, of the range -1 to 1: 13 of 255 grey levels
+
 
 @dataclass(frozen=True)
 class VAELossConfig:
     """Weights of the loss terms; the mean squared error has weight 1, a term of weight 0 is not computed.
 
     l1: mean absolute error. kl: of N(latents, 1) from N(0, 1). ssim: 1 - SSIM (Wang et al. 2004, eq. 13).
-    gradient: L1 between spatial differences. motion: MSE between frame differences. lpips: learned perceptual distance
+    gradient: L1 between spatial differences. motion: MSE between frame differences. moved: squared error of the pixels
+    that moved, over the number of all: each of them counts 1 + `moved` times. lpips: learned perceptual distance
     (Zhang et al. 2018, VGG) through the user's own installation of the package.
     """
 
@@ -27,6 +30,7 @@ class VAELossConfig:
     ssim: float = 0.0
     gradient: float = 0.0
     motion: float = 0.0
+    moved: float = 0.0
     lpips: float = 0.0
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
 
@@ -45,12 +49,18 @@ def vae_loss(
         "ssim": lambda: 1 - similarity(decoded, frames),
         "gradient": lambda: sum(F.l1_loss(decoded.diff(dim=axis), frames.diff(dim=axis)) for axis in (-1, -2)) / 2,
         "motion": lambda: F.mse_loss(decoded.diff(dim=1), frames.diff(dim=1)),
+        "moved": lambda: ((decoded - frames)[:, 1:].square().mean(2) * moved(frames)).sum() / frames[:, :, 0].numel(),
         "lpips": lambda: perceptual(decoded.flatten(0, 1), frames.flatten(0, 1)).mean(),
     }
     mse = F.mse_loss(decoded, frames)
     values = {name: term() for name, term in terms.items() if getattr(config, name)}
     loss = mse + sum(getattr(config, name) * value for name, value in values.items())
     return loss, {"mse": mse, **values, "psnr": -10 * (mse.detach() / 4).log10()}
+
+
+def moved(frames: Tensor) -> Tensor:
+    """Which pixels of frames "b f 3 H W" in [-1, 1] changed since the frame before: bool "b f-1 H W"."""
+    return (frames.diff(dim=1).abs() > MOVED).any(dim=2)
 
 
 def lpips_network(net: str) -> nn.Module:
