@@ -46,7 +46,8 @@ ABLATED = "ltx-2e-3"
 LOSSES = {  # on that one; every other candidate has l1 0.1 and kl 1e-6
     "no-l1": ["loss.l1=0"], "no-kl": ["loss.kl=0"], "kl-1e-3": ["loss.kl=1e-3"],
     "ssim": ["loss.ssim=0.1"], "gradient": ["loss.gradient=0.1"],
-    "motion": ["loss.motion=1"], "moved": ["loss.moved=2"], "all": ["loss.ssim=0.1", "loss.gradient=0.1", "loss.motion=1"],
+    "motion": ["loss.motion=1"], "moved": ["loss.moved=2"],
+    "all": ["loss.ssim=0.1", "loss.gradient=0.1", "loss.motion=1"],
     "adversarial": ["loss.adversarial.weight=0.5"], "adversarial-0.1": ["loss.adversarial.weight=0.1"],
     "lpips": ["loss.lpips=0.1"],
 }  # fmt: skip
