@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from scaling.grid import FEWEST_STEPS, OF_THE_GRID, CheckConfig, GridConfig, expand
+from scaling.grid import FEWEST_STEPS, CheckConfig, GridConfig, expand
 from videowm import config as configuration
 from videowm.types import UserError
 
@@ -63,8 +63,6 @@ def load_sweep(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Sweep
     names = [point_name(point) for point in sweep.points]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"{path}: two points are named {sorted(twice)[0]!r}: give each its own `name`")
-    if sweep.grid and (taken := OF_THE_GRID.intersection(sweep.set) - {"seed"}):
-        raise UserError(f"{path}: set.{sorted(taken)[0]} has no effect, the grid gives it: leave it out of `set`")
     if (names and sweep.grid) or not (names or sweep.grid or sweep.check_lr):
         raise UserError(f"{path}: a sweep needs a `grid`, or at least one entry in `points`, and not both")
     return sweep

@@ -219,7 +219,6 @@ def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, sc
         ({"points": [{"depht": 2}]}, "unknown key 'depht', did you mean 'depth'"),
         ({"points": []}, "at least one entry"),
         ({"points": [{"name": "a"}, {"name": "a"}]}, "two points are named 'a'"),
-        ({"points": [], "grid": {"budgets": [1e9], "sizes": [1]}, "set": {"depth": 2}}, "set.depth has no effect"),
         ({"bse": "x"}, "unknown key 'bse', did you mean 'base'"),
         ({"base": str(ROOT / "configs/vae/quickstart.yaml")}, "must be a `task: world`"),
         (
