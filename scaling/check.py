@@ -12,8 +12,9 @@ import numpy as np
 
 from scaling.dispatch import diverged, done, stopped
 from scaling.grid import CheckConfig, rates
-from scaling.plan import Point, SweepConfig, plan, resolve, write_whole
+from scaling.plan import Point, SweepConfig, plan, resolve
 from scaling.records import read_record
+from videowm.data.layout import write_atomic
 from videowm.types import UserError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def span(best_factors: np.ndarray) -> np.ndarray:
 def read(sweep: SweepConfig, points: list[Point]) -> dict[str, Any]:
     """Judge the finished check of the sweep made by `check_sweep`; write check-lr.json and check-lr.png."""
     said = judge(sweep.check_lr, curves(sweep.check_lr, points))
-    write_whole(Path(sweep.out) / "check-lr.json", json.dumps(said, indent=1, allow_nan=False) + "\n")
+    write_atomic(Path(sweep.out) / "check-lr.json", json.dumps(said, indent=1, allow_nan=False).encode())
     figure(said).savefig(Path(sweep.out) / "check-lr.png", dpi=200)
     return said
 

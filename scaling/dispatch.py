@@ -12,8 +12,9 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from scaling.plan import Point, write_whole
+from scaling.plan import Point
 from scaling.records import read_record
+from videowm.data.layout import write_atomic
 from videowm.train.lock import held
 
 ENDED = ("done", "stopped")  # states of a point that is not trained again
@@ -99,7 +100,7 @@ def failures(point: Point) -> list[str]:
 
 def note_failure(point: Point, code: int) -> None:
     lines = [*failures(point), json.dumps({"exit": code, "time": time.time(), "step": reached(point)})]
-    write_whole(point.config.with_suffix(".failed"), "\n".join(lines) + "\n")
+    write_atomic(point.config.with_suffix(".failed"), ("\n".join(lines) + "\n").encode())
 
 
 def reached(point: Point) -> int:

@@ -351,10 +351,9 @@ def fit_runs(
     result = bootstrap_fit(runs, form, bootstrap, seed) if bootstrap else fit(runs, form)
     law = result.law if isinstance(result, Bootstrap) else result
     if out:
-        from scaling.plan import write_whole  # sweeps are loaded only when a law is written
+        from videowm.data.layout import write_atomic  # pyarrow is loaded only when a law is written
 
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(Path(out), law.to_json())
+        write_atomic(Path(out), law.to_json().encode())
     if figure:
         from scaling.figures import save_figure  # matplotlib is loaded only when a figure is asked for
 

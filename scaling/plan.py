@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import yaml
 
 from scaling.grid import FEWEST_STEPS, CheckConfig, GridConfig, expand
 from videowm import config as configuration
+from videowm.data.layout import write_atomic
 from videowm.types import UserError
 
 if TYPE_CHECKING:
@@ -112,8 +112,7 @@ def plan(sweep: SweepConfig) -> list[Point]:
         name = point_name(overrides)
         path = out / "plan" / f"{name}.yaml"
         points.append(replace(point_of(name, path, checked(name, with_steps(run))), arm=overrides.get("arm")))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, yaml.safe_dump(data, sort_keys=False))
+        write_atomic(path, yaml.safe_dump(data, sort_keys=False).encode())
     spent = sum(point.spent for point in points)
     if sweep.cap is not None and spent > sweep.cap:
         raise UserError(
@@ -123,7 +122,8 @@ def plan(sweep: SweepConfig) -> list[Point]:
     points = [point if point.after in names else replace(point, after=None) for point in points]
     leave = {name: tuple(point.run for point in points if point.after == name) for name in names}
     points = [replace(point, branches=leave[point.name]) for point in points]
-    write_whole(out / "plan.jsonl", "".join(json.dumps(configuration.to_dict(point)) + "\n" for point in points))
+    lines = (json.dumps(configuration.to_dict(point)) + "\n" for point in points)
+    write_atomic(out / "plan.jsonl", "".join(lines).encode())
     return points
 
 
@@ -159,12 +159,6 @@ def planned(sweep: SweepConfig) -> list[Point]:
     points = (json.loads(line) for line in path.read_text().splitlines())
     return [Point(**point | {key: Path(point[key]) for key in ("run", "config")}
                   | {"branches": tuple(map(Path, point["branches"]))}) for point in points]  # fmt: skip
-
-
-def write_whole(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text)
-    os.replace(aside, path)
 
 
 def table(points: list[Point], speeds: Speeds) -> str:

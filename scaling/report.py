@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,11 @@ from scaling.fit import summary as law_summary
 from scaling.grid import Dial
 from scaling.law import Cost, Law, Runs, identifiable, optimum
 from scaling.panels import against_compute, best_of_budgets, horizon_figure, panels
-from scaling.plan import Point, SweepConfig, bases, plan, planned, write_whole
+from scaling.plan import Point, SweepConfig, bases, plan, planned
 from scaling.predict import REACHED, comparison, measured, predictions
 from scaling.records import by_arm, finished, rolled, runs_of, unstopped
 from scaling.summary import as_csv, costs, data_rows, left_out, sentences, table_rows
+from videowm.data.layout import write_atomic
 from videowm.types import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> Path:
         arms=arm_sentences(records, y),
     )  # fmt: skip
     path = Path(sweep.out) / "report.html"
-    write_whole(path, page)
+    write_atomic(path, page.encode())
     return path
 
 
@@ -172,11 +172,8 @@ def check_points(sweep: SweepConfig) -> dict[str, list[Point]]:
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
     """The files of this page, each whole. Figures that only an earlier page had go: they would show other numbers."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
-        aside = folder / f".{name}.{os.getpid()}"
-        aside.write_bytes(data)
-        os.replace(aside, folder / name)
+        write_atomic(folder / name, data)
     for name in {f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg")} - set(files):
         (folder / name).unlink(missing_ok=True)
 

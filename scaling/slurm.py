@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from scaling import dispatch
-from scaling.plan import Point, SweepConfig, write_whole
+from scaling.plan import Point, SweepConfig
+from videowm.data.layout import write_atomic
 from videowm.types import UserError
 
 # USR1 comes before the time limit: the processes end, the task goes back into the queue and later on from its last
@@ -128,7 +129,7 @@ def submit(points: list[Point], sweep: SweepConfig, arguments: list[str], jobs: 
         tasks = {name: task for name, (task, _) in held.items()}
         waiting = {name for name, state in now.items() if state not in dispatch.ENDED}
         command = [sys.executable, "-m", "scaling", "run", *arguments, "--jobs", "1"]
-        write_whole(folder / "slurm.sh", SCRIPT.format(command=shlex.join(command)))
+        write_atomic(folder / "slurm.sh", SCRIPT.format(command=shlex.join(command)).encode())
         sent, most = 0, longest_array()
         for after, group in groups(missing, tasks, waiting):
             wait = [] if after is None else [f"--dependency=afterok:{tasks[after]}", "--kill-on-invalid-dep=yes"]
@@ -145,7 +146,7 @@ def submit(points: list[Point], sweep: SweepConfig, arguments: list[str], jobs: 
 def send(group: list[Point], folder: Path, given: list[str], jobs: int | None) -> dict[str, str]:
     """Submit one array; name -> task. The list of its points is there before the job is, so no kill can part them."""
     names, log = folder.resolve() / f"slurm-{time.time_ns()}.txt", folder / "slurm-%A_%a.log"
-    write_whole(names, "".join(f"{point.name}\n" for point in group))
+    write_atomic(names, "".join(f"{point.name}\n" for point in group).encode())
     array = f"--array=0-{len(group) - 1}" + (f"%{jobs}" if jobs else "")
     ours = [array, f"--comment={names}", f"--output={log}", "--open-mode=append", "--requeue", "--signal=B:USR1@120"]
     job = ask(["sbatch", "--parsable", *ours, *given, str(folder / "slurm.sh"), str(names)]).strip().split(";")[0]
