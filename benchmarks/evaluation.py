@@ -52,7 +52,7 @@ FULL = Size(
     world=["depth=8"],
     noisy_budgets=(2e14, 6e14, 1.8e15),
     clips=64,
-    horizons={"carracing": (256, 64), "takecover": (128, 64), "carracing-noisy": (32,)},
+    horizons={"carracing": (256, 64), "takecover": (128, 32), "carracing-noisy": (32,)},
     counterfactuals=16,
 )
 TINY = Size(

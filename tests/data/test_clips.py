@@ -66,6 +66,13 @@ def test_as_many_even_clips_as_asked_for(recording):
     assert even_clips(recording, frames=69, split="test", count=6) == [(4, 0), (5, 0)]
 
 
+def test_clips_alone_in_their_episodes(recording):
+    """Guards an evaluation that only sees how episodes begin, which is all that one clip of each from frame 0 shows."""
+    where = [(start / (recording.lengths[e] - 9)) for e, start in
+             even_clips(recording, frames=9, split="train", count=4)]  # fmt: skip
+    assert where[0] < 0.1 and 0.2 < where[2] < 0.3 and 0.8 < where[3] < 0.9 and 0.6 < where[1] < 0.7
+
+
 def test_episodes_that_are_too_short(recording):
     """Guards an endless loop or an index error: no episode has 70 frames."""
     with pytest.raises(UserError, match="no train episode of 70 frames"):

@@ -66,11 +66,12 @@ def test_the_truth_scores_the_ceiling_and_others_the_floor(reader, scenes, readi
 
 @pytest.mark.parametrize("late", [-1, 0, 1])
 def test_a_rollout_that_answers_late_is_detected(reader, scenes, recording, late):
-    """Guards a delay of the wrong sign, or none: every predicted frame is shown one frame later (or earlier)."""
+    """Guards a delay of the wrong sign, or none, and one that the autoencoder alone makes taken for the model's: every
+    predicted frame is shown one frame later (or earlier)."""
     moved = scenes.truth.clone()
     moved[:, scenes.context :] = torch.roll(scenes.truth, late, dims=1)[:, scenes.context :]
-    got = dict(delay(read_scenes(reader, replace(scenes, dreamed=moved), recording)))
-    assert got["control/delay"] == late and got["control/delay_se"] < 0.7
+    got = dict(delay(read_scenes(reader, replace(scenes, dreamed=moved, decoded=moved), recording)))
+    assert got["control/delay"] == got["control/delay_ceiling"] == late and got["control/delay_se"] < 0.7
 
 
 def test_classes_of_buttons_and_of_other_actions(readings):

@@ -108,14 +108,14 @@ def test_the_ceiling_of_delta_psnr(world_run, replay, recording):
     pipeline, cpu = WorldModelPipeline.open(world_run), torch.device("cpu")
     scenes = make_scenes(pipeline, recording, replace(CONFIG, clips=4))
     played = play_random(pipeline, replay, scenes, CONFIG, 3)
-    assert played.clips.tolist() == [0, 1, 3]
+    assert played.clips.tolist() == [0, 2, 1]
     actions = random_actions(scenes.actions[:, 4:], CONFIG.seed)
-    assert actions.shape == (4, 8, 3) and {tuple(a) for a in actions[3].tolist()} <= {
+    assert actions.shape == (4, 8, 3) and {tuple(a) for a in actions[2].tolist()} <= {
         tuple(a) for a in scenes.actions.flatten(0, 1).tolist()
     }
-    real = replay.future(int(scenes.episode[3]), int(scenes.first[3]) + 4, actions[3].numpy())
-    video = torch.cat([scenes.truth[3:, :5], to_float(real.frames[None, 1:])], dim=1)
-    torch.testing.assert_close(played.decoded[2], through_codec(pipeline, video, 1)[0, 5:])
+    real = replay.future(int(scenes.episode[2]), int(scenes.first[2]) + 4, actions[2].numpy())
+    video = torch.cat([scenes.truth[2:3, :5], to_float(real.frames[None, 1:])], dim=1)
+    torch.testing.assert_close(played.decoded[1], through_codec(pipeline, video, 1)[0, 5:])
     few = {k: v[played.clips] for k, v in vars(scenes).items() if k != "context"}
     few["random"] = torch.cat([few["truth"][:, :5], played.decoded], dim=1)
     perfect = replace(scenes, **few | {"dreamed": few["decoded"]})
@@ -123,6 +123,20 @@ def test_the_ceiling_of_delta_psnr(world_run, replay, recording):
     assert got["control/delta_psnr"] == got["control/delta_psnr_ceiling"] != 0 == got["control/delta_psnr_floor"]
     np.testing.assert_array_equal(got["control/delta_psnr_by_frame"], got["control/delta_psnr_by_frame_ceiling"])
     assert got["control/delta_psnr_ceiling_se"] > 0 and got["control/delta_psnr_ceiling_clips"] == 3
+
+
+def test_games_that_end_are_replaced(world_run, recording):
+    """Guards numbers of fewer starts than were asked for while others would do, and of one alone, without an error."""
+    pipeline, replay = WorldModelPipeline.open(world_run), Replay(recording)
+    play, ends = replay.future, {4}
+    replay.future = lambda episode, *what: None if episode in ends else play(episode, *what)
+    with pytest.raises(UserError, match="starts of 1 held-out episodes .* 2 are needed"):
+        branches(pipeline, replay, CONFIG)
+    ends.clear()
+    begun = []
+    replay.future = lambda *what: begun.append(what) if not begun else play(*what)  # the first game ends
+    made, left_out = branches(pipeline, replay, CONFIG)
+    assert left_out == 1 and begun[0][0] == 4 and sorted(made[0].episode.tolist()) == [4, 5]
 
 
 def test_what_cannot_be_played_again_is_said(world_run, recording, tmp_path):

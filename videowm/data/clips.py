@@ -10,6 +10,9 @@ from videowm.data.dataset import Dataset
 from videowm.types import Clip, UserError
 
 
+GOLDEN = (5**0.5 - 1) / 2
+
+
 @lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     """Order of `count` items in one pass over them."""
@@ -55,13 +58,18 @@ def even_clips(dataset: Dataset, *, frames: int, split: str, count: int) -> list
     """`count` clips (episode, start), spread evenly over the episodes of a split, the same for every model.
 
     Fewer where short episodes have fewer starts; with more episodes than clips, evenly spread episodes have one each.
+    A clip alone in its episode starts anywhere in it: by the golden ratio, which spreads any number of starts evenly.
     """
     episodes = [e for e in dataset.split(split) if dataset.lengths[e] >= frames]
     if not episodes:
         raise UserError(f"{dataset.root} has no {split} episode of {frames} frames or more")
     each = np.diff(np.arange(len(episodes) + 1) * count // len(episodes))
-    starts = (np.linspace(0, dataset.lengths[e] - frames, n, dtype=int) for e, n in zip(episodes, each, strict=True))
-    return [(e, int(s)) for e, some in zip(episodes, starts) for s in np.unique(some)]
+    found = []
+    for number, (episode, n) in enumerate(zip(episodes, each, strict=True)):
+        where = np.linspace(0, 1, n) if n != 1 else np.array([number * GOLDEN % 1])
+        starts = (where * (dataset.lengths[episode] - frames)).astype(int)
+        found += [(episode, int(start)) for start in np.unique(starts)]
+    return found
 
 
 def stretches(dataset: Dataset, split: str, frames: int) -> list[tuple[int, int]]:

@@ -57,7 +57,7 @@ def bounded(readings: Readings, name: str, score: Callable[[np.ndarray], np.ndar
 
 def delay(readings: Readings) -> Pairs:
     """By how many frames the rollout answers late: the shift of the actions with the best R², minus the same on real
-    video. All shifts are scored on the same windows."""
+    video. All shifts are scored on the same windows. Ceiling: how late the autoencoder makes real video look."""
     margin, windows = max(SHIFTS), readings.true.shape[1]
     if not readings.varying or windows <= 2 * margin:
         return
@@ -70,9 +70,10 @@ def delay(readings: Readings) -> Pairs:
         scores = [explained(read, rows).mean(1) for rows in asked]
         return np.array(SHIFTS)[(weights @ np.stack(scores, 1)).argmax(1)]
 
-    late = best("dreamed") - best("truth")
-    yield "control/delay", int(late[0])
-    yield "control/delay_se", float(late[1:].std(ddof=1))
+    for name, video in (("control/delay", "dreamed"), ("control/delay_ceiling", "decoded")):
+        late = best(video) - best("truth")
+        yield name, int(late[0])
+        yield f"{name}_se", float(late[1:].std(ddof=1))
 
 
 def delta_psnr(scenes: Scenes, played: Played | None = None, *, device: torch.device, batch: int = 16) -> Pairs:

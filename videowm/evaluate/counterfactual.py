@@ -24,6 +24,7 @@ from videowm.types import UserError
 from videowm.vae.codec import to_float
 
 FORCED = {"carracing": ("left", "right", "brake"), "takecover": ("left", "right", "stay")}
+SPARE = 8  # starts looked at for one that is wanted
 ATTEMPTS = 100  # as in data/record.py: an episode that ended at once was drawn anew
 
 
@@ -70,9 +71,8 @@ class Replay:
         """Play the recorded actions up to `frame`, then `actions` "n a"; None where the game ends before the last
         frame. A game that is not in the recorded state at `frame` is refused."""
         self.reset(episode)
-        for action in self.dataset.all_actions(episode)[:frame]:
-            self.world.step(action)
-        if not np.array_equal(self.world.state(), self.dataset.states(episode)[frame]):
+        ended = any(self.world.step(action)[1] for action in self.dataset.all_actions(episode)[:frame])
+        if ended or not np.array_equal(self.world.state(), self.dataset.states(episode)[frame]):
             raise UserError(
                 f"episode {episode} of {self.dataset.root} is in another state at frame {frame} when it is played "
                 "again: record it with this version of the game"
@@ -89,19 +89,27 @@ class Replay:
 def play_random(
     pipeline: WorldModelPipeline, replay: Replay, scenes: Scenes, config: RolloutConfig, count: int
 ) -> Played:
-    """The real game under the random actions of the scenes, in `count` of them, or fewer because a game ended."""
+    """The real game under the random actions of the scenes, in `count` of them, or fewer because games ended."""
     actions = random_actions(scenes.actions[:, scenes.context - 1 :], config.seed).numpy()
     clips, real = [], []
-    for i in np.unique(np.linspace(0, len(actions) - 1, count, dtype=int)).tolist():
+    for i in spread(len(actions), count):
         moment = int(scenes.first[i]) + scenes.context - 1
         if future := replay.future(int(scenes.episode[i]), moment, actions[i]):
             clips.append(i)
             real.append(future.frames[1:])
+        if len(clips) == count:
+            break
     if not clips:
         raise UserError(f"no start of {replay.dataset.root} lasts {scenes.horizon} frames under random actions: lower "
                         "the horizon")  # fmt: skip
     videos = torch.cat([scenes.truth[clips, : scenes.context], to_float(np.stack(real))], dim=1)
     return Played(np.array(clips), through_codec(pipeline, videos, config.batch)[:, scenes.context :])
+
+
+def spread(total: int, count: int) -> list[int]:
+    """0 … `total` - 1 in an order whose first `count`, and the next after them, lie all over the range."""
+    step = -(-total // count)
+    return [i for first in range(step) for i in range(first, total, step)]
 
 
 @dataclass(frozen=True)
@@ -122,28 +130,44 @@ class Branch:
 def branches(
     pipeline: WorldModelPipeline, replay: Replay, config: RolloutConfig, forced: tuple[str, ...] | None = None
 ) -> tuple[list[Branch], int]:
-    """One branch an action, all of the same starts, and how many starts were left out because a game ended."""
+    """One branch an action, all of the same `clips` starts, and how many were left out because a game ended.
+
+    Of `SPARE` times as many held-out starts those are taken that last to the horizon under every action; fewer where
+    fewer do.
+    """
     dataset = replay.dataset
     named = replay.world.NAMED_ACTIONS
     forced = forced or FORCED.get(replay.world.name.split("-")[0], tuple(named)[:3])
-    where, known = starting_points(dataset, config, pipeline.time_stride), config.context_frames
+    actions = [np.tile(np.float32(named[name]), (config.horizon, 1)) for name in forced]
+    where = starting_points(dataset, replace(config, clips=SPARE * config.clips), pipeline.time_stride)
+    known, left_out = config.context_frames, 0
     futures: list[list[Future]] = []
     kept = []
-    for episode, first in where:
-        actions = [np.tile(np.float32(named[name]), (config.horizon, 1)) for name in forced]
-        real = [replay.future(episode, first + known - 1, a) for a in actions]
-        if all(real):
-            kept.append((episode, first))
-            futures.append(real)
-    if not kept:
-        raise UserError(f"no start of {dataset.root} lasts {config.horizon} frames under {forced}: lower the horizon")
+    for episode, first in (where[i] for i in spread(len(where), config.clips)):
+        real: list[Future] = []
+        for action in actions:
+            if (future := replay.future(episode, first + known - 1, action)) is None:
+                break
+            real.append(future)
+        if len(real) < len(actions):
+            left_out += 1
+            continue
+        kept.append((episode, first))
+        futures.append(real)
+        if len(kept) == config.clips:
+            break
+    if (lasting := len({episode for episode, _ in kept})) < 2:  # of one, nobody could say how sure its numbers are
+        raise UserError(
+            f"starts of {lasting} held-out episodes of {dataset.root} last {config.horizon} frames under "
+            f"{', '.join(forced)}, 2 are needed: lower the horizon, or hold out more episodes"
+        )
     start = start_from(pipeline, dataset, kept, config)
     unforced = through_codec(pipeline, start.frames, config.batch), roll(pipeline, start, config)
     made = [
         branch(pipeline, start, config, name, unforced, torch.tensor(named[name]), [real[i] for real in futures])
         for i, name in enumerate(forced)
     ]
-    return made, len(where) - len(kept)
+    return made, left_out
 
 
 def branch(

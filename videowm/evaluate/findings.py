@@ -35,6 +35,7 @@ SAID = {  # name -> what is said of it before its bounds
     "fidelity/psnr": "PSNR of the rollout is {} dB",
     "control/delta_psnr": "True actions instead of random ones are worth {} dB",
     "control/r2": "R² of the requested actions, read off the rollout, is {}",
+    "control/delay": "Actions show {} frames late",
     "text/turn": "Told to turn left, not right, the rollout turns more by {} standard deviations",
     "state/error": "The state read off the rollout is off by {} standard deviations",
     "counterfactual/psnr": "Under forced actions the rollout is at {} dB from the real game",
@@ -116,8 +117,6 @@ def sentences(metrics: dict[str, Any]) -> list[str]:
             said.append(words.format(with_error(metrics, name)) + (f" ({between})." if between else "."))
             if metrics.get(f"drift/{name.replace('/', '_')}_area", 0) is None:
                 said[-1] += " Ceiling and floor do not lie three standard errors apart: it says nothing here."
-    if "control/delay" in metrics:
-        said.append(f"Actions show {with_error(metrics, 'control/delay')} frames late.")
     said += television(metrics)
     said += [f"{text[0].upper()}{text[1:]}." for name, text in metrics.items() if name.endswith("_refused")]
     return said
