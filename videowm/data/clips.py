@@ -9,7 +9,6 @@ import numpy as np
 from videowm.data.dataset import Dataset
 from videowm.types import Clip, UserError
 
-
 GOLDEN = (5**0.5 - 1) / 2
 
 

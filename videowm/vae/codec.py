@@ -36,7 +36,7 @@ STRIDES = {
     ),
     "AutoencoderKLCogVideoX": lambda c: (c.temporal_compression_ratio, 2 ** (len(c.block_out_channels) - 1)),
 }
-# All but cuDNN's: its backward pass may give NaN where all scores of a query are below about -89 (pytorch issue 196678,
+# All but cuDNN's: its backward pass gives NaN where all scores of a query are below about -89 (pytorch issue 196678,
 # torch 2.11, H100 and H200), and Cosmos' attention in time, whose first step sees itself alone, comes to -300.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 CHUNK = {"AutoencoderKLWan": 4, "AutoencoderKLMagvit": 4}  # frames after the first are encoded by four
