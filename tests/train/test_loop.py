@@ -17,7 +17,8 @@ from torch._dynamo.testing import CompileCounter
 
 from videowm.data.clips import pick
 from videowm.train import checkpoint
-from videowm.train.loop import Draws, Task, TrainConfig, train
+from videowm.train.loop import TrainConfig, train
+from videowm.train.task import Draws, Task
 from videowm.types import UserError
 
 AS_IN_THE_RUN = ("train.save_every=1", "train.keep=9", "train.ema=0.5")

@@ -9,9 +9,10 @@ from videowm import config as configuration
 from videowm.data.clips import pick
 from videowm.pipeline import WorldModelPipeline
 from videowm.train.flops import model_flops
-from videowm.train.loop import Draws, launch
+from videowm.train.loop import launch
 from videowm.train.reader import ReaderRun
 from videowm.train.rule import batch_by_rule, rate_by_rule
+from videowm.train.task import Draws
 from videowm.train.tasks import VAERun, WorldRun, WorldTask, build_task, with_steps
 from videowm.types import UserError
 

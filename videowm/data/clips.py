@@ -64,8 +64,8 @@ def even_clips(dataset: Dataset, *, frames: int, split: str, count: int) -> list
         raise UserError(f"{dataset.root} has no {split} episode of {frames} frames or more")
     each = np.diff(np.arange(len(episodes) + 1) * count // len(episodes))
     found = []
-    for number, (episode, n) in enumerate(zip(episodes, each, strict=True)):
-        where = np.linspace(0, 1, n) if n != 1 else np.array([number * GOLDEN % 1])
+    for episode, n in zip(episodes, each, strict=True):
+        where = np.linspace(0, 1, n) if n != 1 else np.array([len(found) * GOLDEN % 1])
         starts = (where * (dataset.lengths[episode] - frames)).astype(int)
         found += [(episode, int(start)) for start in np.unique(starts)]
     return found

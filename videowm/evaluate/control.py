@@ -70,8 +70,9 @@ def delay(readings: Readings) -> Pairs:
         scores = [explained(read, rows).mean(1) for rows in asked]
         return np.array(SHIFTS)[(weights @ np.stack(scores, 1)).argmax(1)]
 
+    real = best("truth")
     for name, video in (("control/delay", "dreamed"), ("control/delay_ceiling", "decoded")):
-        late = best(video) - best("truth")
+        late = best(video) - real
         yield name, int(late[0])
         yield f"{name}_se", float(late[1:].std(ddof=1))
 

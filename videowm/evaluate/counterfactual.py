@@ -85,6 +85,15 @@ class Replay:
             states.append(self.world.state())
         return Future(np.stack(frames), np.stack(states))
 
+    def futures(self, episode: int, frame: int, several: list[np.ndarray]) -> list[Future] | None:
+        """The `future` of each of several actions; None where one of them ends the game."""
+        found = []
+        for actions in several:
+            if (future := self.future(episode, frame, actions)) is None:
+                return None
+            found.append(future)
+        return found
+
 
 def play_random(
     pipeline: WorldModelPipeline, replay: Replay, scenes: Scenes, config: RolloutConfig, count: int
@@ -144,12 +153,7 @@ def branches(
     futures: list[list[Future]] = []
     kept = []
     for episode, first in (where[i] for i in spread(len(where), config.clips)):
-        real: list[Future] = []
-        for action in actions:
-            if (future := replay.future(episode, first + known - 1, action)) is None:
-                break
-            real.append(future)
-        if len(real) < len(actions):
+        if (real := replay.futures(episode, first + known - 1, actions)) is None:
             left_out += 1
             continue
         kept.append((episode, first))

@@ -12,7 +12,8 @@ from accelerate.utils import set_seed
 from videowm.types import UserError
 
 if TYPE_CHECKING:
-    from videowm.train.loop import Task, TrainConfig
+    from videowm.train.loop import TrainConfig
+    from videowm.train.task import Task
 
 
 def compiles(config: TrainConfig, task: Task, device: torch.device) -> bool:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from videowm import config as configuration
-from videowm.evaluate.gate import GateConfig, Verdict, cut_short
+from videowm.evaluate.gate import GateConfig, cut_short
 from videowm.train import checkpoint, optim, trunk
 from videowm.train.checkpoint import write_json
 from videowm.train.device import compiles, device_name, make_accelerator, recompute_activations
@@ -32,6 +31,7 @@ from videowm.train.muon import Muon
 from videowm.train.profile import Profiler
 from videowm.train.rule import Parametrisation, RuleConfig
 from videowm.train.stop import Stop, leave_signals_to_the_trainer
+from videowm.train.task import Draws, Items, Task
 from videowm.train.trunk import StartConfig
 from videowm.types import UserError
 
@@ -80,56 +80,6 @@ class TrainConfig:
                 f"a trunk has no length of its own, but train.warmup is {self.warmup}, train.cooldown {self.cooldown} "
                 f"and train.ema {self.ema}: give the warmup in steps (1 or more) and 0 for the others"
             )
-
-
-class Draws:
-    """Random numbers of one step: functions of (seed, step, slot), drawn for the global batch, cut to some slots."""
-
-    def __init__(self, seed: int, step: int, slots: range, total: int, device) -> None:
-        mixed = (seed * 1_000_003 + step) % 2**63
-        self.generator = torch.Generator(device).manual_seed(mixed)
-        self.step, self.slots, self.total, self.device = step, slots, total, device
-
-    def normal(self, *shape: int) -> Tensor:
-        """Standard normal "slots *shape"."""
-        whole = torch.randn(self.total, *shape, generator=self.generator, device=self.device)
-        return whole[self.slots.start : self.slots.stop]
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Uniform in [0, 1), "slots *shape"."""
-        whole = torch.rand(self.total, *shape, generator=self.generator, device=self.device)
-        return whole[self.slots.start : self.slots.stop]
-
-
-class Task(Protocol):
-    """One trainable thing. One loop serves all."""
-
-    name: str
-    seed: int
-    model: nn.Module
-    step_tokens: int | None = None  # processed in one step of the global batch, where there are tokens
-    step_flops: Mapping[str, float] = MappingProxyType({})  # training FLOPs of it by kernel family, where counted
-
-    def to(self, device: torch.device) -> None:
-        """The device of the run, told before the first step; what is to lie there may move there."""
-
-    def load(self, step: int, slots: range) -> dict[str, Tensor]:
-        """The samples of some slots of the global batch of `step`, on the CPU."""
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss over the given samples, and more to log."""
-
-    def check(self, step: int) -> Verdict | None:
-        """What the gate sees in the model as it is after `step` steps; None where it has nothing to look at."""
-
-    def evaluate(self) -> Iterator[tuple[str, Any]]:
-        """What is measured on the finished model: pairs (name, value)."""
-
-    def export(self, out: Path) -> None:
-        """Write the finished model."""
-
-    def record(self) -> dict[str, Any]:
-        """What record.json says beyond what the loop knows."""
 
 
 def train(
@@ -424,19 +374,6 @@ class Run:
             log.write(self.step, {k: v for k, v in metrics.items() if not isinstance(v, list)})
         write_json(self.out / "record.json", record)
         return record
-
-
-class Items(torch.utils.data.Dataset):
-    """Samples by (step, slots), for a DataLoader that keeps their order."""
-
-    def __init__(self, task: Task, items: list[tuple[int, range]]) -> None:
-        self.task, self.items = task, items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.task.load(*self.items[index])
 
 
 def launch(path: Path, overrides: list[str], *, profiled: bool = False) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from videowm.data.resident import Resident, ResidentFrames
 from videowm.evaluate import scores
 from videowm.evaluate.fidelity import standard_error
 from videowm.evaluate.reader import Reader, ReaderConfig, describe, targets
-from videowm.train.loop import Draws, Task, TrainConfig
+from videowm.train.loop import TrainConfig
+from videowm.train.task import Draws, Task
 from videowm.vae.codec import to_float
 
 

@@ -27,9 +27,10 @@ from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
 from videowm.evaluate.rollouts import RolloutConfig, rollouts, starting_points
 from videowm.pipeline import TrainedOn, WorldModelPipeline
 from videowm.train.flops import clip_training_flops, model_families, parameters
-from videowm.train.loop import Draws, Task, TrainConfig
+from videowm.train.loop import TrainConfig
 from videowm.train.reader import ReaderRun, ReaderTask
 from videowm.train.rule import batch_by_rule, rate_by_rule
+from videowm.train.task import Draws, Task
 from videowm.train.words import DRAWN, TextConfig, TrainingText, looked_up
 from videowm.types import UserError, latent_steps
 from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to_float
