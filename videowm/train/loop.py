@@ -75,6 +75,11 @@ class TrainConfig:
         for name in ("steps", "batch", "accumulate", "log_every", "save_every", "keep"):
             if getattr(self, name) != "rule" and getattr(self, name) < 1:
                 raise UserError(f"train.{name} {getattr(self, name)} cannot be used: give 1 or more")
+        if self.clip_median and not self.clip_median > 1:  # each limit is among the norms of the next
+            raise UserError(
+                f"train.clip_median {self.clip_median} would shrink gradients to nothing: give more than 1, or 0 "
+                "for no such limit"
+            )
         if self.trunk and (self.cooldown or self.ema or 0 < self.warmup < 1):
             raise UserError(
                 f"a trunk has no length of its own, but train.warmup is {self.warmup}, train.cooldown {self.cooldown} "
