@@ -55,6 +55,16 @@ def test_a_lossless_recording_comes_back_bit_for_bit(world, tmp_path):
     np.testing.assert_array_equal(real.states, dataset.states(1)[7:])
 
 
+def test_an_episode_that_was_drawn_anew_comes_back(tmp_path):
+    """Guards the game of the attempt that was dropped: all games of TakeCover begin in the same state."""
+    dataset = Dataset(record("takecover", tmp_path / "data", episodes=2, frames=40, seed=23, test_share=0.5))
+    replay = Replay(dataset)
+    dropped, kept, *_ = replay.candidates(1)
+    assert 0 < replay.agreement(1, dropped) < dataset.lengths[1] == replay.agreement(1, kept)
+    real = replay.future(1, 20, dataset.actions(1)[20:])
+    np.testing.assert_array_equal(real.states, dataset.states(1)[20:])
+
+
 def test_other_actions_give_another_future(replay, recording):
     """Guards forced actions that are not played: left turns the car left of right, the brake stops it."""
     named = replay.world.NAMED_ACTIONS
@@ -73,7 +83,7 @@ def test_a_recording_of_another_game_is_refused(recording, tmp_path):
     note.write_text(note.read_text().replace('"seed": 3', '"seed": 4'))
     wrong = Replay(Dataset(copy))
     wrong.candidates = lambda episode: iter([1, 2])  # two of the hundred seeds that would all be tried
-    with pytest.raises(UserError, match="does not begin again"):
+    with pytest.raises(UserError, match="no game passes more than 0 of its .* record it with this version"):
         wrong.reset(4)
     note.unlink()
     with pytest.raises(UserError, match="was not recorded here"):

@@ -49,34 +49,47 @@ class Replay:
         self._seeds: dict[int, int] = {}
 
     def reset(self, episode: int) -> None:
-        """The game at frame 0 of an episode; the attempt that was kept is known by its first state."""
-        recorded = self.dataset.states(episode)[0]
+        """The game at frame 0 of an episode."""
+        if episode not in self._seeds:
+            self._seeds[episode] = self.seed_of(episode)
+        self.world.reset(self._seeds[episode])
+
+    def seed_of(self, episode: int) -> int:
+        """The game's seed: the attempt that was kept is the one that goes through all recorded states, since games of
+        different seeds may begin alike."""
+        furthest, length = 0, int(self.dataset.lengths[episode])
         for seed in self.candidates(episode):
-            self.world.reset(seed)
-            if np.array_equal(self.world.state(), recorded):
-                self._seeds[episode] = seed
-                return
-        raise UserError(f"episode {episode} of {self.dataset.root} does not begin again: record it with this version")
+            furthest = max(furthest, agreed := self.agreement(episode, seed))
+            if agreed == length:
+                return seed
+        raise UserError(
+            f"episode {episode} of {self.dataset.root} cannot be played again, no game passes more than {furthest} of "
+            f"its {length} recorded states: record it with this version of the game"
+        )
+
+    def agreement(self, episode: int, seed: int) -> int:
+        """How many of an episode's states the game with `seed` passes under the recorded actions."""
+        self.world.reset(seed)
+        states = self.dataset.states(episode)
+        for frame, (state, action) in enumerate(zip(states, self.dataset.all_actions(episode), strict=True)):
+            if not np.array_equal(self.world.state(), state):
+                return frame
+            if self.world.step(action)[1]:
+                return frame + 1
+        return len(states)
 
     def candidates(self, episode: int) -> Iterator[int]:
         """The game seeds that `record` may have used for this episode, in its order."""
-        if episode in self._seeds:
-            yield self._seeds[episode]
-            return
         for attempt in range(ATTEMPTS):
             rng = np.random.default_rng([self.settings.seed, episode] + [attempt] * (attempt > 0))
             yield int(rng.integers(2**31))
 
     def future(self, episode: int, frame: int, actions: np.ndarray) -> Future | None:
         """Play the recorded actions up to `frame`, then `actions` "n a"; None where the game ends before the last
-        frame. A game that is not in the recorded state at `frame` is refused."""
+        frame."""
         self.reset(episode)
-        ended = any(self.world.step(action)[1] for action in self.dataset.all_actions(episode)[:frame])
-        if ended or not np.array_equal(self.world.state(), self.dataset.states(episode)[frame]):
-            raise UserError(
-                f"episode {episode} of {self.dataset.root} is in another state at frame {frame} when it is played "
-                "again: record it with this version of the game"
-            )
+        for action in self.dataset.all_actions(episode)[:frame]:
+            self.world.step(action)
         frames, states = [self.world.render()], [self.world.state()]
         for action in actions:
             if self.world.step(action)[1]:
