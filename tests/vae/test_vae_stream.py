@@ -13,7 +13,7 @@ from videowm.vae.causal import remembers
 from videowm.vae.codec import DiffusersCodec, SizeConfig, VAEConfig, build_vae, load_vae
 from videowm.vae.stream import StreamDecoder, StreamEncoder, decoder_field, encoder_field, window_error
 
-KINDS = {  # class: (size, vae.local)
+KINDS = {  # class: (size, vae.local); where that is set, vae.qk_norm too, as in the presets
     "AutoencoderKLCosmos": (SizeConfig(time=2, space=2, channels=4, width=8), 2),
     "AutoencoderKLLTXVideo": (SizeConfig(time=2, space=2, channels=4, width=8), None),
     "AutoencoderKLWan": (SizeConfig(time=2, space=2, channels=4, width=8), None),
@@ -25,7 +25,7 @@ KINDS = {  # class: (size, vae.local)
 def made(name: str) -> DiffusersCodec:
     size, local = KINDS[name]
     torch.manual_seed(0)
-    return DiffusersCodec(build_vae(VAEConfig(name, size, local=local)).eval())
+    return DiffusersCodec(build_vae(VAEConfig(name, size, local=local, qk_norm=local is not None)).eval())
 
 
 def frames_of(steps: int, stride: int) -> torch.Tensor:
@@ -112,7 +112,7 @@ def test_an_attention_over_the_whole_past():
 
 
 def test_a_local_attention_is_saved_with_the_autoencoder(tmp_path, caplog):
-    """Guards a limit that is lost on loading: the loaded autoencoder has the same hash and the same bounded field,
+    """Guards a limit, or a normalisation, that is lost on loading: the loaded autoencoder has the same hash and the same bounded field,
     also where diffusers alone has loaded it, as for a pipeline.
 
     Guards as well a warning of diffusers, which does not know the limit.
@@ -129,13 +129,32 @@ def test_a_local_attention_is_saved_with_the_autoencoder(tmp_path, caplog):
     plain = DiffusersCodec(diffusers.AutoencoderKLCosmos.from_pretrained(tmp_path / "vae").eval())
     assert plain.hash == again.hash == codec.hash
     assert decoder_field(plain) == decoder_field(again) == decoder_field(codec) is not None
-    whole = DiffusersCodec(build_vae(VAEConfig("AutoencoderKLCosmos", KINDS["AutoencoderKLCosmos"][0])).eval())
+    size = KINDS["AutoencoderKLCosmos"][0]
+    whole = DiffusersCodec(build_vae(VAEConfig("AutoencoderKLCosmos", size, qk_norm=True)).eval())
     whole.vae.load_state_dict(codec.vae.state_dict())
     latents = torch.randn(1, 4, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(codec.decode(latents[:, :2]), whole.decode(latents[:, :2]), rtol=0, atol=1e-6)
         assert (codec.decode(latents) - whole.decode(latents)).abs().max() > 1e-5
     assert whole.hash != codec.hash
+
+
+@torch.no_grad()
+def test_scores_of_normalised_queries_and_keys_cannot_grow():
+    """Guards attention left as it was, in space, in time or in one half: queries and keys a thousand times as long
+    change nothing; without the normalisation they do."""
+    changes = {}
+    for qk_norm in (True, False):
+        torch.manual_seed(0)
+        size = KINDS["AutoencoderKLCosmos"][0]
+        codec = DiffusersCodec(build_vae(VAEConfig("AutoencoderKLCosmos", size, qk_norm=qk_norm)).eval())
+        frames = frames_of(4, codec.stride[0])
+        before = codec.decode(codec.encode(frames))
+        for name, parameter in codec.vae.named_parameters():
+            if "to_q" in name or "to_k" in name:
+                parameter.mul_(1000)
+        changes[qk_norm] = (codec.decode(codec.encode(frames)) - before).abs().max().item()
+    assert changes[True] < 1e-5 < 1e-4 < changes[False]
 
 
 def test_what_cannot_be_streamed():
@@ -162,3 +181,7 @@ def test_what_cannot_be_streamed():
         assert not encoder.held and encoder.step(good).isfinite().all()
     with pytest.raises(UserError, match="vae.local"):
         build_vae(VAEConfig("AutoencoderKLWan", KINDS["AutoencoderKLWan"][0], local=2))
+    with pytest.raises(UserError, match="vae.local: 0"):
+        build_vae(VAEConfig("AutoencoderKLCosmos", KINDS["AutoencoderKLCosmos"][0], local=0))
+    with pytest.raises(UserError, match="vae.qk_norm for AutoencoderKLWan"):
+        build_vae(VAEConfig("AutoencoderKLWan", KINDS["AutoencoderKLWan"][0], qk_norm=True))

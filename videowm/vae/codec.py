@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_cosmos import CosmosCausalAttention
 from einops import rearrange
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -73,6 +75,7 @@ class VAEConfig:
     args: dict[str, Any] = field(default_factory=dict)
     pretrained: str | None = None
     local: int | None = None  # latent steps that Cosmos' attention in time sees; None: the whole past
+    qk_norm: bool = False  # queries and keys of mean square 1 in Cosmos' attention, whose scores else grow without end
 
 
 def build_vae(config: VAEConfig) -> nn.Module:
@@ -82,37 +85,65 @@ def build_vae(config: VAEConfig) -> nn.Module:
             raise UserError(
                 f"vae.pretrained: {config.pretrained} has its own size and arguments: leave out vae.size and vae.args"
             )
-        return limit_attention(load_vae(config.pretrained), config.local)
+        return adapt(load_vae(config.pretrained), config.local, config.qk_norm)
     cls = vae_class(config.model)
     known = inspect.signature(cls.__init__).parameters
     for key in config.args:
         if key not in known:
             raise UserError(f"vae.args: {config.model} takes no {key!r}{suggest(key, set(known) - {'self'})}")
     size = {} if config.size is None else sized(config.model, **asdict(config.size))
-    return limit_attention(cls(**size | config.args), config.local)
+    return adapt(cls(**size | config.args), config.local, config.qk_norm)
 
 
-class LocalInTime:
-    """Attention processor: as `whole`, but each latent step sees itself and the `steps` - 1 before it."""
+class Adapted:
+    """Attention processor: as `whole`, but each latent step sees itself and the `steps` - 1 before it, and with
+    `qk_norm` queries and keys are normalised over their channels (Henry et al. 2020, arXiv:2010.04245, with 1/sqrt(d)
+    as the scale), so that scores stay below sqrt(d)."""
 
-    def __init__(self, whole: Any, steps: int) -> None:
-        self.whole, self.steps = whole, steps
+    def __init__(self, whole: Any, steps: int | None, qk_norm: bool) -> None:
+        self.whole, self.steps, self.qk_norm = whole, steps, qk_norm
 
-    def __call__(self, attention: nn.Module, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.whole(attention, hidden_states, attention_mask.triu(1 - self.steps))
+    def __call__(self, attention: nn.Module, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        if self.steps is not None:
+            attention_mask = attention_mask.triu(1 - self.steps)
+        if self.qk_norm:
+            attention = SimpleNamespace(
+                norm=attention.norm, to_q=Unit(attention.to_q), to_k=Unit(attention.to_k), to_v=attention.to_v,
+                to_out=attention.to_out, num_attention_heads=attention.num_attention_heads,
+            )  # fmt: skip
+        return self.whole(attention, hidden_states, attention_mask)
 
 
-def limit_attention(vae: nn.Module, steps: int | None) -> nn.Module:
-    """Bound Cosmos' attention in time, which no argument of its own does, and write that into its configuration."""
-    if steps is None:
+@dataclass(frozen=True)
+class Unit:
+    """As `project`, to mean square 1 over the channels of "b c t h w"."""
+
+    project: nn.Module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = self.project(x)
+        return (x * torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-6)).type_as(x)
+
+
+def adapt(vae: nn.Module, local: int | None, qk_norm: bool) -> nn.Module:
+    """Cosmos' attention with what no argument of its own offers (see `VAEConfig`), written into its configuration;
+    what a saved autoencoder was trained with stays."""
+    local = vae.config.get("local") if local is None else local
+    qk_norm = qk_norm or vae.config.get("qk_norm", False)
+    if local is None and not qk_norm:
         return vae
-    if not isinstance(vae, diffusers.AutoencoderKLCosmos) or steps < 1:
-        raise UserError(f"vae.local: {steps} for {type(vae).__name__}: give 1 or more, and to AutoencoderKLCosmos only")
+    cosmos = isinstance(vae, diffusers.AutoencoderKLCosmos)
+    if local is not None and (not cosmos or local < 1):
+        raise UserError(f"vae.local: {local} for {type(vae).__name__}: give 1 or more, and to AutoencoderKLCosmos only")
+    if not cosmos:
+        raise UserError(f"vae.qk_norm for {type(vae).__name__}: leave it out, it is for AutoencoderKLCosmos only")
     for name, module in vae.named_modules():
-        if name.split(".")[-2:-1] == ["temp_attentions"]:
-            whole = module.processor
-            module.processor = LocalInTime(whole.whole if isinstance(whole, LocalInTime) else whole, steps)
-    vae.register_to_config(local=steps)
+        if isinstance(module, CosmosCausalAttention):
+            whole = module.processor.whole if isinstance(module.processor, Adapted) else module.processor
+            in_time = name.split(".")[-2:-1] == ["temp_attentions"]
+            module.processor = Adapted(whole, local if in_time else None, qk_norm)
+    used = {"local": local, "qk_norm": qk_norm}
+    vae.register_to_config(**{key: value for key, value in used.items() if value})
     return vae
 
 
@@ -172,7 +203,7 @@ def load_weights(name: str | None, source: str | Path, **place: str) -> nn.Modul
 
 @contextmanager
 def unwarned() -> Iterator[None]:
-    """Loading without diffusers' warning of `local`, a setting of ours."""
+    """Loading without diffusers' warning of `local` and `qk_norm`, settings of ours."""
     told = diffusers.utils.logging.get_verbosity()
     diffusers.utils.logging.set_verbosity_error()
     try:
@@ -201,7 +232,7 @@ class DiffusersCodec:
     """
 
     def __init__(self, vae: nn.Module) -> None:
-        self.vae = limit_attention(vae, vae.config.get("local"))  # who loads it with diffusers alone does not
+        self.vae = adapt(vae, None, False)  # who loads it with diffusers alone does not
         time, space = STRIDES[type(vae).__name__](vae.config)
         self.stride = (time, space, space)
         self.channels = vae.config.get("latent_channels") or vae.config.get("z_dim")
