@@ -81,10 +81,8 @@ def test_matrices_by_muon_the_rest_by_adamw():
 
 
 def test_resumes_to_the_bit(train_world, same, tmp_path):
-    """Guards momentum and usual norms that a checkpoint forgets: 4 steps under µP = 2 steps, killed, 2 more. Its time
-    is logged."""
-    settings = ("train.optimizer=muon", "train.parametrisation=mup", "train.save_every=1", "train.keep=9",
-                "train.clip_median=2")  # fmt: skip
+    """Guards momentum that a checkpoint forgets: 4 steps under µP = 2 steps, killed, 2 more. Its time is logged."""
+    settings = ("train.optimizer=muon", "train.parametrisation=mup", "train.save_every=1", "train.keep=9")
     whole = tmp_path / "whole"
     train_world(whole, *settings)
     halved = shutil.copytree(whole, tmp_path / "halved")
@@ -93,7 +91,5 @@ def test_resumes_to_the_bit(train_world, same, tmp_path):
         shutil.rmtree(halved / "checkpoints" / f"step-{step:08d}")
     train_world(halved, *settings)
     same(whole, halved)
-    norms = [(run / "checkpoints/step-00000004/clipper.safetensors").read_bytes() for run in (whole, halved)]
-    assert norms[0] == norms[1]
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert 0 < rows[3]["muon"] < 1

@@ -112,8 +112,8 @@ def test_an_attention_over_the_whole_past():
 
 
 def test_a_local_attention_is_saved_with_the_autoencoder(tmp_path, caplog):
-    """Guards a limit, or a normalisation, that is lost on loading: the loaded autoencoder has the same hash and the same bounded field,
-    also where diffusers alone has loaded it, as for a pipeline.
+    """Guards a limit or a normalisation that is lost on loading: the loaded autoencoder has the same hash and the same
+    bounded field, also where diffusers alone has loaded it, as for a pipeline.
 
     Guards as well a warning of diffusers, which does not know the limit.
 

@@ -7,6 +7,7 @@ same command again, bit-exact on a CPU, whatever the number of workers, and proc
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -54,7 +55,6 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     clip: float = 1.0  # global gradient norm; 0: no clipping
-    clip_median: float = 0.0  # that norm also in medians of the last 100 steps; 0: no such limit
     ema: float = 0.0  # length of the weights' moving average as a fraction of the run; 0: none
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device computes it, else fp32
     workers: int = 0  # processes that load data; on a GPU one at least, which hides the time
@@ -75,11 +75,6 @@ class TrainConfig:
         for name in ("steps", "batch", "accumulate", "log_every", "save_every", "keep"):
             if getattr(self, name) != "rule" and getattr(self, name) < 1:
                 raise UserError(f"train.{name} {getattr(self, name)} cannot be used: give 1 or more")
-        if self.clip_median and not self.clip_median > 1:  # each limit is among the norms of the next
-            raise UserError(
-                f"train.clip_median {self.clip_median} would shrink gradients to nothing: give more than 1, or 0 "
-                "for no such limit"
-            )
         if self.trunk and (self.cooldown or self.ema or 0 < self.warmup < 1):
             raise UserError(
                 f"a trunk has no length of its own, but train.warmup is {self.warmup}, train.cooldown {self.cooldown} "
@@ -187,7 +182,6 @@ class Run:
         optimizer = optim.make_optimizer(task.model, config)
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
         self.guard = optim.Guard(self.optimizer.optimizer, accelerator.device)
-        self.clipper = optim.Clipper(config.clip, config.clip_median, accelerator.device)
         if compiles(config, task, accelerator.device):
             # Recorded gradients cannot be added up, and processes exchange theirs while they are computed.
             alone = accelerator.num_processes == config.accumulate == 1 and not config.checkpointing
@@ -225,8 +219,6 @@ class Run:
         checkpoint.load_optimizer(self.optimizer, groups["optimizer"])
         if self.average is not None:
             self.average.values = {k: v.to(self.accelerator.device) for k, v in groups["average"].items()}
-        if "clipper" in groups:
-            self.clipper.norms = groups["clipper"]["norms"].to(self.accelerator.device)
         self.step = self.first = state["step"]
         if found != origin:
             self.seconds_before = self.seconds = state["seconds"]
@@ -242,8 +234,6 @@ class Run:
         }
         if self.average is not None:
             tensors["average"] = self.average.values
-        if self.clipper.factor:
-            tensors["clipper"] = {"norms": self.clipper.norms}
         state = {"seconds": self.seconds, "measured": dataclasses.asdict(self.meter.whole)}
         checkpoint.save(self.checkpoints, self.step, tensors, state, keep=self.config.keep,
                         keep_at=self.config.keep_at)  # fmt: skip
@@ -294,7 +284,7 @@ class Run:
 
     def clip(self) -> Tensor:
         """Clip the gradient; there is no update when it is not finite."""
-        norm = self.clipper.clip(self.model.parameters())
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
         self.guard.see(norm)
         if not self.patient:
             self.check()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -135,31 +134,6 @@ class Guard:
     def failed(self) -> tuple[int, float] | None:
         """How many gradients were finite before the first that was not, and its norm; waits for the device."""
         return None if math.isfinite(norm := float(self.norm)) else (int(self.good), norm)
-
-
-class Clipper:
-    """Limits the gradient's global norm to `most`, and to `factor` times its median over the last `HISTORY` steps, as
-    limited then (0: no limit). The second is AutoClip (Seetharaman et al. 2020, arXiv:2007.14469), with limited norms
-    for all and the median for a percentile: a step that would undo hundreds is cut down to one like those before it.
-    """
-
-    HISTORY, LEAST = 100, 20  # steps looked back to, and that it takes to know what is usual
-
-    def __init__(self, most: float, factor: float, device: torch.device) -> None:
-        self.most, self.factor = torch.tensor(most or math.inf, device=device), factor
-        self.norms = torch.full((self.HISTORY,), torch.nan, device=device)
-
-    @torch.no_grad()
-    def clip(self, parameters: Iterable[nn.Parameter]) -> Tensor:
-        """Scale the gradients down where they are above the limit; returns their norm before that."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm, limit = torch.nn.utils.get_total_norm(gradients), self.most
-        if self.factor:
-            usual = self.factor * self.norms.nanmedian()
-            limit = torch.where(self.norms.isfinite().sum() < self.LEAST, limit, limit.minimum(usual))
-            self.norms = torch.cat([self.norms[1:], norm.minimum(limit)[None]])
-        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1))
-        return norm
 
 
 class Average:

@@ -85,23 +85,25 @@ def build_vae(config: VAEConfig) -> nn.Module:
             raise UserError(
                 f"vae.pretrained: {config.pretrained} has its own size and arguments: leave out vae.size and vae.args"
             )
-        return adapt(load_vae(config.pretrained), config.local, config.qk_norm)
+        return adapt(load_vae(config.pretrained), local=config.local, qk_norm=config.qk_norm)
     cls = vae_class(config.model)
     known = inspect.signature(cls.__init__).parameters
     for key in config.args:
         if key not in known:
             raise UserError(f"vae.args: {config.model} takes no {key!r}{suggest(key, set(known) - {'self'})}")
     size = {} if config.size is None else sized(config.model, **asdict(config.size))
-    return adapt(cls(**size | config.args), config.local, config.qk_norm)
+    return adapt(cls(**size | config.args), local=config.local, qk_norm=config.qk_norm)
 
 
+@dataclass(frozen=True)
 class Adapted:
     """Attention processor: as `whole`, but each latent step sees itself and the `steps` - 1 before it, and with
     `qk_norm` queries and keys are normalised over their channels (Henry et al. 2020, arXiv:2010.04245, with 1/sqrt(d)
     as the scale), so that scores stay below sqrt(d)."""
 
-    def __init__(self, whole: Any, steps: int | None, qk_norm: bool) -> None:
-        self.whole, self.steps, self.qk_norm = whole, steps, qk_norm
+    whole: Any
+    steps: int | None
+    qk_norm: bool
 
     def __call__(self, attention: nn.Module, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         if self.steps is not None:
@@ -125,7 +127,7 @@ class Unit:
         return (x * torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-6)).type_as(x)
 
 
-def adapt(vae: nn.Module, local: int | None, qk_norm: bool) -> nn.Module:
+def adapt(vae: nn.Module, *, local: int | None = None, qk_norm: bool = False) -> nn.Module:
     """Cosmos' attention with what no argument of its own offers (see `VAEConfig`), written into its configuration;
     what a saved autoencoder was trained with stays."""
     local = vae.config.get("local") if local is None else local
@@ -232,7 +234,7 @@ class DiffusersCodec:
     """
 
     def __init__(self, vae: nn.Module) -> None:
-        self.vae = adapt(vae, None, False)  # who loads it with diffusers alone does not
+        self.vae = adapt(vae)  # who loads it with diffusers alone does not
         time, space = STRIDES[type(vae).__name__](vae.config)
         self.stride = (time, space, space)
         self.channels = vae.config.get("latent_channels") or vae.config.get("z_dim")
