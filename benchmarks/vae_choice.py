@@ -62,7 +62,8 @@ def candidates(only: list[str] | None) -> dict[str, list[str]]:
     """Name -> overrides of the configuration."""
     found = {f"{short}-{rate}": [f"vae.model={model}", f"train.lr={rate}"]
              for short, model in CLASSES.items() for rate in RATES}  # fmt: skip
-    found["cosmos-local"] = [*found["cosmos-2e-3"], "vae.local=3", "vae.qk_norm=true"]  # as in the presets
+    found["cosmos-local"] = [*found["cosmos-2e-3"], "vae.local=3"]
+    found["cosmos-norm"] = [*found["cosmos-local"], "vae.qk_norm=true"]  # as in the presets
     found |= {f"ltx-{name}": found[ABLATED] + overrides for name, overrides in LOSSES.items()}
     if unknown := set(only or ()) - set(found):
         raise SystemExit(f"unknown: {', '.join(unknown)}; known: {', '.join(found)}")

@@ -28,6 +28,8 @@ from videowm.data.layout import Layout, finish, write_group, write_json
 from videowm.data.worlds import World, open_world
 from videowm.types import Episode, UserError
 
+ATTEMPTS = 100  # at an episode that ends at once
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -197,19 +199,30 @@ def record_group(settings: Recording, out: Path, file_index: int, progress: Any)
     write_group(out, file_index, episodes, settings.layout(world))
 
 
+def attempts(seed: int, number: int) -> Iterator[np.random.Generator]:
+    """The random numbers of an episode, and of each that is drawn in its place while they end at once."""
+    for attempt in range(ATTEMPTS):
+        yield np.random.default_rng([seed, number] + [attempt] * (attempt > 0))
+
+
 def play_episode(world: World, seed: int, number: int, frames: int) -> Episode:
     """Episode `number` of the recording with `seed`; drawn anew in the rare case that it ends at once."""
-    for attempt in range(100):
-        rng = np.random.default_rng([seed, number] + [attempt] * (attempt > 0))
+    for rng in attempts(seed, number):
         episode = play_once(world, rng, frames)
         if len(episode.frames) >= min(world.shortest, frames):
             return episode
-    raise UserError(f"100 tries at episode {number} of {world.name} ended in {world.shortest} frames: change the seed")
+    raise UserError(f"{ATTEMPTS} tries at episode {number} of {world.name} ended in {world.shortest} frames: change "
+                    "the seed")  # fmt: skip
+
+
+def game_seed(rng: np.random.Generator) -> int:
+    """The first number drawn from an attempt's `rng`."""
+    return int(rng.integers(2**31))
 
 
 def play_once(world: World, rng: np.random.Generator, frames: int) -> Episode:
-    """One episode of `frames` rows, fewer where the game ends. The first number drawn from `rng` is the game's seed."""
-    world.reset(int(rng.integers(2**31)))
+    """One episode of `frames` rows, fewer where the game ends."""
+    world.reset(game_seed(rng))
     driver, rows, done = world.driver(rng), [], False
     while len(rows) < frames and not done:
         frame, state, action = world.render(), world.state(), next(driver)

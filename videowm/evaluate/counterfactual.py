@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from videowm.data.dataset import Dataset
-from videowm.data.record import Recording
+from videowm.data.record import Recording, attempts, game_seed
 from videowm.data.worlds import World, open_world
 from videowm.evaluate.curves import Curve
 from videowm.evaluate.fidelity import by_frame, psnr
@@ -25,7 +25,6 @@ from videowm.vae.codec import to_float
 
 FORCED = {"carracing": ("left", "right", "brake"), "takecover": ("left", "right", "stay")}
 SPARE = 8  # starts looked at for one that is wanted
-ATTEMPTS = 100  # as in data/record.py: an episode that ended at once was drawn anew
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,7 @@ class Replay:
 
     def candidates(self, episode: int) -> Iterator[int]:
         """The game seeds that `record` may have used for this episode, in its order."""
-        for attempt in range(ATTEMPTS):
-            rng = np.random.default_rng([self.settings.seed, episode] + [attempt] * (attempt > 0))
-            yield int(rng.integers(2**31))
+        return map(game_seed, attempts(self.settings.seed, episode))
 
     def future(self, episode: int, frame: int, actions: np.ndarray) -> Future | None:
         """Play the recorded actions up to `frame`, then `actions` "n a"; None where the game ends before the last

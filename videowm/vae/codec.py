@@ -18,6 +18,7 @@ from diffusers.models.autoencoders.autoencoder_kl_cosmos import CosmosCausalAtte
 from einops import rearrange
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videowm.config import suggest
@@ -99,7 +100,7 @@ def build_vae(config: VAEConfig) -> nn.Module:
 class Adapted:
     """Attention processor: as `whole`, but each latent step sees itself and the `steps` - 1 before it, and with
     `qk_norm` queries and keys are normalised over their channels (Henry et al. 2020, arXiv:2010.04245, with 1/sqrt(d)
-    as the scale), so that scores stay below sqrt(d)."""
+    as the scale), so that no score passes sqrt(d)."""
 
     whole: Any
     steps: int | None
@@ -123,8 +124,8 @@ class Unit:
     project: nn.Module
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = self.project(x)
-        return (x * torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-6)).type_as(x)
+        x = self.project(x).movedim(1, -1)
+        return F.rms_norm(x, x.shape[-1:], eps=1e-6).movedim(-1, 1)
 
 
 def adapt(vae: nn.Module, *, local: int | None = None, qk_norm: bool = False) -> nn.Module:
