@@ -6,6 +6,8 @@ stopped. OUT/words.json holds the numbers, OUT/words.png shows how far the frame
 
     python benchmarks/words.py --out runs/words                # two GPUs
     python benchmarks/words.py --out /tmp/words --tiny         # all of it on 2 CPU cores
+
+`--parts runs/evaluation/carracing` takes the recording, the autoencoder and the reader of benchmarks/evaluation.py.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from videowm.config import read
 CLIP, GUIDANCE = 33, 2
 FACTS = ("text/turn_free", "text/speed_free", "text/turn", "text/speed")
 TITLES = {"text/turn": "turning left for right", "text/speed": "fast for slow"}
+PARTS = {"record": "data", "vae": "vae", "reader": "reader"}  # {stage: the folder that it makes}
 KEPT = ("heldout/", "rollout/psnr_mean", "text/")
 SWEEP = ROOT / "configs/sweep/captions.yaml"
 
@@ -51,9 +54,10 @@ TINY = Size(
 )  # fmt: skip
 
 
-def chain(out: Path, size: Size, workers: int, budget: float) -> list[Stage]:
-    """All commands, those first that the longest chain begins with."""
-    data, lessons, latents = out / "data", out / "lessons", out / "latents"
+def chain(out: Path, size: Size, workers: int, budget: float, parts: Path | None = None) -> list[Stage]:
+    """All commands, those first that the longest chain begins with; where `parts` are given, none that makes them."""
+    home, lessons, latents = parts or out, out / "lessons", out / "latents"
+    data, vae, reader = (home / name for name in PARTS.values())
     quiet = "train.trackers=[]"
     found = [
         Stage("lessons", [
@@ -67,7 +71,7 @@ def chain(out: Path, size: Size, workers: int, budget: float) -> list[Stage]:
             "describer.py", "teach", f"{lessons}", "--out", f"{out}/describer", "--minutes", f"{size.minutes}",
             "--batch", f"{size.batch}", "--workers", f"{max(1, workers // 4)}"], ("lessons",)),
         Stage("vae", [
-            "videowm", "train", *size.vae, f"data={data}", f"out={out}/vae", quiet], ("record",)),
+            "videowm", "train", *size.vae, f"data={data}", f"out={vae}", quiet], ("record",)),
         Stage("original captions", [
             "videowm", "caption", f"{data}", "--from-state", "--clip-frames", f"{CLIP}"], ("record",), gpu=False),
         Stage("describe", [
@@ -75,10 +79,10 @@ def chain(out: Path, size: Size, workers: int, budget: float) -> list[Stage]:
             ("teach", "record")),
         Stage("score", ["describer.py", "score", f"{data}"], ("describe", "original captions"), gpu=False),
         Stage("encode", [
-            "videowm", "encode", f"{data}", "--vae", f"{out}/vae", "--out", f"{latents}", "--workers", f"{workers}"],
+            "videowm", "encode", f"{data}", "--vae", f"{vae}", "--out", f"{latents}", "--workers", f"{workers}"],
             ("vae",)),
         Stage("reader", [
-            "videowm", "train", "configs/reader/carracing.yaml", f"data={data}", f"out={out}/reader", quiet,
+            "videowm", "train", "configs/reader/carracing.yaml", f"data={data}", f"out={reader}", quiet,
             *size.reader], ("record",)),
     ]  # fmt: skip
     settings = {"latents": f"{latents}", "train.trackers": [], "budget": budget} | size.world
@@ -91,11 +95,11 @@ def chain(out: Path, size: Size, workers: int, budget: float) -> list[Stage]:
     for name in names:
         guidance = [] if name == "none" else ["--text-guidance", f"{GUIDANCE}"]
         found.append(Stage(f"evaluate {name}", [
-            "videowm", "evaluate", f"{out}/sweep/{name}", "--reader", f"{out}/reader", "--clips", f"{size.clips}",
+            "videowm", "evaluate", f"{out}/sweep/{name}", "--reader", f"{reader}", "--clips", f"{size.clips}",
             "--horizon", f"{size.horizon}", "--counterfactuals", "0", *guidance], (name, "reader")))  # fmt: skip
     found.append(Stage("report", ["scaling", "report", *sweep, "--no-wandb"],
                        tuple(f"evaluate {name}" for name in names), gpu=False))  # fmt: skip
-    return found
+    return [stage for stage in found if parts is None or stage.name not in PARTS]
 
 
 def numbers(out: Path) -> dict[str, dict[str, float]]:
@@ -132,12 +136,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=2e16, help="FLOPs of each world model")
+    parser.add_argument("--parts", type=Path, help="folder with data, vae and reader (default: they are made)")
+    parser.add_argument("--clips", type=int, default=Size.clips, help="held-out clips that words are changed for")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that play (default: cores)")
     parser.add_argument("--jobs", type=int, help="stages at a time that need a GPU (default: one a GPU)")
     parser.add_argument("--tiny", action="store_true", help="all of it, tiny, on a CPU")
     args = parser.parse_args()
-    out, size = args.out.resolve(), TINY if args.tiny else Size()
-    for name, took in run(chain(out, size, args.workers, args.budget), out, args.jobs):
+    out, size = args.out.resolve(), TINY if args.tiny else Size(clips=args.clips)
+    parts = args.parts and args.parts.resolve()
+    for name, took in run(chain(out, size, args.workers, args.budget, parts), out, args.jobs):
         write_summary(out / "words.json", {name: took}, found := numbers(out))
         if any(fact in metrics for metrics in found.values() for fact in FACTS):
             draw(found, out / "words.png")
