@@ -280,6 +280,20 @@ def test_cudnn_has_no_part_in_its_attention():
     assert seen == [False, False] and torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_pixels_are_not_rounded_to_bf16(name, frames):
+    """Guards layers next to the pixels in half precision, whose rounding is to one side over a flat area: under
+    autocast few decoded values are ones that bf16 has, and Cosmos' wavelets get frames of more than eight bits."""
+    vae, clip = build_vae(VAEConfig(name, args=SMALL[name])), frames.movedim(1, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        met = [vae.decode(vae.encode(clip).latent_dist.mode()).sample]
+        if name == "AutoencoderKLCosmos":
+            met.append(vae.encoder.patch_embed(clip))
+    for x in met:
+        assert x.dtype == torch.float32 and (x == x.bfloat16()).float().mean() < 0.1
+
+
 def test_pixels_that_are_not_numbers(codec):
     """Guards latents that are NaN without a word: one bad pixel of a clip is refused, and counted."""
     frames = torch.zeros(1, 5, 3, 64, 64)

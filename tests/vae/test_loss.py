@@ -21,6 +21,26 @@ def test_terms_by_hand():
     assert without.item() == pytest.approx(0.04)
 
 
+def test_log_of_each_clip():
+    """Guards a logarithm of the batch: errors of 0.2 and 0.02 count as their logarithms' mean, and pull equally hard.
+
+    A perfect clip has a finite loss. The KL term keeps its weight.
+    """
+    frames, latents = torch.zeros(2, 5, 3, 8, 8), torch.full((2, 2, 4, 1, 1), 3.0)
+    off = torch.tensor([0.2, 0.02])
+    decoded = off.view(2, 1, 1, 1, 1).expand_as(frames).clone().requires_grad_()
+    loss, metrics = vae_loss(decoded, frames, latents, VAELossConfig(log=True, l1=0.5, kl=0.01))
+    errors = off.square() + 0.5 * off + (2 / 255) ** 2 / 12
+    assert loss.item() == pytest.approx(errors.log().mean().item() + 0.01 * 4.5, rel=1e-5)
+    assert metrics["mse"].item() == pytest.approx((0.04 + 0.0004) / 2)
+    loss, _ = vae_loss(decoded, frames, latents, VAELossConfig(log=True, l1=0))
+    loss.backward()
+    pulls = decoded.grad.flatten(1).norm(dim=1) * off  # of a logarithm falls as 1 / error
+    assert pulls[0].item() == pytest.approx(pulls[1].item(), rel=0.02)
+    perfect, _ = vae_loss(frames, frames, latents, VAELossConfig(log=True))
+    assert perfect.isfinite()
+
+
 def test_terms_that_see_more_than_single_pixels():
     """Guards axes mixed up: a ramp along the width has no motion, a ramp along time no gradient, each by hand.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,7 @@ STRIDES = {
 # All but cuDNN's: its backward pass gives NaN where all scores of a query are below about -89 (pytorch issue 196678,
 # torch 2.11, H100 and H200), and Cosmos' attention in time, whose first step sees itself alone, comes to -300.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+EXACT = ("encoder.patch_embed", "decoder.conv_out", "decoder.unpatch_embed")  # see `exact`
 CHUNK = {"AutoencoderKLWan": 4, "AutoencoderKLMagvit": 4}  # frames after the first are encoded by four
 
 
@@ -86,14 +88,33 @@ def build_vae(config: VAEConfig) -> nn.Module:
             raise UserError(
                 f"vae.pretrained: {config.pretrained} has its own size and arguments: leave out vae.size and vae.args"
             )
-        return adapt(load_vae(config.pretrained), local=config.local, qk_norm=config.qk_norm)
+        return exact(adapt(load_vae(config.pretrained), local=config.local, qk_norm=config.qk_norm))
     cls = vae_class(config.model)
     known = inspect.signature(cls.__init__).parameters
     for key in config.args:
         if key not in known:
             raise UserError(f"vae.args: {config.model} takes no {key!r}{suggest(key, set(known) - {'self'})}")
     size = {} if config.size is None else sized(config.model, **asdict(config.size))
-    return adapt(cls(**size | config.args), local=config.local, qk_norm=config.qk_norm)
+    return exact(adapt(cls(**size | config.args), local=config.local, qk_norm=config.qk_norm))
+
+
+def exact(vae: nn.Module) -> nn.Module:
+    """The layers next to the pixels compute in fp32 under autocast too.
+
+    In bf16 a pixel is off by up to half a grey level, to the same side over a flat area, and their sum in the gradient
+    of a bias is as large as the gradient itself once training is far on.
+    """
+
+    def in_fp32(forward: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            return forward(x, *rest)
+        with torch.autocast(x.device.type, enabled=False):
+            return forward(x.float(), *rest)
+
+    modules = dict(vae.named_modules())
+    for module in (modules[name] for name in EXACT if name in modules):
+        module.forward = partial(in_fp32, module.forward)
+    return vae
 
 
 @dataclass(frozen=True)
