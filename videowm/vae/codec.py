@@ -105,11 +105,11 @@ def exact(vae: nn.Module) -> nn.Module:
     of a bias is as large as the gradient itself once training is far on.
     """
 
-    def in_fp32(forward: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
+    def in_fp32(forward: Callable[..., Any], x: Tensor, *rest: Any, **more: Any) -> Any:
         if not torch.is_autocast_enabled(x.device.type):
-            return forward(x, *rest)
+            return forward(x, *rest, **more)
         with torch.autocast(x.device.type, enabled=False):
-            return forward(x.float(), *rest)
+            return forward(x.float(), *rest, **more)
 
     modules = dict(vae.named_modules())
     for module in (modules[name] for name in EXACT if name in modules):
