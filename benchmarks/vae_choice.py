@@ -43,7 +43,7 @@ CLASSES = {"cosmos": "AutoencoderKLCosmos", "ltx": "AutoencoderKLLTXVideo", "wan
            "magvit": "AutoencoderKLMagvit"}  # fmt: skip
 RATES = ("2e-3", "6e-3")  # the best one differs from class to class
 ABLATED = "ltx-2e-3"
-LOSSES = {  # on that one; every other candidate has l1 0.1 and kl 1e-6
+LOSSES = {  # on that one; every other candidate but the -log ones has l1 0.1 and kl 1e-6
     "no-l1": ["loss.l1=0"], "no-kl": ["loss.kl=0"], "kl-1e-3": ["loss.kl=1e-3"],
     "ssim": ["loss.ssim=0.1"], "gradient": ["loss.gradient=0.1"],
     "motion": ["loss.motion=1"], "moved": ["loss.moved=2"],

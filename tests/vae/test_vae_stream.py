@@ -43,7 +43,7 @@ def test_streams_give_what_whole_clips_give(name, cached):
     """Guards a window that begins inside the field, where its first step is decoded as the first frame of a clip.
 
     Six steps after the window is full, so it really slides; and two steps less make another picture. Guards as well a
-    layer that forgets, or one that still remembers when others use it.
+    layer that forgets, or one that still remembers, or rounds to bf16, when others use it.
     """
     codec = made(name)
     time = codec.stride[0]
@@ -57,6 +57,8 @@ def test_streams_give_what_whole_clips_give(name, cached):
     assert [part.shape[1] for part in streamed] == [1] + [time] * (latents.shape[1] - 1)
     torch.testing.assert_close(torch.cat(streamed, 1), whole, rtol=0, atol=1e-5)
     torch.testing.assert_close(codec.decode(latents), whole, rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert codec.decode(latents).dtype == torch.float32
     assert not torch.equal(codec.decode(latents[:, -fields[0] + 2 :])[:, -time:], whole[:, -time:])
     frames = frames_of(fields[1] + 6, time)
     encoded = torch.cat([encoder.step(part) for part in steps_of(frames, time)], 1)

@@ -54,13 +54,16 @@ class Layers:
         """What runs in here goes on where the last such run ended: a first frame at the beginning, then one latent step
         at a time. Between them the layers are what they were, for others who use the autoencoder."""
         modules = {name: self.half.get_submodule(name) for name in self.ways}
+        before = {name: vars(module).get("forward") for name, module in modules.items()}  # `exact` puts one there
         try:
             for name, module in modules.items():
                 module.forward = partial(self.ways[name], name, module)
             yield
         finally:
-            for module in modules.values():
-                module.__dict__.pop("forward", None)
+            for name, module in modules.items():
+                del module.forward
+                if before[name] is not None:
+                    module.forward = before[name]
         self.begun = True
 
     def kept(self, name: str, x: Tensor, steps: int) -> Tensor:
