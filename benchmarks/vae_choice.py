@@ -66,7 +66,7 @@ def candidates(only: list[str] | None) -> dict[str, list[str]]:
     found["cosmos-norm"] = [*found["cosmos-local"], "vae.qk_norm=true"]
     for short in CLASSES:  # the loss of the presets, and cosmos as they have it
         name = "cosmos-norm" if short == "cosmos" else f"{short}-2e-3"
-        found[f"{short}-log"] = [*found[name], "loss.log=true", "loss.kl=2.5e-4"]
+        found[f"{short}-log"] = [*found[name], "loss.log=true", "loss.l1=0", "loss.kl=2.5e-4"]
     found |= {f"ltx-{name}": found[ABLATED] + overrides for name, overrides in LOSSES.items()}
     if unknown := set(only or ()) - set(found):
         raise SystemExit(f"unknown: {', '.join(unknown)}; known: {', '.join(found)}")
