@@ -164,26 +164,30 @@ def start_engine() -> Any:
     return game
 
 
-def shares(big: int, small: int) -> np.ndarray:
-    """How much of each of `big` pixels lies in each of `small` equal areas, whole numbers float32 "small big"."""
+def shares(big: int, small: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The few of `big` pixels under each of `small` equal areas: index and share, a whole number, both "small"."""
     edges = np.arange(small + 1) * big
     left, right = np.arange(big) * small, np.arange(1, big + 1) * small
-    overlap = np.minimum(edges[1:, None], right) - np.maximum(edges[:-1, None], left)
-    return overlap.clip(0).astype(np.float32)
+    overlap = (np.minimum(edges[1:, None], right) - np.maximum(edges[:-1, None], left)).clip(0)
+    span = (overlap > 0).sum(1).max()
+    first = np.minimum((overlap > 0).argmax(1), big - span)
+    return [(i, overlap[np.arange(small), i].astype(np.float32)) for i in (first + k for k in range(span))]
 
 
 ROWS, COLUMNS = shares(SCREEN[0], TakeCover.size[0]), shares(SCREEN[1], TakeCover.size[1])
 
 
 def area_average(screen: np.ndarray) -> np.ndarray:
-    """uint8 "120 160 3" -> uint8 "64 64 3", every pixel the rounded mean of the area that it covers."""
-    height, width, channels = screen.shape
-    flat = ROWS @ screen.reshape(height, width * channels).astype(np.float32)
-    across = flat.reshape(-1, width, channels).swapaxes(0, 1).reshape(width, -1)
-    total = (COLUMNS @ across).reshape(len(COLUMNS), -1, channels).swapaxes(0, 1)
+    """uint8 "120 160 3" -> uint8 "64 64 3", every pixel the rounded mean of the area that it covers.
+
+    No matrix product: the threads of a BLAS wait for each other where processes outnumber cores, and play stands still.
+    """
+    area = np.float32(screen.shape[0] * screen.shape[1])
+    rows = sum(screen[index] * share[:, None, None] for index, share in ROWS)
+    total = sum(rows[:, index] * share[:, None] for index, share in COLUMNS)
     # 255 * 120 * 160 is below 2**24: every sum is a whole number, exact in any order on any machine, and a quotient is
     # further from the next whole number than float32 rounds.
-    return ((total + np.float32(height * width / 2)) / np.float32(height * width)).astype(np.uint8)
+    return ((total + area / 2) / area).astype(np.uint8)
 
 
 def escape(state: np.ndarray) -> int:
