@@ -122,14 +122,15 @@ def play_ahead(
 ) -> Iterator[Any]:
     """Play the episodes `numbers` in `workers` fresh processes and yield `keep(episode, number)` of each, in order.
 
-    Few wait to be taken. Only what is kept travels between the processes.
+    A group and a few more wait to be taken: the players go on while whoever takes them is busy with a group. Only what
+    is kept travels between the processes.
     """
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     waiting: deque[Future] = deque()
     try:
         for number in numbers:
             waiting.append(pool.submit(play_in_worker, settings, number, keep))
-            if len(waiting) > 2 * workers:
+            if len(waiting) > settings.group + 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
