@@ -246,10 +246,10 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Latents:
-    """The clips of one split in memory, normalised: per latent channel and per action to mean 0, variance 1."""
+    """The clips of one split in memory; latents as they were stored, since float32 is twice that for every training."""
 
-    latents: Tensor  # float32 "n t c h w"
-    actions: Tensor  # float32 "n f-1 a"
+    latents: Tensor  # "n t c h w", see `normalised`
+    actions: Tensor  # float32 "n f-1 a", each of mean 0 and variance 1
     episode: Tensor  # int64 "n"
     start: Tensor  # int64 "n", index of the clip's first frame within the episode
     index: dict[str, Any]
@@ -266,11 +266,15 @@ class Latents:
                 raise UserError(f"{path} is missing or not the file that was encoded: run videowm encode again")
         parts = [part for name in names if len((part := load_file(folder / name))["latents"])]
         whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-        mean, std = (torch.tensor(index[key])[:, None, None] for key in ("mean", "std"))
         actions = (whole["actions"] - torch.tensor(index["action_mean"])) / torch.tensor(index["action_std"])
         if not torch.isfinite(actions).all():
             raise UserError(f"{folder} holds actions that are not finite: encode a dataset with finite actions")
-        return cls((whole["latents"].float() - mean) / std, actions, whole["episode"], whole["start"], index)
+        return cls(whole["latents"], actions, whole["episode"], whole["start"], index)
+
+    @property
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the training clips, float32 "c 1 1"."""
+        return tuple(torch.tensor(self.index[key])[:, None, None] for key in ("mean", "std"))
 
     @property
     def stride(self) -> int:
@@ -279,3 +283,9 @@ class Latents:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+
+def normalised(latents: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
+    """Stored latents "... c h w" in float32, of mean 0 and variance 1 per channel by `Latents.scale`."""
+    mean, std = scale
+    return (latents.float() - mean) / std

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from videowm.actions.group import group_actions
-from videowm.data.latents import Latents
+from videowm.data.latents import Latents, normalised
 from videowm.dit import DiT, flow
 from videowm.dit.text import Text
 from videowm.evaluate.fidelity import standard_error
@@ -67,7 +67,7 @@ def make_bank(latents: Latents, config: HeldoutConfig) -> Bank:
     n = len(chosen)
     strata = torch.randperm(n * targets, generator=generator) + torch.rand(n * targets, generator=generator)
     return Bank(
-        torch.stack([latents.latents[clip, s : s + window] for clip, s in chosen]),
+        normalised(torch.stack([latents.latents[clip, s : s + window] for clip, s in chosen]), latents.scale),
         torch.stack([grouped[clip, s : s + window] for clip, s in chosen]),
         (strata / (n * targets)).view(n, targets),
         torch.randn(n, targets, *latents.latents.shape[2:], generator=generator),

@@ -16,7 +16,7 @@ from videowm import config as configuration
 from videowm.actions.group import drop_actions, group_actions, grouped_size
 from videowm.data.clips import ClipStream, even_clips, pick
 from videowm.data.dataset import Dataset
-from videowm.data.latents import Latents, read_index
+from videowm.data.latents import Latents, normalised, read_index
 from videowm.data.resident import Resident, ResidentFrames, lies_there
 from videowm.dit import DiT, flow, shortcut
 from videowm.dit.graph import record
@@ -219,6 +219,7 @@ class WorldTask(Task):
                 f"window {config.window} does not fit the {index['steps']} latent steps of {config.latents}: "
                 f"give 2 to {index['steps']}"
             )
+        self.scale = self.latents.scale
         self.grouped = group_actions(self.latents.actions, self.latents.stride)
         self.text = config.text and TrainingText(config.text, self.latents, config.window, config.latents)
         self.model = make_model(config, index)
@@ -247,6 +248,7 @@ class WorldTask(Task):
         on = lies_there(choice, device, sum(tensor.nbytes for tensor in (*held, *text)))
         self.resident = tuple(tensor.to(device) for tensor in held) if on else None
         self.resident_text = tuple(tensor.to(device) for tensor in text) if on else None
+        self.scale = tuple(tensor.to(device) for tensor in self.scale)
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
         """Windows of the encoded clips, or where on the device they are: half of them from a clip's beginning, where a
@@ -291,7 +293,7 @@ class WorldTask(Task):
         told, shares = self.told(batch)
         if self.resident is not None:
             batch = self.windows(batch["clip"], batch["start"], self.resident)
-        latents, settings = batch["latents"], self.config.flow
+        latents, settings = normalised(batch["latents"], self.scale), self.config.flow
         t = latents.shape[1]
         level = flow.training_levels(draws.uniform(t), location=settings.location, scale=settings.scale)
         noise = draws.normal(*latents.shape[1:])
