@@ -44,7 +44,7 @@ class Size:
 
 
 FULL = {
-    "takecover": Size(episodes=800, frames=261, clip=33, play=60_000, budgets=(6.3e16, 2e17), cap=3.5e17),
+    "takecover": Size(episodes=800, frames=261, clip=33, play=40_000, budgets=(4e16, 1.28e17), cap=2.2e17),
     "carracing": Size(episodes=1200, frames=301, clip=65, play=0, budgets=(3.2e16, 1e17), cap=2e17, share=0.25),
 }
 SMALL = {
