@@ -7,6 +7,7 @@ import torch
 
 from videowm import config as configuration
 from videowm.data.clips import pick
+from videowm.data.latents import normalised
 from videowm.pipeline import WorldModelPipeline
 from videowm.train.flops import model_flops
 from videowm.train.loop import launch
@@ -38,7 +39,8 @@ def test_resident_samples_are_the_loaded_ones(config):
         where = on.load(step, range(1, 4))
         assert where.keys() == {"clip", "start"} and all(v.dtype == torch.int64 for v in where.values())
         resident, loaded = on.windows(**where, held=on.resident), off.load(step, range(1, 4))
-        for name, whole in (("latents", off.latents.latents), ("actions", off.grouped)):
+        stored = off.latents
+        for name, whole in (("latents", normalised(stored.latents, stored.scale)), ("actions", off.grouped)):
             assert torch.equal(resident[name], loaded[name]) and loaded[name].shape[:2] == (3, config.window)
             for row, slot in zip(loaded[name], range(1, 4), strict=True):
                 clip, rng = pick(config.seed, step * config.train.batch + slot, len(off.latents))

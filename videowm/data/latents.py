@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -285,7 +285,7 @@ class Latents:
         return len(self.latents)
 
 
-def normalised(latents: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
+def normalised(latents: Tensor, scale: Sequence[Tensor]) -> Tensor:
     """Stored latents "... c h w" in float32, of mean 0 and variance 1 per channel by `Latents.scale`."""
     mean, std = scale
     return (latents.float() - mean) / std

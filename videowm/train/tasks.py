@@ -204,6 +204,9 @@ class Autoencoder(nn.Module):
         return codec.decode_raw(latents), latents
 
 
+Held = tuple[Tensor, Tensor, Tensor, Tensor]  # stored latents, grouped actions, mean and deviation of the latents
+
+
 class WorldTask(Task):
     """Predict the velocity of noised latent steps from themselves, earlier steps and actions."""
 
@@ -219,7 +222,6 @@ class WorldTask(Task):
                 f"window {config.window} does not fit the {index['steps']} latent steps of {config.latents}: "
                 f"give 2 to {index['steps']}"
             )
-        self.scale = self.latents.scale
         self.grouped = group_actions(self.latents.actions, self.latents.stride)
         self.text = config.text and TrainingText(config.text, self.latents, config.window, config.latents)
         self.model = make_model(config, index)
@@ -233,7 +235,7 @@ class WorldTask(Task):
         times = self.clip_flops / sum(families.values()) * config.train.batch
         self.step_flops = {family: times * flops for family, flops in families.items()}
         self.step_tokens = config.train.batch * config.window * self.model.tokens
-        self.resident: tuple[Tensor, Tensor] | None = None  # latents and grouped actions on the device
+        self.resident: Held | None = None  # on the device
         self.resident_text = self.text and self.text.tokens
         stride = self.pipeline().time_stride  # an autoencoder that is gone is refused now, not at the end
         if config.rollout.clips:
@@ -246,9 +248,8 @@ class WorldTask(Task):
         if choice == "auto" and device.type == "cpu":
             choice = "off"  # they lie in memory as it is
         on = lies_there(choice, device, sum(tensor.nbytes for tensor in (*held, *text)))
-        self.resident = tuple(tensor.to(device) for tensor in held) if on else None
+        self.resident = tuple(tensor.to(device) for tensor in (*held, *self.latents.scale)) if on else None
         self.resident_text = tuple(tensor.to(device) for tensor in text) if on else None
-        self.scale = tuple(tensor.to(device) for tensor in self.scale)
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
         """Windows of the encoded clips, or where on the device they are: half of them from a clip's beginning, where a
@@ -263,7 +264,7 @@ class WorldTask(Task):
         clip, start = torch.tensor(rows).unbind(1)
         batch = {"clip": clip, "start": start}
         if self.resident is None:
-            batch = self.windows(clip, start, (self.latents.latents, self.grouped))
+            batch = self.windows(clip, start, (self.latents.latents, self.grouped, *self.latents.scale))
         return batch | (self.captions(told) if self.text else {})
 
     def captions(self, told: list[tuple[int, list[bool]]]) -> dict[str, Tensor]:
@@ -283,17 +284,18 @@ class WorldTask(Task):
         shares = {f"text/{name}": share for name, share in zip(DRAWN, batch["drawn"].mean(0))}
         return {"text": text}, shares
 
-    def windows(self, clip: Tensor, start: Tensor, held: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """The windows that begin at the latent steps `start` of the clips numbered `clip` (int "b")."""
+    def windows(self, clip: Tensor, start: Tensor, held: Held) -> dict[str, Tensor]:
+        """The windows that begin at the latent steps `start` of the clips numbered `clip` (int "b"), normalised."""
+        latents, actions, *scale = held
         at = clip[:, None], start[:, None] + torch.arange(self.config.window, device=clip.device)
-        return {name: tensor[at] for name, tensor in zip(("latents", "actions"), held, strict=True)}
+        return {"latents": normalised(latents[at], scale), "actions": actions[at]}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean velocity MSE over every step, each at a noise level of its own."""
         told, shares = self.told(batch)
         if self.resident is not None:
             batch = self.windows(batch["clip"], batch["start"], self.resident)
-        latents, settings = normalised(batch["latents"], self.scale), self.config.flow
+        latents, settings = batch["latents"], self.config.flow
         t = latents.shape[1]
         level = flow.training_levels(draws.uniform(t), location=settings.location, scale=settings.scale)
         noise = draws.normal(*latents.shape[1:])
