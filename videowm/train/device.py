@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,21 @@ def recompute_activations(task: Task) -> None:
     task.model.enable_gradient_checkpointing()
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees, for the next step: it would give it back and have it mapped anew, page by page.
+
+    Whether it does depends on what was freed before, so the same training was up to a quarter slower without.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at most; larger tensors are mapped each time
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+
+
 def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     cuda = torch.cuda.is_available()
+    if not cuda:
+        keep_freed_memory()
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if cuda or torch.cpu._is_avx512_bf16_supported() else "fp32"
