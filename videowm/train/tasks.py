@@ -235,7 +235,8 @@ class WorldTask(Task):
         times = self.clip_flops / sum(families.values()) * config.train.batch
         self.step_flops = {family: times * flops for family, flops in families.items()}
         self.step_tokens = config.train.batch * config.window * self.model.tokens
-        self.resident: Held | None = None  # on the device
+        self.held: Held = (self.latents.latents, self.grouped, *self.latents.scale)
+        self.resident: Held | None = None  # the same on the device
         self.resident_text = self.text and self.text.tokens
         stride = self.pipeline().time_stride  # an autoencoder that is gone is refused now, not at the end
         if config.rollout.clips:
@@ -243,12 +244,12 @@ class WorldTask(Task):
 
     def to(self, device: torch.device) -> None:
         """Keep latents and actions on the device, if they are to lie there."""
-        held, text = (self.latents.latents, self.grouped), self.text.tokens if self.text else ()
+        text = self.text.tokens if self.text else ()
         choice = self.config.resident
         if choice == "auto" and device.type == "cpu":
             choice = "off"  # they lie in memory as it is
-        on = lies_there(choice, device, sum(tensor.nbytes for tensor in (*held, *text)))
-        self.resident = tuple(tensor.to(device) for tensor in (*held, *self.latents.scale)) if on else None
+        on = lies_there(choice, device, sum(tensor.nbytes for tensor in (*self.held, *text)))
+        self.resident = tuple(tensor.to(device) for tensor in self.held) if on else None
         self.resident_text = tuple(tensor.to(device) for tensor in text) if on else None
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
@@ -264,7 +265,7 @@ class WorldTask(Task):
         clip, start = torch.tensor(rows).unbind(1)
         batch = {"clip": clip, "start": start}
         if self.resident is None:
-            batch = self.windows(clip, start, (self.latents.latents, self.grouped, *self.latents.scale))
+            batch = self.windows(clip, start, self.held)
         return batch | (self.captions(told) if self.text else {})
 
     def captions(self, told: list[tuple[int, list[bool]]]) -> dict[str, Tensor]:
