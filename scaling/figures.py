@@ -58,7 +58,8 @@ def law_figure(result: Bootstrap | Law, runs: Runs, *, targets: Runs | None = No
         style = {"marker": "*", "s": 90, "color": "white", "edgecolor": RED, "linewidth": 1.2, "zorder": 6}
         axes.scatter(targets.c, targets.loss, **style, label="held out")
     draw_cut(axes, cut or {})
-    _finish(axes, runs, loss)
+    shown = [runs.loss, loss, *([] if targets is None else [targets.loss]), *(p["interval"] for p in predicted)]
+    _finish(axes, np.concatenate(shown))
     axes.set_xlim(budgets[0] / 1.6, end * 1.6)
     return figure
 
@@ -113,7 +114,7 @@ def isoflop_figure(runs: Runs, law: Law | None, cost: Cost | None = None) -> Fig
     for group in groups:
         found, colour = Parabola.of(group), colours.to_rgba(np.exp(np.log(group.c).mean()))
         n = np.geomspace(group.n.min(), group.n.max(), 60)
-        left.plot(group.n, group.loss, "o", ms=4, color=colour, label=f"{found.c:.2g} FLOPs")
+        left.plot(group.n, group.loss, "o", ms=4, color=colour, label=f"{found.c:.3g} FLOPs")
         left.plot(n, np.polyval(np.polyfit(np.log(group.n), group.loss, 2), np.log(n)), color=colour, lw=1)
         if law is not None and law.form == "surface":
             left.plot(n, law.predict(n, [affordable(cost, size, found.c) for size in n]), "--", color=colour, lw=0.9)
@@ -185,11 +186,12 @@ def _draw_frontier(axes, law: Law, runs: Runs, budgets: np.ndarray) -> None:
         axes.plot(budgets, power, color=RED, lw=0.9, ls=":", zorder=3, label="power law without E")
 
 
-def _finish(axes, runs: Runs, loss: np.ndarray) -> None:
+def _finish(axes, loss: np.ndarray) -> None:
+    """Axes that hold every `loss`."""
     from matplotlib.ticker import NullLocator
 
     axes.set(xscale="log", yscale="log", xlabel="training compute C (FLOPs)", ylabel="validation loss L")
-    low, high = min(loss.min(), runs.loss.min()), runs.loss.max()
+    low, high = loss.min(), loss.max()
     margin = (high / low) ** 0.06
     axes.set_ylim(low / margin, high * margin)
     plain_ticks(axes.yaxis)

@@ -47,7 +47,9 @@ class GridConfig:
     spread: float = 4.0  # the sizes span N/spread ... N*spread
     seeds: int = 1
     seeds_at_lowest: int | None = None  # at the lowest budget; None: as everywhere
-    trunks: bool = True  # one long run a (size, seed), cooled down at every budget
+    # one long run a (size, seed), cooled down at every budget; under the rule, which then takes tokens in steps of 4
+    # times, at those of one step. False: every run is its own, with the batch and the rate of its own tokens
+    trunks: bool = True
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # every run once under each arm's dotted overrides
     force: bool = False  # take runs below 1,000 steps too
 
@@ -163,15 +165,16 @@ class Training:
     horizon: float | None  # tokens that the rule took them for; None where both are given as numbers
 
     @staticmethod
-    def of(base, dial: Dial, depth: int, tokens: float) -> Training:
-        """By the numbers of the `WorldRun` `base`, or by the rule where it says so."""
+    def of(base, dial: Dial, depth: int, tokens: float, *, shared: bool = False) -> Training:
+        """By the numbers of the `WorldRun` `base`, or by the rule where it says so: `shared` with runs of up to twice
+        and half the tokens, with which it can then share a trunk."""
         train = base.train
         batch, lr, width = train.batch, train.lr, base.hidden or 64 * depth
-        asked = "rule" in (batch, lr)
-        batch = batch_by_rule(tokens, dial.clip, train.rule) if batch == "rule" else batch
-        lr = rate_by_rule(width, tokens, train.parametrisation, train.rule) if lr == "rule" else lr
+        asked, taken = "rule" in (batch, lr), horizon(tokens, train.rule) if shared else tokens
+        batch = batch_by_rule(taken, dial.clip, train.rule) if batch == "rule" else batch
+        lr = rate_by_rule(width, taken, train.parametrisation, train.rule) if lr == "rule" else lr
         steps = max(1, round(tokens / (dial.clip * batch)))
-        return Training(steps, batch, lr, horizon(tokens, train.rule) if asked else None)
+        return Training(steps, batch, lr, taken if asked else None)
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -198,7 +201,7 @@ def expand(grid: GridConfig, bases: dict[str, Any], out: str) -> list[dict[str, 
         dial, families = Dial.of(base), {}
         for budget, depth, seed in cells(grid, sizes):
             name = f"d{depth} at {label(budget)} FLOPs"
-            training = Training.of(base, dial, depth, budget / dial.per_token[depth - 1])
+            training = Training.of(base, dial, depth, budget / dial.per_token[depth - 1], shared=grid.trunks)
             runs = families.setdefault((depth, seed, training.horizon), {})
             runs[budget] = long_enough(name, training, force=grid.force)
         for (depth, seed, _), runs in families.items():

@@ -21,7 +21,7 @@ from scaling.panels import against_compute, best_of_budgets, horizon_figure, pan
 from scaling.plan import Point, SweepConfig, bases, plan, planned
 from scaling.predict import REACHED, comparison, measured, predictions
 from scaling.records import by_arm, finished, rolled, runs_of, unstopped
-from scaling.summary import as_csv, costs, data_rows, left_out, sentences, table_rows
+from scaling.summary import as_csv, costs, data_rows, left_out, precision, sentences, table_rows
 from videowm.data.layout import write_atomic
 from videowm.types import UserError
 
@@ -63,7 +63,7 @@ def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> Path:
         law=law and law_summary(law.law if isinstance(law, Bootstrap) else law), files=embedded, lost=left_out(points),
         predicted=comparison(predicted, records), best=best[-1], strip_frames=sweep.strip_frames,
         costs=costs(points, check_points(sweep)), check=checked and check.sentences(checked),
-        arms=arm_sentences(records, y),
+        arms=arm_sentences(records, y), precision=precision(records if sweep.grid else [], best),
     )  # fmt: skip
     path = Path(sweep.out) / "report.html"
     write_atomic(path, page.encode())
@@ -75,8 +75,8 @@ def short_names(sweep: SweepConfig, records: list[dict[str, Any]]) -> dict[str, 
     if sweep.grid is None:
         return {record["name"]: record["name"] for record in records}
     least = records[0]["flops"]["train"]
-    ratios = {record["name"]: f"{record['flops']['train'] / least:.2g}" for record in records}
-    return {name: f"{float(ratio):g}x" for name, ratio in ratios.items()}  # 110x, not 1.1e+02x
+    ratios = {record["name"]: record["flops"]["train"] / least for record in records}
+    return {name: f"{ratio:.2g}x" if ratio < 99.5 else f"{ratio:.0f}x" for name, ratio in ratios.items()}
 
 
 def strip_of(sweep: SweepConfig, best: list[dict[str, Any]]) -> list[dict[str, Any]]:

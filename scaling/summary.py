@@ -12,7 +12,7 @@ import numpy as np
 from scaling.dispatch import diverged, stopped
 from scaling.law import budgets
 from scaling.plan import Point
-from scaling.records import read_record, rolled
+from scaling.records import read_record, rolled, unstopped
 
 HORIZONS = (1, 4, 8, 16, 32, 64)  # predicted frames that are columns of the table
 
@@ -35,6 +35,34 @@ def sentences(records: list[dict[str, Any]], y: str, names: dict[str, str]) -> l
         f"With another episode's actions the held-out loss of {names[best['name']]} is {b['heldout/action_gap']:.4f} "
         f"higher, {gap:.0f} standard errors.",
     ]
+
+
+def precision(records: list[dict[str, Any]], best: list[dict[str, Any]]) -> list[str]:
+    """How much the seeds of a grid's `records` scatter, and how well the bank tells the best of one budget from the
+    next's; what of it is known."""
+    groups: dict[tuple, list[float]] = {}
+    for r in unstopped(records):
+        groups.setdefault((r.get("arm"), r["depth"], r["steps"]), []).append(math.log(r["metrics"]["heldout/loss"]))
+    seeds, said = [found for found in groups.values() if len(found) > 1], []
+    if seeds:
+        freedom = sum(len(found) - 1 for found in seeds)
+        scatter = math.sqrt(sum(np.var(found) * len(found) for found in seeds) / freedom)
+        said.append(f"Runs that differ in nothing but their seed scatter by {scatter:.2%} of the loss "
+                    f"({sum(map(len, seeds))} runs of {len(seeds)} sizes and budgets).")  # fmt: skip
+    known = [(r["hashes"]["bank"], shares) for r in best if (shares := r["metrics"].get("heldout/loss_by_episode"))]
+    errors = [paired_error(a, b) for (bank, a), (other, b) in zip(known, known[1:]) if bank == other]
+    if errors:
+        said.append(f"On the clips that they share, the loss of a budget's best run against the next one's is known to "
+                    f"± {np.median(errors):.2%} (median of {len(errors)}; standard error over {len(known[0][1])} "
+                    "episodes).")  # fmt: skip
+    return said
+
+
+def paired_error(one: list[float], other: list[float], draws: int = 1000) -> float:
+    """Bootstrap standard error of ln(L / L') over the episodes that both were measured on, from what each adds to L."""
+    drawn = np.random.default_rng(0).integers(len(one), size=(draws, len(one)))
+    ratios = np.log(np.asarray(one)[drawn].sum(1) / np.asarray(other)[drawn].sum(1))
+    return float(ratios.std(ddof=1))
 
 
 def left_out(points: list[Point]) -> list[str]:
@@ -103,7 +131,7 @@ def costs(points: list[Point], others: dict[str, list[Point]]) -> list[dict[str,
     for k in range(label.max() + 1):
         found = [record for record, one in zip(branches, label, strict=True) if one == k]
         middle = math.exp(np.mean([math.log(record["flops"]["train"]) for record in found]))
-        groups[f"runs of {middle:.2g} FLOPs"] = found
+        groups[f"runs of {middle:.3g} FLOPs"] = found
     groups["trunks"] = [record for record in read if record.get("role") == "trunk"]
     groups |= {name: [r for p in more if (r := read_record(p.run))] for name, more in others.items()}
     groups["all"] = [record for found in groups.values() for record in found]

@@ -120,8 +120,11 @@ def test_the_loss_by_hand(trained):
 
 
 def test_the_mean_and_its_parts_agree(trained):
-    """Guards a bucket or step that is left out: the loss is the mean over steps, and over levels weighted by counts."""
+    """Guards a bucket, step or episode that is left out: the loss is the mean over steps, and over levels weighted by
+    counts, and the sum of what the episodes add."""
     values = dict(heldout(trained.model, trained.bank))
+    assert len(values["heldout/loss_by_episode"]) == len(set(trained.bank.episode))
+    assert sum(values["heldout/loss_by_episode"]) == pytest.approx(values["heldout/loss"], rel=1e-5)
     assert np.mean(values["heldout/loss_by_step"]) == pytest.approx(values["heldout/loss"])
     counts = np.histogram(trained.bank.levels.numpy(), bins=8, range=(0, 1))[0]
     assert counts.sum() == 96 and (counts == 12).all()

@@ -73,6 +73,7 @@ def test_a_grid_by_the_rule(grid_file, tmp_path):
     """Guards trunks shared by runs of different batch or rate, and plans that change when a target joins them.
 
     Batches double where the tokens of a run cross into the next four times; only runs with one batch share a trunk.
+    Without trunks every run has the batch of its own tokens.
     """
     data = yaml.safe_load(grid_file.read_text())
     data["set"] |= {"train.lr": "rule", "train.batch": "rule", "train.rule": {"tokens": 4096, "batch": 320}}
@@ -92,6 +93,9 @@ def test_a_grid_by_the_rule(grid_file, tmp_path):
     more = plan(load_sweep(ruled, ["grid.seeds_at_lowest=1", *target]))
     again = {p.name: (p.batch, p.lr, p.after) for p in more}
     assert all(again[p.name] == (p.batch, p.lr, p.after) for p in points)
+    for point in plan(load_sweep(ruled, ["grid.trunks=false"])):
+        wanted = 320 * (point.tokens / 4096) ** 0.5 * point.steps * point.batch / point.tokens
+        assert point.after is None and abs(point.batch - wanted) < 0.6
 
 
 def test_sizes_stand_around_the_optimum(grid_file):

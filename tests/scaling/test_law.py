@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scaling.figures import isoflop_figure
+from scaling.figures import isoflop_figure, law_figure
 from scaling.fit import FORMS, Problem, baselines, bootstrap_fit, fit, fit_table, resample, slope, summary
 from scaling.law import (
     Law,
@@ -256,6 +256,16 @@ def test_optimum_on_an_exact_cost():
     assert m > 1.2 * n  # small models pay more for attention, so the optimum moves up
     with pytest.raises(UserError, match="surface has alpha = -8, so no size is best"):
         optimum(replace(law, params=law.params | {"alpha": -8.0}), 1e17)
+
+
+def test_what_was_held_out_is_in_the_figure():
+    """Guards a run below every prediction that falls out of the picture."""
+    runs = ladder(np.random.default_rng(0), trunks=4, noise=0, trunk_noise=0)
+    low = runs.loss.min() / 3
+    target = Runs(runs.n[-1:], runs.d[-1:], [10 * runs.c.max()], [low])
+    predicted = [{"budget": target.c[0], "loss": 2 * low, "interval": [low / 1.1, 3 * low]}]
+    bottom, _ = law_figure(fit(runs), runs, targets=target, predicted=predicted).axes[0].get_ylim()
+    assert bottom < low / 1.1
 
 
 def test_isoflop_figure_shows_what_the_runs_say():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from scaling import slurm
@@ -13,7 +15,7 @@ from scaling.panels import against_compute, best_of_budgets, metric_names
 from scaling.plan import SweepConfig
 from scaling.records import falls, finished, runs_of
 from scaling.report import cut_short, law_of
-from scaling.summary import as_csv, data_rows, sentences, table_rows
+from scaling.summary import as_csv, data_rows, paired_error, precision, sentences, table_rows
 from videowm.train.loop import DIVERGED
 from videowm.types import UserError
 
@@ -131,3 +133,25 @@ def test_a_page_of_runs_without_rollouts(points):
         record |= {"seed": 0, "flops": record["flops"] | {"spent": 1e11}}
     lines = as_csv(data_rows(records)).splitlines()
     assert len(lines) == 5 and "control/accuracy_floor" in lines[0].split(",") and "0.02" in lines[1].split(",")
+
+
+def test_how_precise_a_study_is():
+    """Guards a scatter of seeds that holds the difference between sizes too, and an error that forgets the pairing."""
+    rng, losses = np.random.default_rng(0), {}
+    records = []
+    for depth, level in ((1, 0.5), (2, 0.3)):
+        for seed in range(200):
+            losses[depth] = level * np.exp(0.01 * rng.standard_normal())
+            records.append({"depth": depth, "steps": 10, "seed": seed, "hashes": {"bank": "b"},
+                            "metrics": {"heldout/loss": losses[depth]}})  # fmt: skip
+    (said,) = precision(records, records[-1:])
+    scatter = float(re.search(r"scatter by ([0-9.]+)%", said)[1])
+    assert 0.9 < scatter < 1.1 and "(400 runs of 2 sizes and budgets)" in said
+    hard = rng.lognormal(size=300)  # some episodes are ten times as hard as others, for every model
+    one, other = 2 * hard, hard * np.exp(0.02 * rng.standard_normal(300))
+    expected = 0.02 * np.sqrt((other**2).sum()) / other.sum()  # of a ratio whose noise is each episode's own
+    assert paired_error(list(one), list(other)) == pytest.approx(expected, rel=0.1)
+    best = [r | {"metrics": r["metrics"] | {"heldout/loss_by_episode": list(x)}} for r, x in zip(records, (one, other))]
+    assert f"± {paired_error(list(one), list(other)):.2%}" in precision([], best)[0]
+    best[1] = best[1] | {"hashes": {"bank": "another"}}
+    assert precision([], best) == []

@@ -115,7 +115,7 @@ def test_what_decays_in_a_step_does_not_depend_on_the_width():
 
 
 def test_the_rule_by_hand():
-    """Guards a batch off the D^0.5 law by more than a factor 2, and rates that move within one batch."""
+    """Guards a batch off the D^0.5 law by more than its digits, and one that several GPUs could not share."""
     rule = RuleConfig(tokens=2.0**26, batch=2**14, lr=2e-3)
     assert batch_by_rule(2.0**26, 512, rule) == 32 and rate_by_rule(1024, 2.0**26, "mup", rule) == 2e-3
     assert batch_by_rule(2.0**30, 512, rule) == 4 * 32 and batch_by_rule(2.0**10, 512, rule) == 1
@@ -124,6 +124,7 @@ def test_the_rule_by_hand():
     for i in range(60):
         tokens = 2.0 ** (22 + i / 5)
         for clip in (128, 192, 1024):
-            ratio = batch_by_rule(tokens, clip, rule) * clip / (2**14 * (tokens / 2**26) ** 0.5)
-            assert 1 / 2 - 1e-9 <= ratio <= 2 + 1e-9
+            wanted = 2**14 * (tokens / 2**26) ** 0.5 / clip
+            batch = batch_by_rule(tokens, clip, rule)
+            assert abs(batch - wanted) <= max(0.5, wanted / 16) + 1e-9 and (batch < 64 or batch % 8 == 0)
         assert 1 / 2 - 1e-9 <= horizon(tokens, rule) / tokens <= 2 + 1e-9

@@ -125,6 +125,12 @@ def without_words(model: DiT, bank: Bank, losses: np.ndarray, batch: int) -> Ite
     yield "heldout/text_gap_se", standard_error((wrong - losses).mean(1), bank.episode)
 
 
+def by_episode(losses: np.ndarray, episode: np.ndarray) -> list[float]:
+    """What each episode's windows add to the mean loss, by rising episode: pairs, for two models on one bank."""
+    _, inverse = np.unique(episode, return_inverse=True)
+    return [float(f"{total:.6g}") for total in np.bincount(inverse, weights=losses) / len(losses)]
+
+
 def heldout(model: DiT, bank: Bank, *, batch: int = 96, buckets: int = 8) -> Iterator[tuple[str, object]]:
     """Held-out loss, by target step and by noise bucket, and how much shuffled actions or texts raise it (paired)."""
     losses = bank_losses(model, bank, bank.actions, batch).numpy()
@@ -137,5 +143,6 @@ def heldout(model: DiT, bank: Bank, *, batch: int = 96, buckets: int = 8) -> Ite
     if model.text_condition is not None:
         yield from without_words(model, bank, losses, batch)
     yield "heldout/loss_by_step", losses.mean(0).tolist()
+    yield "heldout/loss_by_episode", by_episode(losses.mean(1), bank.episode)
     in_bucket = [(level * buckets).astype(int) == k for k in range(buckets)]
     yield "heldout/loss_by_level", [float(losses[chosen].mean()) if chosen.any() else None for chosen in in_bucket]

@@ -1,7 +1,6 @@
 """Batch and learning rate of a run from its width and its number of tokens.
 
-Everything the rule knows stands here. It looks at the token horizon in steps of 4 times, in which the batch doubles:
-runs of neighbouring budgets then share batch and rate, and can be branches of one trunk.
+Everything the rule knows stands here.
 """
 
 from __future__ import annotations
@@ -40,17 +39,18 @@ class RuleConfig:
 
 
 def horizon(tokens: float, rule: RuleConfig) -> float:
-    """`tokens` rounded to the nearest of rule.tokens * 4^i."""
+    """`tokens` rounded to the nearest of rule.tokens * 4^i, for neighbouring budgets that are to share a trunk."""
     return rule.tokens * 4.0 ** round(math.log(tokens / rule.tokens, 4))
 
 
 def batch_by_rule(tokens: float, clip: int, rule: RuleConfig) -> int:
-    """Clips of `clip` tokens a step: a power of two within a factor 2 of batch * (D / D0)^0.5 tokens, at least 1."""
-    wanted = rule.batch * (horizon(tokens, rule) / rule.tokens) ** BATCH_BY_TOKENS
-    return 2 ** max(0, round(math.log2(wanted / clip)))
+    """Clips of `clip` tokens a step: batch * (D / D0)^0.5 tokens in four binary digits (from 64 on a multiple of 8)."""
+    wanted = rule.batch * (tokens / rule.tokens) ** BATCH_BY_TOKENS / clip
+    step = 2 ** max(0, math.floor(math.log2(wanted)) - 3)
+    return max(1, step * round(wanted / step))
 
 
 def rate_by_rule(width: int, tokens: float, parametrisation: Parametrisation, rule: RuleConfig) -> float:
     """Learning rate, to four digits; µP needs none of the width."""
     by_width = 1.0 if parametrisation == "mup" else (width / BASE_WIDTH) ** RATE_BY_WIDTH
-    return float(f"{rule.lr * by_width * (horizon(tokens, rule) / rule.tokens) ** RATE_BY_TOKENS:.4g}")
+    return float(f"{rule.lr * by_width * (tokens / rule.tokens) ** RATE_BY_TOKENS:.4g}")
