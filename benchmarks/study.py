@@ -5,8 +5,8 @@
     python benchmarks/study.py --world takecover --out /tmp/study --tiny             # all of it on 2 CPU cores
 
 The same command again goes on where it was stopped. OUT/sweep holds records and figures; a point whose record is there
-is not trained again, so on another machine the records and `--vae` are enough to go on: recordings and latents follow
-from their seeds.
+is not trained again. On another machine of the same kind and software the records and `--vae` are enough to go on:
+recordings and latents follow from their seeds, and a bank that differs by one bit is refused.
 """
 
 from __future__ import annotations

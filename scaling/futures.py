@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from scaling.plan import SweepConfig
 from videowm import config as configuration
@@ -51,17 +54,36 @@ def spread_starts(dataset: Dataset, context: int, frames: int, count: int) -> li
 
 def strip(start: Start, rollouts: dict[str, np.ndarray], names: list[str], fps: float) -> Picture:
     """Truth and the rollout of every budget: same start, same noise, same actions."""
-    truth, known = to_uint8(start.frames), start.context_frames
-    shown = np.linspace(known - 1, truth.shape[1] - 1, STILLS + 1, dtype=int)
-    rows, labels, moving = [], [], []
-    for i in range(len(truth)):
-        videos = {"truth": truth[i], **{name: video[i] for name, video in rollouts.items()}}
-        rows += [video[shown] for video in videos.values()]
-        labels += list(videos)
+    moving = []
+    for i in range(len(start.frames)):
+        videos = of_start(start, rollouts, i)
         drawn = side_by_side(list(videos.values()), list(videos), cell=128)
         moving.append(draw_actions(drawn, start.actions[i].numpy(), names))
-    png = encode_png(grid(rows, labels, columns=headers(shown, known), cell=128, block=1 + len(rollouts)))
+    png = encode_png(stills(start, rollouts, range(len(start.frames))))
     return Picture(png, encode_mp4(stack(moving), fps))
+
+
+def of_start(start: Start, rollouts: dict[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
+    """What the game showed after the i-th start, and every budget's rollout from it."""
+    return {"truth": to_uint8(start.frames[i]), **{name: video[i] for name, video in rollouts.items()}}
+
+
+def stills(start: Start, rollouts: dict[str, np.ndarray], which: Iterable[int]) -> np.ndarray:
+    """Frames of the starts `which`, a block of rows each."""
+    known, found = start.context_frames, [of_start(start, rollouts, i) for i in which]
+    shown = np.linspace(known - 1, start.frames.shape[1] - 1, STILLS + 1, dtype=int)
+    rows = [video[shown] for videos in found for video in videos.values()]
+    labels = [name for videos in found for name in videos]
+    return grid(rows, labels, columns=headers(shown, known), cell=128, block=len(found[0]))
+
+
+def headline(stills: np.ndarray, curve: bytes) -> bytes:
+    """A study in one PNG: stills "H W 3", and beneath them the PNG `curve`."""
+    below = Image.open(io.BytesIO(curve)).convert("RGB")
+    canvas = Image.new("RGB", (stills.shape[1], len(stills) + below.height), "white")
+    canvas.paste(Image.fromarray(stills), (0, 0))
+    canvas.paste(below, ((canvas.width - below.width) // 2, len(stills)))
+    return encode_png(np.asarray(canvas))
 
 
 def headers(shown: np.ndarray, known: int) -> list[str]:
@@ -84,8 +106,9 @@ def two_futures(pipeline: WorldModelPipeline, start: Start, settings: RolloutCon
     return Picture(png, encode_mp4(side_by_side(videos, list(pair), cell=256), pipeline.trained_on.fps))
 
 
-def pictures(sweep: SweepConfig, shown: dict[str, str]) -> dict[str, Picture]:
-    """Strip and futures of finished points by rising compute, if any: the name of its row -> the point's."""
+def pictures(sweep: SweepConfig, shown: dict[str, str]) -> tuple[dict[str, Picture], np.ndarray | None]:
+    """Strip and futures of finished points by rising compute, if any: the name of its row -> the point's. And stills of
+    the calmest and the liveliest start."""
     rollouts: dict[str, np.ndarray] = {}
     start = pipeline = None
     for row, point in shown.items():
@@ -100,9 +123,10 @@ def pictures(sweep: SweepConfig, shown: dict[str, str]) -> dict[str, Picture]:
             start = start_from(pipeline, dataset, where, settings)
         rollouts[row] = to_uint8(roll(pipeline, start, settings))
     if pipeline is None:
-        return {}
-    trained_on = pipeline.trained_on
-    return {
+        return {}, None
+    trained_on, ends = pipeline.trained_on, sorted({0, len(start.frames) - 1})
+    made = {
         "strip": strip(start, rollouts, trained_on.action_names, trained_on.fps),
         "futures": two_futures(pipeline, start, settings),
     }
+    return made, stills(start, rollouts, ends)

@@ -166,7 +166,8 @@ def test_frozen_then_measured(trained, capsys):
     (folder / "check-lr.svg").write_text("of an earlier page")
     report(larger)
     assert (folder / "notes.txt").exists() and not (folder / "check-lr.svg").exists()
-    assert {"loss.svg", "isoflop.svg", "panels.svg", "strip.mp4"} <= {path.name for path in folder.iterdir()}
+    made = {path.name for path in folder.iterdir()}
+    assert {"loss.svg", "isoflop.svg", "panels.svg", "strip.mp4", "headline.png"} <= made
     assert page.count("data:image/png;base64,") == 6 and law.law.form in page
     table = read_table(folder / "points.csv", n="N", d="D", c="C", loss="heldout/loss")
     assert np.array_equal(table.loss, records.runs_of(found).loss) and np.array_equal(table.c, records.runs_of(found).c)

@@ -1,0 +1,56 @@
+"""The studies in benchmarks/studies are what they say: frozen, of these records, and given by the committed table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from scaling.fit import fit
+from scaling.law import Law, score
+from scaling.predict import read
+from scaling.table import read_table
+
+ROOT = Path(__file__).parents[2]
+STUDIES = sorted(path.parent for path in ROOT.glob("benchmarks/studies/*/law.json"))
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
+def test_a_study_is_what_was_frozen(study):
+    """Guards a prediction that was made after its run, or of other runs, and a page that says other numbers."""
+    runs = read_table(study / "points.csv", n="N", d="D", c="C", loss="heldout/loss")
+    frozen = sorted((read(path) for path in (study / "predictions").glob("*.json")), key=lambda p: p["budget"])
+    grid = runs.keep(runs.c < 0.9 * frozen[0]["budget"])
+    law, kept = fit(grid, "surface"), Law.from_json((study / "law.json").read_text())
+    assert law.params == pytest.approx(kept.params, rel=1e-4)
+    pages = [(ROOT / "benchmarks/studies/README.md").read_text(), (ROOT / "README.md").read_text()]
+    for p in frozen:
+        for name, digest in p["runs"].items():
+            assert hashlib.sha256((study / f"records/{name}.json").read_bytes()).hexdigest() == digest
+        assert p["held_out"] and len(p["runs"]) == len(grid)
+        assert law.predict(p["n"], p["d"]) == pytest.approx(p["loss"], rel=1e-4)
+        measured = runs.loss[(runs.c > 0.9 * p["budget"]) & (runs.c < 1.1 * p["budget"])].min()
+        off = score(p["loss"], measured, grid.loss[grid.c > grid.c.max() / 1.5].min())
+        for page in pages:
+            row = next(line for line in page.splitlines() if line.startswith(f"| {p['budget']:.3g}".replace("+", "")))
+            for number in (p["loss"], *p["interval"], measured):
+                assert f"{number:.4f}" in row
+            loss, gain = (
+                float(found) for found in re.findall(r"\| \+([0-9.]+) %.*? \+([0-9.]+) % (?:of the gain )?\|", row)[0]
+            )
+            assert loss == pytest.approx(off.loss_percent, abs=0.06) and gain == pytest.approx(
+                off.gain_percent, abs=0.06
+            )
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
+def test_a_study_s_table_is_its_records(study):
+    """Guards a table that was made of other runs than the records beside it."""
+    table = read_table(study / "points.csv", n="N", d="D", c="C", loss="heldout/loss")
+    records = [json.loads(path.read_text()) for path in (study / "records").glob("*.json")]
+    runs = [r for r in records if r["role"] == "run" and not r["name"].startswith("lr-")]
+    assert sorted(table.loss) == sorted(r["metrics"]["heldout/loss"] for r in runs)
+    assert len({r["hashes"]["bank"] for r in runs}) == len({r["hashes"]["vae"] for r in runs}) == 1
