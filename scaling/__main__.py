@@ -69,12 +69,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--y", default="heldout/loss", help="metric of a sweep's records (default: %(default)s)")
     p.add_argument("--bootstrap", type=int, default=1000, help="draws; 0: no intervals (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0)
-    for name in ("n", "d", "c", "loss"):
+    for name in TABLE[:4]:
         p.add_argument(f"--{name}", help=f"column of a table that holds {name.upper()}")
-    p.add_argument("--drop-highest", type=int, default=0, help="leave out this many of the highest losses")
+    for name in ("n", "d", "c"):
+        p.add_argument(f"--{name}-unit", type=float, help="what 1 in that column is, such as 1e6 (default: 1)")
+    p.add_argument("--trunk", help="column whose equal entries the bootstrap draws together")
+    p.add_argument("--where", action="append", help='take only such rows, "C<1e16" or "dataset=rpj"; repeatable')
+    p.add_argument("--drop-highest", type=int, help="leave out this many of the highest losses")
     return top
 
 
+TABLE = ("n", "d", "c", "loss", "n_unit", "d_unit", "c_unit", "trunk", "where", "drop_highest")  # options of a CSV
 EXAMPLES = {
     "check-lr": "example: python -m scaling check-lr configs/sweep/takecover.yaml --plan",
     "predict": "example: python -m scaling predict study.yaml --budget 1e17 --arm muon",
@@ -198,12 +203,14 @@ def run_report(args: argparse.Namespace, sweep) -> int:
 def run_fit(args: argparse.Namespace) -> int:
     from scaling import fit
 
+    mapping = {k: v for k in TABLE if (v := getattr(args, k)) is not None}
     if args.source.suffix == ".csv":
         if args.overrides:
             raise UserError(f"{args.overrides[0]}: a table has no settings: name them with a sweep")
-        mapping = {k: v for k in ("n", "d", "c", "loss") if (v := getattr(args, k)) is not None}
         law = fit.fit_table(args.source, form=args.form, out=args.out, figure=args.figure, bootstrap=args.bootstrap,
-                            seed=args.seed, drop_highest=args.drop_highest, **mapping)  # fmt: skip
+                            seed=args.seed, **mapping)  # fmt: skip
+    elif mapping:
+        raise UserError(f"--{next(iter(mapping)).replace('_', '-')} is for a table: give {args.source} without it")
     else:
         return fit_sweep(args)
     print(fit.summary(law))

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from scaling.__main__ import parse_args, parser, run
 from scaling.fit import fit
 from scaling.law import Law, score
 from scaling.predict import read
 from scaling.table import read_table
+from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path.parent for path in ROOT.glob("benchmarks/studies/*/law.json"))
@@ -44,6 +46,21 @@ def test_a_study_is_what_was_frozen(study):
             assert loss == pytest.approx(off.loss_percent, abs=0.06) and gain == pytest.approx(
                 off.gain_percent, abs=0.06
             )
+
+
+def test_the_law_from_the_table_alone(tmp_path):
+    """Guards options of a table that are not handed on: README's command gives the frozen law, in any unit."""
+    study, out = ROOT / "benchmarks/studies/takecover", tmp_path / "law.json"
+    columns = ["--n", "N", "--d", "D", "--c", "C", "--loss", "heldout/loss", "--trunk", "trunk", "--where", "C<1e16"]
+    run(parse_args(parser(), ["fit", str(study / "points.csv"), *columns, "--out", str(out)]))
+    law, kept = json.loads(out.read_text()), json.loads((study / "law.json").read_text())
+    assert law["num_points"] == 22 and law["params"] == pytest.approx(kept["params"], rel=1e-4)
+    assert law["intervals"]["params"]["alpha"] == pytest.approx(kept["intervals"]["params"]["alpha"], rel=1e-2)
+    millions = ["--n-unit", "1e-6", "--bootstrap", "0"]
+    run(parse_args(parser(), ["fit", str(study / "points.csv"), *columns, *millions, "--out", str(out)]))
+    assert json.loads(out.read_text())["params"]["alpha"] == pytest.approx(kept["params"]["alpha"], rel=1e-4)
+    with pytest.raises(UserError, match="--where is for a table"):
+        run(parse_args(parser(), ["fit", "configs/sweep/takecover.yaml", "--where", "C<1e16"]))
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
