@@ -14,6 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import design
 import evaluation
 import peers
 import rollout
@@ -24,6 +25,7 @@ import train_step
 import words
 
 import scaling.__main__ as scaling
+from scaling.law import Law
 from videowm import config as configuration
 from videowm.cli import parser
 from videowm.train.tasks import TASKS
@@ -171,3 +173,11 @@ def test_the_check_of_a_rollout_can_fail():
         added = [rollout.step(stream, actions, noises, i) for i in range(3)]
         off = rollout.check(added, work, context, actions, noises, 2)
         assert off["right"] == right, off
+
+
+def test_a_design_is_as_good_as_its_runs():
+    """Guards errors that are not of the extrapolation: none without scatter, more with more of it."""
+    study = Path(__file__).parents[1] / "benchmarks/studies/takecover/law.json"
+    truth, plan = Law.from_json(study.read_text()), design.DESIGNS["3 sizes"]
+    exact, some, more = (design.errors(truth, plan, scatter, "surface", 10)["10x"] for scatter in (0, 0.005, 0.02))
+    assert exact[1] < 0.1 < some[0] < more[0] and len(plan.runs(truth)) == 18
