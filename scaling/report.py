@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).with_name("report.html")
-FIGURES = ("loss", "isoflop", "panels", "horizon", "check-lr")  # that a page may have
+FIGURES = ("loss", "isoflop", "panels", "horizon", "check-lr", "headline")  # with numbers, that a page may have
 
 
 def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> Path:
@@ -54,12 +54,11 @@ def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> Path:
     files = {f"{name}.{kind}": drawn(figure, kind) for name, figure in figures.items() for kind in ("png", "svg")}
     shown, stills = futures.pictures(sweep, {names[record["name"]]: record["name"] for record in strip_of(sweep, best)})
     files |= {f"{name}.{kind}": getattr(p, kind) for name, p in shown.items() for kind in ("png", "mp4")}
+    files["points.csv"] = as_csv(data_rows(records)).encode()
+    embedded = {name: base64.b64encode(data).decode() for name, data in files.items() if name.endswith(("png", "mp4"))}
     if stills is not None:
         files["headline.png"] = futures.headline(stills, files["loss.png"])
-    files["points.csv"] = as_csv(data_rows(records)).encode()
     write_files(Path(sweep.out) / "report", files)
-    placed = {name: data for name, data in files.items() if name.endswith(("png", "mp4")) and name != "headline.png"}
-    embedded = {name: base64.b64encode(data).decode() for name, data in placed.items()}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = environment.from_string(TEMPLATE.read_text()).render(
         title=sweep.title, summary=sentences(best, y, names), rows=table_rows(records), why_not=why_not, y=y,

@@ -79,9 +79,9 @@ def test_the_rule_becomes_numbers(train_world, tmp_path):
     written = configuration.load(WorldRun, tmp_path / "ruled/config.yaml")
     tokens, rule = record["tokens"]["target"], written.train.rule
     assert record["flops"]["train"] == pytest.approx(1.6e8, rel=0.1)
-    assert written.train.batch == record["batch"] == batch_by_rule(tokens, 5 * 16, rule) > 1
-    rate = pytest.approx(rate_by_rule(32, tokens, "mup", rule), rel=0.01)  # of the budget, not of whole steps
-    assert written.train.lr == record["lr"] == rate != 1e-3
+    asked = 1.6e8 * tokens / record["flops"]["train"]  # of the budget, which whole steps spend almost
+    assert written.train.batch == record["batch"] == batch_by_rule(asked, 5 * 16, rule) > 1
+    assert written.train.lr == record["lr"] == rate_by_rule(32, asked, "mup", rule) != 1e-3
 
 
 def test_no_rule_without_a_number_of_tokens(config, vae_run):

@@ -1,7 +1,4 @@
-"""Batch and learning rate of a run from its width and its number of tokens.
-
-Everything the rule knows stands here.
-"""
+"""Batch and learning rate of a run from its width and its number of tokens: all that the rule knows."""
 
 from __future__ import annotations
 
