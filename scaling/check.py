@@ -81,21 +81,19 @@ def width_of(point: Point) -> int:
 
 
 def best(factors: np.ndarray, losses: np.ndarray) -> tuple[float, bool]:
-    """The factor at the vertex of a parabola in ln lr through the three lowest losses, and whether it is at an edge.
+    """The factor at the vertex of a parabola in ln lr through the lowest loss and its two neighbours, between which it
+    then lies, and whether the lowest is at an edge.
 
-    Where that parabola has no lowest point, or fewer than three losses are finite, it is the lowest loss's own factor.
+    At an edge, or beside a loss that is not finite, it is the lowest loss's own factor.
     """
-    order = np.argsort(losses, kind="stable")
-    lowest = factors[order[0]]
-    edge = lowest in (factors.min(), factors.max())
-    x, y = np.log(factors[order[:3]] / lowest), losses[order[:3]]
-    if not np.isfinite(y).all():
-        return float(lowest), bool(edge)
-    curvature, slope, _ = np.polyfit(x, y, 2)
-    if curvature <= 0:
-        return float(lowest), bool(edge)
-    low, high = np.log(factors.min() / lowest), np.log(factors.max() / lowest)
-    return float(lowest * np.exp(np.clip(-slope / (2 * curvature), low, high))), bool(edge)
+    order = np.argsort(factors)
+    factors, losses = factors[order], losses[order]
+    i = int(np.argmin(losses))  # of equal ones the first, so what follows opens upwards
+    around, edge = slice(i - 1, i + 2), i in (0, len(factors) - 1)
+    if edge or not np.isfinite(losses[around]).all():
+        return float(factors[i]), edge
+    curvature, slope, _ = np.polyfit(np.log(factors[around] / factors[i]), losses[around], 2)
+    return float(factors[i] * np.exp(-slope / (2 * curvature))), edge
 
 
 def judge(check: CheckConfig, found: list[Curve], draws: int = DRAWS) -> dict[str, Any]:

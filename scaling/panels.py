@@ -122,7 +122,7 @@ def horizon_figure(records: list[dict[str, Any]], names: dict[str, str]) -> Figu
     """
     from matplotlib import colormaps
 
-    figure, (axes,) = new_figure(6.4, 4.0)
+    figure, (axes,) = new_figure(7.6, 4.0)
     last = records[-1]["metrics"]
     frames = np.arange(1, len(last["rollout/psnr"]) + 1)
     axes.plot(frames, last["rollout/psnr_vae"], color=DARK, ls="--", label="VAE reconstruction (ceiling)")
@@ -132,5 +132,5 @@ def horizon_figure(records: list[dict[str, Any]], names: dict[str, str]) -> Figu
     axes.plot(frames, last["rollout/psnr_repeat"], color=RED, ls=":", label="last frame repeated (floor)")
     axes.set(xlabel="predicted frame", ylabel="PSNR against the truth (dB)")
     axes.grid(visible=True, which="major", color="#e6e6ea", lw=0.7)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     return figure

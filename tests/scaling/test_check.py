@@ -122,11 +122,15 @@ def test_an_optimum_that_moves_fails(check_file, tmp_path, best_at, passes):
 
 
 def test_best_of_few():
-    """Guards fits through infinite losses and parabolas that open downwards."""
+    """Guards fits through infinite losses, and a best rate that was measured to be worse than another."""
     factors, inf = np.array([0.25, 0.5, 1.0, 2.0, 4.0]), np.inf
     assert check.best(factors, np.array([3.0, 2.0, inf, inf, inf])) == (0.5, False)
     assert check.best(factors, np.array([inf, inf, inf, 2.0, 1.0])) == (4.0, True)
     assert check.best(factors, np.array([1.0, 9.0, 9.0, 9.0, 9.0]))[1]
+    skewed = np.array([0.717, 0.690, 0.676, 0.665, 0.699])  # seen: the three lowest losses' parabola is best beyond 4
+    for order in (np.arange(5), np.array([3, 0, 4, 1, 2])):
+        factor, edge = check.best(factors[order], skewed[order])
+        assert 1.5 < factor < 2 and not edge
     flat = check.judge(CheckConfig([1], [1.0], seeds=1), [check.Curve(1, 64, 1.0, 1, 1.0, np.full((5, 1), 0.5))])
     assert flat["curves"][0]["edge"] and not flat["passes"], "no optimum is to be seen"
 
