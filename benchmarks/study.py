@@ -45,7 +45,7 @@ class Size:
 
 FULL = {
     "takecover": Size(episodes=800, frames=261, clip=33, play=40_000, budgets=(4e16, 1.28e17), cap=2.2e17),
-    "carracing": Size(episodes=800, frames=301, clip=65, play=6000, budgets=(4e16, 1.28e17), cap=2.2e17, share=0.375),
+    "carracing": Size(episodes=800, frames=301, clip=65, play=9000, budgets=(4e16, 1.28e17), cap=2.2e17, share=0.375),
 }
 SMALL = {
     "grid": {"budgets": [1e10, 2e10, 4e10, 8e10], "sizes": [1, 2, 3], "optimum": {"tokens_per_parameter": 1.0},
