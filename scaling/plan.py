@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from scaling.grid import FEWEST_STEPS, CheckConfig, GridConfig, expand
+from scaling.records import read_record
 from videowm import config as configuration
 from videowm.data.layout import write_atomic
 from videowm.types import UserError
@@ -110,8 +111,9 @@ def plan(sweep: SweepConfig) -> list[Point]:
     for overrides in listed:
         data, run = resolve(sweep, overrides)
         name = point_name(overrides)
-        path = out / "plan" / f"{name}.yaml"
-        points.append(replace(point_of(name, path, checked(name, with_steps(run))), arm=overrides.get("arm")))
+        path, run = out / "plan" / f"{name}.yaml", checked(name, with_steps(run))
+        same_as_run(run)
+        points.append(replace(point_of(name, path, run), arm=overrides.get("arm")))
         write_atomic(path, yaml.safe_dump(data, sort_keys=False).encode())
     spent = sum(point.spent for point in points)
     if sweep.cap is not None and spent > sweep.cap:
@@ -135,6 +137,24 @@ def checked(name: str, run: WorldRun) -> WorldRun:
             "be kept: give a step of the run, or more steps"
         )
     return run
+
+
+def same_as_run(run: WorldRun) -> None:
+    """Refuse a point whose run directory, or record where only that is here, is of another configuration: it would
+    count as done. Latents may lie elsewhere, since records have their hashes."""
+    from videowm.train.directory import check_same_run
+
+    out = Path(run.out)
+    if (out / "config.yaml").exists():
+        check_same_run(out, configuration.to_dict(run), frozenset(["latents"]))
+    elif (record := read_record(out)) and not run.train.trunk:
+        asked = {"steps": run.train.steps, "batch": run.train.batch, "lr": run.train.lr, "seed": run.seed}
+        for key, value in asked.items():
+            if not math.isclose(record.get(key, value), value, rel_tol=1e-3):  # the rule rounds to four digits
+                raise UserError(
+                    f"{out} holds another run: {key} is {record[key]} in its record and {value} here; choose another "
+                    "out= or remove the directory"
+                )
 
 
 def point_of(name: str, path: Path, run: WorldRun) -> Point:

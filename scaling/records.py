@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scaling.law import Runs
-from scaling.plan import Point
 from videowm.config import suggest
 from videowm.types import UserError
+
+if TYPE_CHECKING:
+    from scaling.plan import Point
 
 FALLING = ("heldout/loss", "state/", "count/", "frechet/", "surprise/error", "fidelity/lpips")  # lower is better
 

@@ -149,6 +149,25 @@ def test_a_finished_sweep_costs_nothing(finished_sweep, sweep_file, scaling):
     assert before == {path: path.stat().st_mtime_ns for path in finished_sweep.glob("*/record.json")}
 
 
+def test_a_changed_sweep_is_not_done(finished_sweep, sweep_file, tmp_path):
+    """Guards old results under a new configuration: what has a record counts as done."""
+    written = {path: path.read_bytes() for path in finished_sweep.glob("plan/*.yaml")}
+    with pytest.raises(UserError, match="1x holds another run: train.lr is .* there and 0.5 here"):
+        plan(load_sweep(sweep_file, ["set.train.lr=0.5"]))
+    with pytest.raises(UserError, match="holds another run: heldout.clips is"):
+        plan(load_sweep(sweep_file, ["set.heldout.clips=3"]))
+    assert written == {path: path.read_bytes() for path in written}
+    latents = Path(load_sweep(sweep_file).set["latents"])
+    (tmp_path / "moved").symlink_to(latents)
+    assert plan(load_sweep(sweep_file, [f"set.latents={tmp_path / 'moved'}", "set.train.save_every=7"]))
+    plan(load_sweep(sweep_file))
+    (tmp_path / "out/1x").mkdir(parents=True)  # where only records were brought
+    (tmp_path / "out/1x/record.json").write_bytes((finished_sweep / "1x/record.json").read_bytes())
+    assert dispatch.done(plan(load_sweep(sweep_file, [f"out={tmp_path / 'out'}"]))[0])
+    with pytest.raises(UserError, match="1x holds another run: lr is .* in its record and 0.5 here"):
+        plan(load_sweep(sweep_file, [f"out={tmp_path / 'out'}", "set.train.lr=0.5"]))
+
+
 def test_planned_flops_are_the_recorded_ones(finished_sweep, sweep_file):
     """A plan that counts otherwise than the run does would put the law on another axis than was paid for."""
     for point in plan(load_sweep(sweep_file)):

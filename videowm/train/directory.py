@@ -41,12 +41,13 @@ def prepare_directory(out: Path, resolved: dict[str, Any]) -> None:
     os.replace(aside, out / "config.yaml")
 
 
-def check_same_run(out: Path, resolved: dict[str, Any]) -> None:
-    """Refuse to go on in a directory whose run was configured otherwise; a trunk may become longer."""
+def check_same_run(out: Path, resolved: dict[str, Any], free: frozenset[str] = frozenset()) -> None:
+    """Refuse to go on in a directory whose run was configured otherwise, but for keys in `free`; a trunk may become
+    longer."""
     if not (out / "config.yaml").exists():
         raise UserError(f"{out} has a record but no config.yaml, so it cannot be this run: choose another out=")
     longer = {"train.steps"} if resolved["train"]["trunk"] else set()
-    if differs := trunk.first_difference(out, resolved, trunk.FREE | longer):
+    if differs := trunk.first_difference(out, resolved, trunk.FREE | longer | free):
         key, there, here = differs
         raise UserError(
             f"{out} holds another run: {key} is {there!r} there and {here!r} here; "
