@@ -82,6 +82,9 @@ def test_the_rule_becomes_numbers(train_world, tmp_path):
     asked = 1.6e8 * tokens / record["flops"]["train"]  # of the budget, which whole steps spend almost
     assert written.train.batch == record["batch"] == batch_by_rule(asked, 5 * 16, rule) > 1
     assert written.train.lr == record["lr"] == rate_by_rule(32, asked, "mup", rule) != 1e-3
+    given = [f"train.batch={record['batch']}", f"train.lr={record['lr']}", "train.parametrisation=mup"]
+    again = train_world(tmp_path / "ruled", "budget=1.6e8", *given)  # the same run, whatever the rule says by now
+    assert again == record
 
 
 def test_no_rule_without_a_number_of_tokens(config, vae_run):

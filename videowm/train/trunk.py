@@ -22,6 +22,7 @@ FREE = frozenset(
     ["out", "resident", "train.start.run"]
     + [f"train.{key}" for key in ("workers", "log_every", "save_every", "keep", "keep_at", "trackers", "accumulate")]
     + [f"train.{key}" for key in ("compile", "checkpointing", "gate.after", "gate.errors", "gate.failing")]
+    + [f"train.rule.{key}" for key in ("tokens", "batch", "lr")]  # what it gave is in train.batch and train.lr
 )
 OF_A_BRANCH = frozenset(["budget", *(f"train.{key}" for key in ("steps", "cooldown", "trunk", "start", "start.step"))])
 
