@@ -21,7 +21,7 @@ BATCH_BY_TOKENS = 0.5  # critical batch: D^0.47 (arXiv 2410.21676), D^0.5 (arXiv
 class RuleConfig:
     """What the rule goes through: `batch` and `lr` at `tokens`, width 256.
 
-    The batch is between benchmarks/predictor.py's (8,192 tokens for 2e7) and Step Law's (arXiv 2503.04715, language:
+    The batch is near benchmarks/predictor.py's (8,192 tokens for 2e7) and Step Law's (arXiv 2503.04715, language:
     16,000 for 6e7). The rate was predictor.py's 2e-3, until `python -m scaling check-lr` found the best one at 1.3 to
     1.9 times that in nine columns of TakeCover and CarRacing (benchmarks/studies; widths 64 to 384, 4 and 17M tokens).
     """
