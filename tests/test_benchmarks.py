@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import carry_over
 import design
 import evaluation
 import peers
@@ -181,3 +183,15 @@ def test_a_design_is_as_good_as_its_runs():
     truth, plan = Law.from_json(study.read_text()), design.DESIGNS["3 sizes"]
     exact, some, more = (design.errors(truth, plan, scatter, "surface", 10)["10x"] for scatter in (0, 0.005, 0.02))
     assert exact[1] < 0.1 < some[0] < more[0] and len(plan.runs(truth)) == 18
+
+
+def test_exponents_are_another_study_s():
+    """Guards constants that are not fitted anew, or targets that are: a law's own exponents fit it, others do not."""
+    study = Path(__file__).parents[1] / "benchmarks/studies/takecover"
+    truth = Law.from_json((study / "law.json").read_text())
+    runs, targets = (replace(r, loss=truth.predict(r.n, r.d)) for r in carry_over.study(study))
+    assert len(runs) == 22 and len(targets) == 2
+    own = carry_over.transplanted(runs, targets, truth.params["alpha"], truth.params["beta"])
+    other = carry_over.transplanted(runs, targets, 0.5, 0.4)
+    assert own["root mean square"] < 0.01 and max(map(abs, own["targets"])) < 0.1
+    assert other["root mean square"] > 0.5 and max(map(abs, other["targets"])) > 1
