@@ -17,7 +17,7 @@ from scipy.optimize import least_squares
 from scaling.fit import bootstrap_fit
 from scaling.law import Runs
 from scaling.table import read_table
-from videowm.data.layout import write_json
+from videowm.files import write_json
 
 
 def study(folder: Path) -> tuple[Runs, Runs]:

@@ -35,8 +35,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from videowm.data.captions import Captions
 from videowm.data.dataset import Dataset
-from videowm.data.worlds import WORLDS
 from videowm.evaluate.text import FACTS
+from videowm.worlds import WORLDS
 
 CLIP_FRAMES = 33
 SIZE = Size(words=700, image=IMAGE, patch=16, vision=(128, 512, 4, 4), text=(192, 512, 4, 4), phrases=True)

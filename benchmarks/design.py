@@ -15,7 +15,7 @@ import numpy as np
 
 from scaling.fit import fit
 from scaling.law import Law, Runs, optimum, score
-from videowm.data.layout import write_json
+from videowm.files import write_json
 
 BEYOND = (10, 32)  # times the highest budget
 FOUR = (1.25e14, 4e14, 1.25e15, 4e15)

@@ -91,7 +91,8 @@ def train(args: argparse.Namespace) -> None:
     """Train the arms that have no record yet; a shortcut model at the same FLOPs, its own targets' included."""
     from videowm import config as configuration
     from videowm.train.loop import train as learn
-    from videowm.train.tasks import WorldRun, build_task
+    from videowm.train.registry import build_task
+    from videowm.train.tasks.world import WorldRun
 
     for arm in args.arms:
         began = time.perf_counter()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scaling.local import Stop, share_gpus, visible_gpus
-from videowm.data.layout import write_json
+from videowm.files import write_json
 
 ROOT = Path(__file__).parents[1]
 POLL = 0.2  # s

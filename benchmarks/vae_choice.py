@@ -36,7 +36,8 @@ from scaling.dispatch import logged
 from scaling.local import POLL, Stop, last_lines, share_gpus, visible_gpus
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
-from videowm.train.loop import device_name, write_json
+from videowm.files import write_json
+from videowm.train.device import device_name
 from videowm.vae.codec import DiffusersCodec, SizeConfig, VAEConfig, build_vae, load_vae, to_float, vae_class
 
 CLASSES = {"cosmos": "AutoencoderKLCosmos", "ltx": "AutoencoderKLLTXVideo", "wan": "AutoencoderKLWan",

@@ -14,7 +14,7 @@ from scaling.dispatch import diverged, done, stopped
 from scaling.grid import CheckConfig, rates
 from scaling.plan import Point, SweepConfig, plan, resolve
 from scaling.records import read_record
-from videowm.data.layout import write_atomic
+from videowm.files import write_atomic
 from videowm.types import UserError
 
 if TYPE_CHECKING:

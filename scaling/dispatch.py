@@ -14,7 +14,7 @@ import yaml
 
 from scaling.plan import Point
 from scaling.records import read_record
-from videowm.data.layout import write_atomic
+from videowm.files import write_atomic
 from videowm.train.lock import held
 
 ENDED = ("done", "stopped")  # states of a point that is not trained again
@@ -33,7 +33,7 @@ def state(point: Point) -> str:
 
 def diverged(point: Point) -> bool:
     """Whether the point has no record because its gradient was not finite."""
-    from videowm.train.loop import DIVERGED  # imports torch
+    from videowm.train.config import DIVERGED
 
     return not done(point) and (point.run / DIVERGED).exists()
 

@@ -351,7 +351,7 @@ def fit_runs(
     result = bootstrap_fit(runs, form, bootstrap, seed) if bootstrap else fit(runs, form)
     law = result.law if isinstance(result, Bootstrap) else result
     if out:
-        from videowm.data.layout import write_atomic  # pyarrow is loaded only when a law is written
+        from videowm.files import write_atomic  # pyarrow is loaded only when a law is written
 
         write_atomic(Path(out), law.to_json().encode())
     if figure:

@@ -108,7 +108,7 @@ class Dial:
     @staticmethod
     def counted(base) -> Dial:
         from videowm.train.flops import clip_training_flops, parameters
-        from videowm.train.tasks import meta_model
+        from videowm.train.tasks.world import meta_model
 
         models = [meta_model(replace(base, depth=depth)) for depth in range(1, DEEPEST + 1)]
         clip = base.window * models[0].tokens

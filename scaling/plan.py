@@ -13,11 +13,11 @@ import yaml
 from scaling.grid import FEWEST_STEPS, CheckConfig, GridConfig, expand
 from scaling.records import read_record
 from videowm import config as configuration
-from videowm.data.layout import write_atomic
+from videowm.files import write_atomic
 from videowm.types import UserError
 
 if TYPE_CHECKING:
-    from videowm.train.tasks import WorldRun
+    from videowm.train.tasks.world import WorldRun
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def point_name(point: dict[str, Any]) -> str:
 
 def resolve(sweep: SweepConfig, overrides: dict[str, Any]) -> tuple[dict[str, Any], WorldRun]:
     """The base with the sweep's overrides and these: as written to a file, and checked, its steps not yet counted."""
-    from videowm.train.tasks import TASKS
+    from videowm.train import registry
 
     data = configuration.read(sweep.base)
     if data.get("task") != "world":
@@ -89,7 +89,7 @@ def resolve(sweep: SweepConfig, overrides: dict[str, Any]) -> tuple[dict[str, An
     }
     for key, value in differs.items():
         configuration.apply_override(data, f"{key}={json.dumps(value)}")
-    return data, configuration.build(TASKS["world"], data, where=f"point {name}")
+    return data, registry.build(data, where=f"point {name}")
 
 
 def bases(sweep: SweepConfig) -> dict[str, WorldRun]:
@@ -100,7 +100,7 @@ def bases(sweep: SweepConfig) -> dict[str, WorldRun]:
 
 def plan(sweep: SweepConfig) -> list[Point]:
     """Resolve every point, write its configuration file and plan.jsonl; the latents must exist."""
-    from videowm.train.tasks import with_steps
+    from videowm.train.tasks.world import with_steps
 
     out, points = Path(sweep.out), []
     listed = sweep.points if sweep.grid is None else expand(sweep.grid, bases(sweep), sweep.out)
@@ -160,7 +160,7 @@ def same_as_run(run: WorldRun) -> None:
 def point_of(name: str, path: Path, run: WorldRun) -> Point:
     """What one run will be."""
     from videowm.train.flops import clip_training_flops, parameters
-    from videowm.train.tasks import meta_model
+    from videowm.train.tasks.world import meta_model
 
     model, start, directory = meta_model(run), run.train.start, Path(run.out)
     samples = run.train.steps * run.train.batch
@@ -213,7 +213,7 @@ class Speeds:
         import torch
 
         from scaling.records import read_record
-        from videowm.train.loop import device_name
+        from videowm.train.device import device_name
 
         here = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         records = [r for p in points if (r := read_record(p.run)) and r["device"] == here and r["wall_seconds"]]

@@ -22,7 +22,7 @@ from scaling.plan import Point, SweepConfig, bases, plan, planned
 from scaling.predict import REACHED, comparison, measured, predictions
 from scaling.records import by_arm, finished, rolled, runs_of, unstopped
 from scaling.summary import as_csv, costs, data_rows, left_out, precision, sentences, table_rows
-from videowm.data.layout import write_atomic
+from videowm.files import write_atomic
 from videowm.types import UserError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from scaling import dispatch
 from scaling.plan import Point, SweepConfig
-from videowm.data.layout import write_atomic
+from videowm.files import write_atomic
 from videowm.types import UserError
 
 # USR1 comes before the time limit: the processes end, the task goes back into the queue and later on from its last

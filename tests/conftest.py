@@ -153,7 +153,7 @@ def worded(dataset, codec, vae_run, tmp_path_factory) -> Path:
     from videowm.data.captions import Captions, caption_from_state, captions_path, header_name
     from videowm.data.dataset import Dataset
     from videowm.data.latents import encode_dataset
-    from videowm.data.layout import write_json
+    from videowm.files import write_json
     from videowm.vae.codec import to_float
 
     folder = tmp_path_factory.mktemp("worded")

@@ -30,7 +30,7 @@ import scaling.__main__ as scaling
 from scaling.law import Law
 from videowm import config as configuration
 from videowm.cli import parser
-from videowm.train.tasks import TASKS
+from videowm.train import registry
 
 WORK = peers.Work("tiny", 16, steps=4)
 
@@ -130,7 +130,7 @@ def test_every_stage_of_a_study_is_a_command(chain, tmp_path, monkeypatch):
             args = parser().parse_args(arguments)
             if args.verb == "train" and Path(args.config).exists():
                 data = configuration.read(args.config, args.overrides)
-                configuration.build(TASKS[data["task"]], data)
+                registry.build(data)
 
 
 def test_stages_run_once_in_order_and_a_failure_ends_what_needs_it(tmp_path, capsys):

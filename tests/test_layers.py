@@ -10,12 +10,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"types"},
-    {"config"},
+    {"limits", "files", "bootstrap", "metrics"},
+    {"config", "record"},
+    {"reference", "worlds"},
     {"data", "vae", "dit", "actions"},
     {"pipeline"},
     {"evaluate"},
     {"train"},
     {
+        "api",
         "show",
         "page",
         "measure",
@@ -98,7 +101,7 @@ def test_every_configuration_loads(path):
     """Guards files that promise a run and hold a typo, and a first comment without the command that it answers to."""
     from scaling.plan import SweepConfig
     from videowm import config as configuration
-    from videowm.train.tasks import TASKS
+    from videowm.train import registry
 
     kind = path.parent.name
     if kind == "sweep":
@@ -106,7 +109,7 @@ def test_every_configuration_loads(path):
         assert (sweep.points or sweep.grid) and (ROOT / sweep.base).exists()
         command = "scaling"
     else:
-        config = configuration.load(TASKS[kind], path)
+        config = registry.load(path)
         assert config.task == kind and config.out
         command = "videowm train"
     first = path.read_text().splitlines()[0]

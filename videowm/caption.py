@@ -32,8 +32,8 @@ from videowm.data.captions import (
     write_lines,
 )
 from videowm.data.dataset import Dataset
-from videowm.data.layout import write_json
 from videowm.endpoint import FORMS, Access, AskConfig, Endpoint, NoCaption, picture, text
+from videowm.files import write_json
 from videowm.types import UserError
 
 STYLE = (

@@ -15,11 +15,11 @@ from videowm.actions.script import parse_actions, read_actions
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Part, encode_dataset
 from videowm.data.played import Played
-from videowm.data.worlds import WORLDS
 from videowm.dit.sample import Sampler
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import DiffusersCodec, load_vae, to_float, to_uint8
+from videowm.worlds import WORLDS
 
 
 def device() -> torch.device:
@@ -52,7 +52,7 @@ def latents(args: argparse.Namespace) -> None:
     """Principal directions of a latent space: a picture of each being moved, and what it follows, as JSON beside."""
     from videowm import show
     from videowm.evaluate import explorer
-    from videowm.train.loop import write_json
+    from videowm.files import write_json
 
     if args.out.suffix != ".png":
         raise UserError(f"{args.out}: expected a name that ends in .png")
@@ -159,14 +159,14 @@ def named_actions(world: str) -> dict[str, tuple[float, ...]]:
 def evaluate(args: argparse.Namespace) -> None:
     """Measure a finished run: the evaluators of its configuration, and of a world model everything else."""
     from videowm.evaluate.findings import bounds, single, with_error
+    from videowm.files import write_json
     from videowm.measure import measure_world
-    from videowm.train.loop import write_json
-    from videowm.train.tasks import TASKS, WorldTask, finished_task
+    from videowm.train.registry import finished_task
+    from videowm.train.tasks.world import WorldTask
 
     if not (args.run / "record.json").exists():
         raise UserError(f"{args.run} holds no finished run (no record.json): finish it with videowm train")
-    data = configuration.read(args.run / "config.yaml")
-    task = finished_task(configuration.build(TASKS[data["task"]], data, where=str(args.run)), args.run, device())
+    task = finished_task(args.run, device())
     rolled = isinstance(task, WorldTask) and (args.clips or task.config.rollout.clips)
     more = measure_world(args, task) if rolled else {}
     metrics = dict(task.evaluate()) | more

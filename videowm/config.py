@@ -1,8 +1,8 @@
 """Strict typed configuration: YAML -> dataclasses, dotted overrides, did-you-mean, dump, hash. Imports no torch.
 
 A configuration is a frozen dataclass beside the class that it configures. A YAML file holds only what differs from
-the defaults. An unknown key or a wrong type is a `UserError` that names the key, what was expected and the likely
-right one.
+the defaults. An unknown key, a wrong type or a number outside its `videowm.limits.Range` is a `UserError` that names
+the key, what was expected and the likely right one.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import hashlib
 import json
+import math
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
+from videowm.files import short_hash
+from videowm.limits import LARGEST, Range
 from videowm.types import UserError
 
 T = TypeVar("T")
@@ -45,7 +47,7 @@ def parse_args(top: argparse.ArgumentParser, argv: list[str] | None) -> argparse
 def read(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
     """The plain mapping of a YAML file with the overrides applied, not yet checked against a dataclass."""
     try:
-        data = yaml.safe_load(Path(path).read_text())
+        data = yaml.load(Path(path).read_text(), UniqueKeys)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise UserError(f"no configuration at {path} ({error.strerror}): give the path of a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -58,6 +60,24 @@ def read(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[
     for override in overrides:
         apply_override(data, override)
     return data
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, and aliases, with which a short file can grow without limit."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.YAMLError(f"alias *{event.anchor} in line {event.start_mark.line + 1}: write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):  # noqa: FBT002 - PyYAML's signature
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(f"key {key.value!r} stands twice, again in line {key.start_mark.line + 1}")
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 def apply_override(data: dict[str, Any], override: str, cls: type | None = None) -> None:
@@ -112,7 +132,7 @@ def as_number(value: str) -> Any:
 
 def build(cls: type[T], data: dict[str, Any], where: str = "configuration") -> T:
     """Check the nested mapping `data` against the dataclass `cls` and return an instance."""
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     values = {}
     for key, value in data.items():
@@ -133,8 +153,10 @@ def suggest(word: str, known) -> str:
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type `hint`; int becomes float where a float is asked for, nothing else is guessed."""
+    """`value` as the annotated type `hint`, within its range; int becomes float where a float is wanted."""
     origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return within(args[1:], convert(args[0], value, where), where)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise UserError(f"{where}: expected keys of {hint.__name__}, got {value!r}")
@@ -156,17 +178,28 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     return convert_plain(hint, value, where)
 
 
+def within(limits: tuple[Any, ...], value: Any, where: str) -> Any:
+    """`value`, if it lies within every `Range` of an annotation."""
+    for limit in limits:
+        if isinstance(limit, Range) and isinstance(value, int | float) and not limit.holds(value):
+            raise UserError(f"{where}: {value!r} is out of range, expected a number {limit}")
+    return value
+
+
 def convert_union(args: tuple, value: Any, where: str) -> Any:
     if value is None and type(None) in args:
         return None
     options = [arg for arg in args if arg is not type(None)]
     if len(options) == 1:
         return convert(options[0], value, where)
+    refused = []
     for option in options:
         try:
             return convert(option, value, where)
-        except UserError:
-            continue
+        except UserError as error:
+            refused.append(str(error))
+    if outside := [text for text in refused if "is out of range" in text]:
+        raise UserError(outside[0])
     raise UserError(f"{where}: expected {' or '.join(map(type_name, args))}, got {value!r}")
 
 
@@ -186,9 +219,14 @@ def convert_plain(hint: Any, value: Any, where: str) -> Any:
     if hint is float:
         value = as_number(value) if isinstance(value, str) else value
         if isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-    if hint is int and isinstance(value, str | float) and as_number(str(value)) == (number := as_int(value)):
-        return number
+            value = float(min(max(value, -(10**300)), 10**300))
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{where}: {value!r} is not a finite number")
+    if hint is int:
+        if isinstance(value, str | float) and as_number(str(value)) == (number := as_int(value)):
+            value = number
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"{where}: {value:.3g} is out of range, expected a whole number of at most 2**53")
     if hint is Path and isinstance(value, str):
         return Path(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
@@ -204,7 +242,19 @@ def as_int(value: str | float) -> int | None:
         return None
 
 
+def check(config: T) -> T:
+    """`config`, if every value of this dataclass has the type and range of its annotation, as one from a file has."""
+    build(type(config), to_dict(config), where=type(config).__name__)
+    return config
+
+
 def type_name(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        return type_name(get_args(hint)[0])
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join("none" if arg is type(None) else type_name(arg) for arg in get_args(hint))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
     return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
@@ -231,4 +281,4 @@ def dump(config: Any) -> str:
 def digest(config: Any, *, without: tuple[str, ...] = ()) -> str:
     """Hash of what a run computes: the resolved configuration without the named top-level keys (paths, devices)."""
     data = {k: v for k, v in to_dict(config).items() if k not in without}
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+    return short_hash(json.dumps(data, sort_keys=True))

@@ -21,7 +21,7 @@ from videowm.evaluate.suite import Instruments, suite, suite_of_bank
 from videowm.evaluate.surprise import television
 from videowm.page import write_page
 from videowm.pipeline import WorldModelPipeline
-from videowm.train.tasks import WorldTask
+from videowm.train.tasks.world import WorldTask
 from videowm.types import UserError
 
 

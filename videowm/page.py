@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from videowm.evaluate.findings import BOUNDS, sentences, table_rows, unit
 from videowm.evaluate.scenes import Scenes
 from videowm.evaluate.suite import ranked
+from videowm.files import write_atomic
 from videowm.show import comparison_video, encode_png, grid
 from videowm.vae.codec import to_uint8
 
@@ -46,13 +46,13 @@ def write_page(run: Path, metrics: dict[str, Any], scenes: Scenes, names: list[s
 
     folder = run / "evaluation"
     clips = write_clips(folder, scenes, names, fps)
-    replace_file(folder / "strip.png", strip(scenes))
+    write_atomic(folder / "strip.png", strip(scenes))
     shown = {room: curve_names(metrics, room) for room in ROOMS}
     rooms = []
     for room, title in ROOMS.items():
         rows = table_rows(metrics, room)
         if shown[room]:
-            replace_file(folder / f"{room}.png", room_figure(metrics, shown[room]))
+            write_atomic(folder / f"{room}.png", room_figure(metrics, shown[room]))
         if shown[room] or rows:
             rooms.append({"title": title, "figure": embedded(folder / f"{room}.png") if shown[room] else None,
                           "rows": rows, "ranks": ranks(metrics) if room == "surprise" else {}})  # fmt: skip
@@ -62,16 +62,8 @@ def write_page(run: Path, metrics: dict[str, Any], scenes: Scenes, names: list[s
         protocols={k: v for k, v in metrics.items() if k.endswith("_protocol")}, strip=embedded(folder / "strip.png"),
         clips={name: embedded(path) for name, path in clips.items()},
     )  # fmt: skip
-    replace_file(run / "evaluation.html", page.encode())
+    write_atomic(run / "evaluation.html", page.encode())
     return run / "evaluation.html"
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    os.replace(aside, path)
 
 
 def embedded(path: Path) -> str:

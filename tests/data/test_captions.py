@@ -19,8 +19,8 @@ from videowm.data.captions import (
     read_lines,
 )
 from videowm.data.dataset import Dataset
-from videowm.data.worlds import CarRacing
 from videowm.types import UserError
+from videowm.worlds import CarRacing
 
 
 @pytest.fixture

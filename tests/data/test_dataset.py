@@ -16,8 +16,8 @@ import pytest
 from videowm.data.dataset import Dataset
 from videowm.data.layout import Layout, finish, write_group
 from videowm.data.record import play_episode
-from videowm.data.worlds import CarRacing
 from videowm.types import Episode, UserError
+from videowm.worlds import CarRacing
 
 ARROW = {"float32": pa.float32(), "int64": pa.int64(), "bool": pa.bool_()}
 

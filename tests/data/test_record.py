@@ -15,8 +15,8 @@ import pytest
 import videowm.types
 from videowm.data.dataset import Dataset
 from videowm.data.record import play_episode, record
-from videowm.data.worlds import CarRacing
 from videowm.types import UserError
+from videowm.worlds import CarRacing
 
 # Subprocesses find the package wherever these tests found it.
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(videowm.types.__file__).parents[1])}

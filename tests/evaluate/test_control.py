@@ -99,11 +99,9 @@ def test_loss_ratio_is_the_record_s(world_run):
     """Guards a ratio of other losses than those in the record: 1 + gap / loss."""
     import json
 
-    from videowm import config as configuration
-    from videowm.train.tasks import WorldRun, finished_task
+    from videowm.train.registry import finished_task
 
-    run = configuration.load(WorldRun, world_run / "config.yaml")
-    task = finished_task(run, world_run, torch.device("cpu"))
+    task = finished_task(world_run, torch.device("cpu"))
     metrics = json.loads((world_run / "record.json").read_text())["metrics"]
     true, wrong = (bank_losses(task.model, task.bank, a, 4).mean(1).numpy()
                    for a in (task.bank.actions, shuffled(task.bank)))  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from videowm.bootstrap import standard_error
 from videowm.evaluate.curves import Curve, pairs, resampled
-from videowm.evaluate.fidelity import standard_error
 
 
 def test_what_says_nothing_is_refused():

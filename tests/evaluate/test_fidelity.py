@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from videowm.evaluate.fidelity import fidelity, finite, lpips, ms_ssim, psnr, scales, ssim, standard_error
+from videowm.bootstrap import standard_error
+from videowm.evaluate.fidelity import fidelity, finite, lpips, ms_ssim, psnr, scales, ssim
 from videowm.types import UserError
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from videowm.actions.group import group_actions
+from videowm.bootstrap import standard_error
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents, normalised, write_index, write_shard
-from videowm.evaluate.fidelity import standard_error
 from videowm.evaluate.heldout import HeldoutConfig, bank_losses, heldout, make_bank, shuffled
 from videowm.pipeline import WorldModelPipeline
 

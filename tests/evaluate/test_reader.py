@@ -12,7 +12,7 @@ import torch
 from videowm.data.dataset import Dataset
 from videowm.evaluate.reader import Reader, ReaderConfig, check_reader, state_table, targets
 from videowm.evaluate.scores import r2
-from videowm.train.reader import ReaderRun, ReaderTask
+from videowm.train.tasks.reader import ReaderRun, ReaderTask
 from videowm.types import UserError
 from videowm.vae.codec import to_float
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from videowm.data.dataset import Dataset
-from videowm.data.worlds import WORLDS
 from videowm.evaluate.reader import Reader, targets
 from videowm.evaluate.rollouts import RolloutConfig
 from videowm.evaluate.scenes import make_scenes
 from videowm.evaluate.text import CAR, FACTS, Told, captions_of, tell, text
 from videowm.pipeline import WorldModelPipeline
+from videowm.worlds import WORLDS
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from scaling.__main__ import main
 from scaling.plan import load_sweep, plan
 from scaling.predict import freeze
 from videowm import config as configuration
-from videowm.train.loop import DIVERGED
+from videowm.train.config import DIVERGED
 from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,8 @@ from scaling import check
 from scaling.__main__ import main
 from scaling.grid import FEWEST_STEPS, CheckConfig
 from scaling.plan import load_sweep, plan
-from videowm.train.loop import DIVERGED, launch
+from videowm.train.config import DIVERGED
+from videowm.train.loop import launch
 from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from scaling.plan import SweepConfig
 from scaling.records import falls, finished, runs_of
 from scaling.report import cut_short, law_of
 from scaling.summary import as_csv, data_rows, paired_error, precision, sentences, table_rows
-from videowm.train.loop import DIVERGED
+from videowm.train.config import DIVERGED
 from videowm.types import UserError
 
 

@@ -17,7 +17,8 @@ from torch._dynamo.testing import CompileCounter
 
 from videowm.data.clips import pick
 from videowm.train import checkpoint
-from videowm.train.loop import TrainConfig, train
+from videowm.train.config import TrainConfig
+from videowm.train.loop import train
 from videowm.train.task import Draws, Task
 from videowm.types import UserError
 
@@ -126,7 +127,8 @@ def test_a_gradient_that_is_not_a_number_stops_before_the_update(world_run, tmp_
     """
     from videowm import config as configuration
     from videowm.train import loop
-    from videowm.train.tasks import WorldRun, build_task
+    from videowm.train.registry import build_task
+    from videowm.train.tasks.world import WorldRun
 
     class Broken:
         def __getattr__(self, name):
@@ -271,8 +273,10 @@ def test_what_is_refused_at_once(world_run, train_world, tmp_path, overrides, ex
 def test_a_step_waits_for_nothing(world_run, tmp_path):
     """Guards a host that waits for the GPU in every step: after the first, which makes the state, any wait raises."""
     from videowm import config as configuration
-    from videowm.train.loop import Run, make_accelerator
-    from videowm.train.tasks import WorldRun, build_task
+    from videowm.train.device import make_accelerator
+    from videowm.train.loop import Run
+    from videowm.train.registry import build_task
+    from videowm.train.tasks.world import WorldRun
 
     task = build_task(configuration.load(WorldRun, world_run / "config.yaml", [f"out={tmp_path}"]))
     run = Run(task, task.config.train, tmp_path, make_accelerator(task.config.train, tmp_path))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videowm.dit import DiT
-from videowm.train.loop import TrainConfig
+from videowm.train.config import TrainConfig
 from videowm.train.muon import Muon, orthogonal
 from videowm.train.optim import Guard, make_optimizer
 from videowm.types import UserError

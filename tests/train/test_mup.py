@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from videowm.dit import DiT
-from videowm.train.loop import TrainConfig
+from videowm.train.config import RuleConfig, TrainConfig
 from videowm.train.optim import make_optimizer, roles, set_rate, start_as_mup
-from videowm.train.rule import RuleConfig, batch_by_rule, horizon, rate_by_rule
+from videowm.train.rule import batch_by_rule, horizon, rate_by_rule
 
 WIDTHS = (64, 128, 256, 512)
 STANDARD, MUP = TrainConfig(lr=1e-3), TrainConfig(lr=1e-3, parametrisation="mup")

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from videowm.train.loop import TrainConfig
+from videowm.train.config import TrainConfig
 from videowm.train.optim import Average, Guard, make_optimizer, wsd
 
 

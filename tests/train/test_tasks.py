@@ -11,10 +11,12 @@ from videowm.data.latents import normalised
 from videowm.pipeline import WorldModelPipeline
 from videowm.train.flops import model_flops
 from videowm.train.loop import launch
-from videowm.train.reader import ReaderRun
+from videowm.train.registry import build_task
 from videowm.train.rule import batch_by_rule, rate_by_rule
 from videowm.train.task import Draws
-from videowm.train.tasks import VAERun, WorldRun, WorldTask, build_task, with_steps
+from videowm.train.tasks.reader import ReaderRun
+from videowm.train.tasks.vae import VAERun
+from videowm.train.tasks.world import WorldRun, WorldTask, with_steps
 from videowm.types import UserError
 
 

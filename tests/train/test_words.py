@@ -19,7 +19,7 @@ from videowm.data.latents import Latents
 from videowm.data.words import FORMS, WRITERS, WindowCaptions, captions_beside
 from videowm.dit.sample import Sampler
 from videowm.pipeline import WorldModelPipeline
-from videowm.train.tasks import WorldRun, WorldTask
+from videowm.train.tasks.world import WorldRun, WorldTask
 from videowm.types import UserError
 from videowm.vae.codec import to_float
 

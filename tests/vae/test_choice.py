@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from videowm import config as configuration
-from videowm.train.tasks import VAERun
+from videowm.train.tasks.vae import VAERun
 from videowm.vae.codec import DiffusersCodec, build_vae
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

@@ -25,9 +25,9 @@ import numpy as np
 
 from videowm.data.clips import stretches
 from videowm.data.dataset import Dataset
-from videowm.data.layout import write_atomic, write_json
-from videowm.data.worlds import WORLDS
+from videowm.files import write_atomic, write_json
 from videowm.types import UserError
+from videowm.worlds import WORLDS
 
 
 class ClipKey(NamedTuple):

@@ -24,11 +24,10 @@ from videowm.data.layout import (
     encode_video,
     finish,
     seal,
-    write_atomic,
     write_group,
-    write_json,
     write_table,
 )
+from videowm.files import write_atomic, write_json
 from videowm.types import Episode, UserError
 
 Size = tuple[int, int]  # (H, W) pixels

@@ -10,11 +10,9 @@ to a frame that was not recorded.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from videowm.files import write_atomic, write_json
 from videowm.types import Episode, UserError
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -54,35 +53,10 @@ class Layout:
         return DATA_PATH.format(**where), VIDEO_PATH.format(video_key=IMAGE, **where)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """The file appears complete or not at all, also when the machine stops or the disk is full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            need = f"{len(content) / 1e6:.1f} MB"
-            raise UserError(f"no room for {path} ({need}): free disk space and run the same command again") from None
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
-
-
 def check_width(width: int) -> None:
     """decord 0.6 takes videos of these widths for four-channel ones and fails (dmlc/decord issue 336)."""
     if width in (16, 24, 48, 72):
         raise UserError(f"decord cannot read videos {width} pixels wide: choose another size, such as 64")
-
-
-def write_json(path: Path, content: Any) -> None:
-    write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def write_table(path: Path, table: pa.Table) -> None:

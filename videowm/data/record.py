@@ -24,9 +24,10 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
-from videowm.data.layout import Layout, finish, write_group, write_json
-from videowm.data.worlds import World, open_world
+from videowm.data.layout import Layout, finish, write_group
+from videowm.files import write_json
 from videowm.types import Episode, UserError
+from videowm.worlds import World, open_world
 
 ATTEMPTS = 100  # at an episode that ends at once
 

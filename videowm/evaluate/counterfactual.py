@@ -12,7 +12,6 @@ from torch import Tensor
 
 from videowm.data.dataset import Dataset
 from videowm.data.record import Recording, attempts, game_seed
-from videowm.data.worlds import World, open_world
 from videowm.evaluate.curves import Curve
 from videowm.evaluate.fidelity import by_frame, psnr
 from videowm.evaluate.reader import Reader, state_table
@@ -22,6 +21,7 @@ from videowm.evaluate.scenes import Played, Scenes, random_actions, through_code
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import to_float
+from videowm.worlds import World, open_world
 
 FORCED = {"carracing": ("left", "right", "brake"), "takecover": ("left", "right", "stay")}
 SPARE = 8  # starts looked at for one that is wanted

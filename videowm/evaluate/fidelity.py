@@ -102,15 +102,6 @@ def fidelity(scenes: Scenes, *, device: torch.device, batch: int = 16) -> Iterat
         yield Curve(f"fidelity/{name}_to_vae", values, scenes.episode, floor, better)
 
 
-def standard_error(values: np.ndarray, groups: np.ndarray, *, draws: int = 1000, seed: int = 0) -> float:
-    """Bootstrap standard error of the mean of `values`, drawing whole groups (episodes) with replacement."""
-    names, inverse = np.unique(groups, return_inverse=True)
-    sums = np.bincount(inverse, weights=values, minlength=len(names))
-    counts = np.bincount(inverse, minlength=len(names))
-    drawn = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
-    return float((sums[drawn].sum(1) / counts[drawn].sum(1)).std(ddof=1))
-
-
 def finite(name: str, values: Tensor) -> Tensor:
     """The values, or an error when one is not a number: a mean over NaN says nothing."""
     if not torch.isfinite(values).all():

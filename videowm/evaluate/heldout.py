@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from videowm.actions.group import group_actions
+from videowm.bootstrap import standard_error
 from videowm.data.latents import Latents, normalised
 from videowm.dit import DiT, flow
 from videowm.dit.text import Text
-from videowm.evaluate.fidelity import standard_error
 from videowm.types import UserError
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videowm.bootstrap import standard_error
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.evaluate import fidelity
@@ -50,7 +51,7 @@ def reconstruction(
             yield "reconstruction/moved_clips", int(kept.sum())
         if kept.any():
             yield f"reconstruction/{name}", float(values[kept].mean())
-            yield f"reconstruction/{name}_se", fidelity.standard_error(values[kept], episodes[kept])
+            yield f"reconstruction/{name}_se", standard_error(values[kept], episodes[kept])
 
 
 def measures(decoded: Tensor, frames: Tensor) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videowm.bootstrap import standard_error
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.dit.sample import Sampler
@@ -115,7 +116,7 @@ def rollouts(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConf
         fidelity.finite(name, values)
         yield f"rollout/{name}", values.mean(0).tolist()
         yield f"rollout/{name}_mean", float(values.mean())
-        yield f"rollout/{name}_se", fidelity.standard_error(values.mean(1).double().numpy(), start.episode)
+        yield f"rollout/{name}_se", standard_error(values.mean(1).double().numpy(), start.episode)
     lead = (curves["psnr"] - curves["psnr_repeat"]).mean(1).double().numpy()
     yield "rollout/lead", float(lead.mean())
-    yield "rollout/lead_se", fidelity.standard_error(lead, start.episode)
+    yield "rollout/lead_se", standard_error(lead, start.episode)

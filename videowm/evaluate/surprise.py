@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videowm.data.worlds.noisy import PATCH
 from videowm.dit import DiT, flow
 from videowm.evaluate.curves import Pairs, resampled, with_error
 from videowm.evaluate.heldout import Bank
+from videowm.worlds.noisy import PATCH
 
 SHOWN = 10  # clips listed
 

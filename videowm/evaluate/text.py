@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from videowm.data.dataset import Dataset
-from videowm.data.worlds import WORLDS
 from videowm.evaluate.curves import Curve, Pairs, pairs, with_error
 from videowm.evaluate.drift import drift
 from videowm.evaluate.reader import Reader
@@ -19,6 +18,7 @@ from videowm.evaluate.readings import standardised
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from
 from videowm.evaluate.scenes import Scenes, with_future
 from videowm.pipeline import WorldModelPipeline
+from videowm.worlds import WORLDS
 
 
 @dataclass(frozen=True)

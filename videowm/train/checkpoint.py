@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from videowm.files import sync
 from videowm.types import UserError
 
 MANIFEST = "manifest.json"
@@ -78,22 +79,6 @@ def write_manifest(directory: Path) -> None:
     (directory / MANIFEST).write_text(json.dumps(listed, indent=1))
     sync(directory / MANIFEST)
     sync(directory)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Whole or not there."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(data, indent=1))
-    sync(aside)
-    os.replace(aside, path)
-
-
-def sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def steps(directory: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from videowm.types import UserError
 
 if TYPE_CHECKING:
-    from videowm.train.loop import TrainConfig
+    from videowm.train.config import TrainConfig
     from videowm.train.task import Task
 
 

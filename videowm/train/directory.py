@@ -13,7 +13,7 @@ from videowm.train import trunk
 from videowm.types import UserError
 
 if TYPE_CHECKING:
-    from videowm.train.loop import TrainConfig
+    from videowm.train.config import TrainConfig
 
 
 def finished(out: Path, config: TrainConfig, resolved: dict[str, Any]) -> dict[str, Any] | None:

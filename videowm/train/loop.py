@@ -11,75 +11,28 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from videowm import config as configuration
-from videowm.evaluate.gate import GateConfig, cut_short
-from videowm.train import checkpoint, optim, trunk
-from videowm.train.checkpoint import write_json
+from videowm.files import write_json
+from videowm.train import checkpoint, optim, registry, trunk
+from videowm.train.config import DIVERGED, TrainConfig
 from videowm.train.device import compiles, device_name, make_accelerator, recompute_activations
 from videowm.train.directory import finished, prepare_directory
+from videowm.train.gate import cut_short
 from videowm.train.lock import RunLock
 from videowm.train.log import Log
 from videowm.train.meter import Meter, Span, in_words
 from videowm.train.muon import Muon
 from videowm.train.profile import Profiler
-from videowm.train.rule import Parametrisation, RuleConfig
 from videowm.train.stop import Stop, leave_signals_to_the_trainer
 from videowm.train.task import Draws, Items, Task
-from videowm.train.trunk import StartConfig
 from videowm.types import UserError
-
-DIVERGED = "diverged.json"  # in a run directory: the step whose gradient was not finite
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a run is trained. `batch` is global: split over processes and accumulation steps, it changes no result."""
-
-    steps: int = 1000
-    batch: int | Literal["rule"] = 8  # rule: from the budget (world models)
-    lr: float | Literal["rule"] = 3e-3  # rule: from width and tokens
-    rule: RuleConfig = dataclasses.field(default_factory=RuleConfig)
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices whose both sides grow with the width
-    parametrisation: Parametrisation = "standard"  # mup: the best lr does not move with the width
-    accumulate: int = 1
-    warmup: float = 0.1  # below 1 a fraction of the run, from 1 on a number of steps
-    cooldown: float = 0.2  # fraction of the run, 1 - sqrt
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    clip: float = 1.0  # global gradient norm; 0: no clipping
-    ema: float = 0.0  # length of the weights' moving average as a fraction of the run; 0: none
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device computes it, else fp32
-    workers: int = 0  # processes that load data; on a GPU one at least, which hides the time
-    compile: Literal["auto", "on", "off"] = "auto"  # the network's blocks, and steps as CUDA graphs; auto: on a GPU
-    checkpointing: bool = False  # compute activations again in the backward pass, for less memory
-    log_every: int = 10
-    save_every: int = 500
-    keep: int = 2
-    keep_at: list[int] = dataclasses.field(default_factory=list)  # steps whose checkpoints are never deleted
-    trunk: bool = False  # a run for others to start from: it is neither cooled down nor evaluated
-    start: StartConfig | None = None  # go on from a trunk's checkpoint
-    gate: GateConfig = dataclasses.field(default_factory=GateConfig)
-    trackers: list[Literal["wandb", "tensorboard"]] = dataclasses.field(
-        default_factory=lambda: ["wandb", "tensorboard"]
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "log_every", "save_every", "keep"):
-            if getattr(self, name) != "rule" and getattr(self, name) < 1:
-                raise UserError(f"train.{name} {getattr(self, name)} cannot be used: give 1 or more")
-        if self.trunk and (self.cooldown or self.ema or 0 < self.warmup < 1):
-            raise UserError(
-                f"a trunk has no length of its own, but train.warmup is {self.warmup}, train.cooldown {self.cooldown} "
-                f"and train.ema {self.ema}: give the warmup in steps (1 or more) and 0 for the others"
-            )
 
 
 def train(
@@ -373,12 +326,6 @@ class Run:
 
 def launch(path: Path, overrides: list[str], *, profiled: bool = False) -> dict[str, Any]:
     """`videowm train`: read the configuration, build the task it names, train it."""
-    from videowm.train.tasks import TASKS, build_task
-
-    data = configuration.read(path, overrides)
-    kind = data.get("task")
-    if not isinstance(kind, str) or kind not in TASKS:
-        raise UserError(f"{path}: task is {kind!r}, expected one of {', '.join(TASKS)}")
-    config = configuration.build(TASKS[kind], data, where=str(path))
-    task = build_task(config)
+    config = registry.load(path, overrides)
+    task = registry.build_task(config)
     return train(task, task.config.train, Path(config.out), configuration.to_dict(task.config), profiled=profiled)

@@ -13,7 +13,7 @@ from videowm.train.rule import BASE_WIDTH
 from videowm.types import UserError
 
 if TYPE_CHECKING:
-    from videowm.train.loop import TrainConfig
+    from videowm.train.config import TrainConfig
 
 
 def wsd(step: int, steps: int, warmup: float, cooldown: float) -> float:

@@ -15,7 +15,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
-from videowm.train.checkpoint import write_json
+from videowm.files import write_json
 from videowm.train.meter import WARMUP, Meter
 
 STEPS = 10  # recorded

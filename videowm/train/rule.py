@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
-from videowm.types import UserError
+from videowm.train.config import Parametrisation, RuleConfig
 
-Parametrisation = Literal["standard", "mup"]
 BASE_WIDTH = 256  # where both parametrisations are the same, and the rule's learning rate holds
 # The best learning rate falls as D^-0.0453 where the batch grows with D (video DiTs, arXiv 2411.17470). It agrees with
 # D^-0.32 at a fixed batch (arXiv 2409.19913) and Adam's square-root law for a batch that grows as D^0.5: D^-0.07.
 RATE_BY_TOKENS = -0.0453
 RATE_BY_WIDTH = 3 * -0.1619  # of the standard parametrisation: N^-0.1619 (ibid.), N ~ width^3 on the dial; 0 under µP
 BATCH_BY_TOKENS = 0.5  # critical batch: D^0.47 (arXiv 2410.21676), D^0.5 (arXiv 2505.13738)
-
-
-@dataclass(frozen=True)
-class RuleConfig:
-    """What the rule goes through: `batch` and `lr` at `tokens`, width 256.
-
-    The batch is near benchmarks/predictor.py's (8,192 tokens for 2e7) and Step Law's (arXiv 2503.04715, language:
-    16,000 for 6e7). The rate was predictor.py's 2e-3, until `python -m scaling check-lr` found the best one at 1.3 to
-    1.9 times that in nine columns of TakeCover and CarRacing (benchmarks/studies; widths 64 to 384, 4 and 17M tokens).
-    """
-
-    tokens: float = 2.0**26  # target tokens of the whole run
-    batch: int = 2**14  # target tokens of one step
-    lr: float = 3e-3
-
-    def __post_init__(self) -> None:
-        if min(self.tokens, self.batch, self.lr) <= 0:
-            raise UserError(f"train.rule {self} cannot be used: give tokens, batch and lr above 0")
 
 
 def horizon(tokens: float, rule: RuleConfig) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from videowm.evaluate.gate import Verdict
+    from videowm.train.gate import Verdict
 
 
 class Draws:

@@ -6,14 +6,14 @@ data and cools down: on a CPU it is, bit for bit, the run that would have been t
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from videowm import config as configuration
-from videowm.train import checkpoint
+from videowm.train import checkpoint, registry
+from videowm.train.config import StartConfig
 from videowm.train.log import flatten
 from videowm.types import UserError
 
@@ -25,14 +25,6 @@ FREE = frozenset(
     + [f"train.rule.{key}" for key in ("tokens", "batch", "lr")]  # what it gave is in train.batch and train.lr
 )
 OF_A_BRANCH = frozenset(["budget", *(f"train.{key}" for key in ("steps", "cooldown", "trunk", "start", "start.step"))])
-
-
-@dataclasses.dataclass(frozen=True)
-class StartConfig:
-    """Where a branch leaves its trunk."""
-
-    run: str  # the trunk's run directory
-    step: int
 
 
 def first_difference(run: Path, resolved: dict[str, Any], free: frozenset[str]) -> tuple[str, Any, Any] | None:
@@ -47,11 +39,7 @@ def first_difference(run: Path, resolved: dict[str, Any], free: frozenset[str]) 
 
 def completed(path: Path) -> dict[str, Any]:
     """The configuration of a run, with today's defaults of settings that it does not know."""
-    from videowm.train.tasks import TASKS
-
-    data = yaml.safe_load(path.read_text())
-    kind = TASKS.get(data.get("task"))
-    return data if kind is None else configuration.to_dict(configuration.build(kind, data, where=str(path)))
+    return configuration.to_dict(registry.load(path))
 
 
 def origin(start: StartConfig, resolved: dict[str, Any], cooldown_from: int) -> Path:

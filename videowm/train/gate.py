@@ -4,29 +4,9 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from videowm.types import UserError
-
-
-@dataclass(frozen=True)
-class GateConfig:
-    """After `after` of the run, another episode's actions must raise the held-out loss by `errors` standard errors."""
-
-    after: float = 0.1
-    errors: float = 3.0
-    failing: Literal["off", "warn", "stop"] = "warn"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.after <= 1 or self.errors < 0:
-            raise UserError(
-                f"gate.after {self.after}, gate.errors {self.errors}: give a share of the run above 0 and at most 1, "
-                "and standard errors from 0 on"
-            )
-
-    def step(self, steps: int) -> int:
-        """The number of finished steps at which a run of `steps` is looked at."""
-        return min(steps, max(1, round(self.after * steps)))
+from videowm.train.config import GateConfig
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from videowm.evaluate.gate import GateConfig, cut_short, judge
+from videowm.train.config import GateConfig
+from videowm.train.gate import cut_short, judge
 from videowm.types import UserError
 
 

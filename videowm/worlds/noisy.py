@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from videowm.data.worlds.carracing import CarRacing
+from videowm.worlds.carracing import CarRacing
 
 PATCH = 16  # pixels, of each side
 BLOCK = 8  # pixels of one colour, of each side: finer noise is lost in an autoencoder, and surprises nobody

@@ -1,9 +1,8 @@
-"""What can be trained: the video autoencoder, the world model and the reader."""
+"""Train the world model: noised latent steps, earlier steps and actions -> velocity."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,46 +13,22 @@ from torch import Tensor, nn
 
 from videowm import config as configuration
 from videowm.actions.group import drop_actions, group_actions, grouped_size
-from videowm.data.clips import ClipStream, even_clips, pick
+from videowm.data.clips import pick
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents, normalised, read_index
-from videowm.data.resident import Resident, ResidentFrames, lies_there
+from videowm.data.resident import Resident, lies_there
 from videowm.dit import DiT, flow, shortcut
-from videowm.dit.graph import record
-from videowm.evaluate.gate import Verdict, judge
 from videowm.evaluate.heldout import HeldoutConfig, heldout, make_bank
-from videowm.evaluate.reader import Reader
-from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
 from videowm.evaluate.rollouts import RolloutConfig, rollouts, starting_points
 from videowm.pipeline import TrainedOn, WorldModelPipeline
+from videowm.train.config import TrainConfig
 from videowm.train.flops import clip_training_flops, model_families, parameters
-from videowm.train.loop import TrainConfig
-from videowm.train.reader import ReaderRun, ReaderTask
+from videowm.train.gate import Verdict, judge
 from videowm.train.rule import batch_by_rule, rate_by_rule
 from videowm.train.task import Draws, Task
 from videowm.train.words import DRAWN, TextConfig, TrainingText, looked_up
-from videowm.types import UserError, latent_steps
-from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to_float
-from videowm.vae.critic import Critic, with_critic
-from videowm.vae.loss import VAELossConfig, lpips_network, vae_loss
-
-logger = logging.getLogger("videowm")
-
-
-@dataclass(frozen=True)
-class VAERun:
-    """`task: vae`: train a video autoencoder on the clips of a dataset."""
-
-    task: Literal["vae"]
-    out: str
-    data: str
-    seed: int = 0
-    frames: int = 9  # frames a clip, 1 + k * time stride
-    resident: Resident = "auto"  # frames on the device, decoded once; auto: where they fit and enough are read
-    vae: VAEConfig = field(default_factory=VAEConfig)
-    loss: VAELossConfig = field(default_factory=VAELossConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    evaluate: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+from videowm.types import UserError
+from videowm.vae.codec import DiffusersCodec, load_vae
 
 
 @dataclass(frozen=True)
@@ -87,121 +62,6 @@ class WorldRun:
     train: TrainConfig = field(default_factory=TrainConfig)
     heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-
-
-TASKS: dict[str, type] = {"vae": VAERun, "world": WorldRun, "reader": ReaderRun}
-
-
-def build_task(config: VAERun | WorldRun | ReaderRun) -> VAETask | WorldTask | ReaderTask:
-    """The task of a configuration, its weights drawn under its seed."""
-    torch.manual_seed(config.seed)
-    kinds = {VAERun: VAETask, WorldRun: WorldTask, ReaderRun: ReaderTask}
-    return kinds[type(config)](config)
-
-
-def finished_task(config: VAERun | WorldRun | ReaderRun, run: Path, device: torch.device):
-    """The task of a finished run with its trained weights, ready to be evaluated."""
-    task = build_task(config)
-    if isinstance(task, VAETask):
-        task.codec.vae.load_state_dict(load_vae(run).state_dict())
-    else:
-        trained = Reader.open(run) if isinstance(task, ReaderTask) else WorldModelPipeline.open(run).transformer
-        task.model.load_state_dict(trained.state_dict())
-    task.model.to(device).eval()
-    return task
-
-
-class VAETask(Task):
-    """Reconstruct clips."""
-
-    name = "vae"
-
-    def __init__(self, config: VAERun) -> None:
-        self.config, self.seed = config, config.seed
-        self.dataset = Dataset(config.data)
-        self.codec = DiffusersCodec(build_vae(config.vae))
-        for frames in (config.frames, config.evaluate.frames):
-            latent_steps(frames, self.codec.stride[0])
-        self.clips = ClipStream(self.dataset, frames=config.frames, split="train", seed=config.seed)
-        self.resident = ResidentFrames(self.dataset, "train")
-        self.codec.check_strides(*self.dataset.size)
-        even_clips(self.dataset, frames=config.evaluate.frames, split="test", count=1)  # now, not after training
-        adversarial = config.loss.adversarial
-        self.model = Autoencoder(self.codec, Critic(adversarial.width) if adversarial.weight else None)
-        self.model.rates = {"critic.": adversarial.rate}
-        self.perceptual = lpips_network("vgg") if config.loss.lpips else None
-
-    def to(self, device: torch.device) -> None:
-        """The perceptual network is no part of the model: it learns nothing and is in no checkpoint."""
-        self.perceptual = self.perceptual and self.perceptual.to(device)
-        torch.backends.cudnn.benchmark = True  # convolutions of one shape all along: the fastest kernel is looked for
-        config = self.config
-        self.resident.settle(config.resident, device, config.train.steps * config.train.batch * config.frames)
-
-    def load(self, step: int, slots: range) -> dict[str, Tensor]:
-        return self.resident.load(self.clips, [step * self.config.train.batch + slot for slot in slots])
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        frames = to_float(self.resident.of(batch, self.config.frames))
-        decoded, latents = model(frames)
-        loss, terms = vae_loss(decoded, frames, latents, self.config.loss, self.perceptual)
-        if self.model.critic is None:
-            return loss, terms
-        adversarial = self.config.loss.adversarial
-        listens = draws.step >= adversarial.start * self.config.train.steps
-        loss, more = with_critic(self.model.critic, decoded, frames, loss, adversarial.weight if listens else 0.0)
-        return loss, terms | more
-
-    def evaluate(self) -> Iterator[tuple[str, Any]]:
-        yield from reconstruction(self.codec, self.dataset, self.config.evaluate)
-
-    def export(self, out: Path) -> None:
-        self.codec.vae.save_pretrained(out / "vae")
-
-    def record(self) -> dict[str, Any]:
-        return {
-            "config_hash": configuration.digest(self.config, without=("out",)),
-            "params": {"vae": sum(p.numel() for p in self.codec.vae.parameters())},
-            "frames": {"seen": self.config.train.steps * self.config.train.batch * self.config.frames},
-            "hashes": {"data": self.dataset.hash, "vae": self.codec.hash},
-        }
-
-
-class Autoencoder(nn.Module):
-    """Frames in, frames out: the one call that a training step makes."""
-
-    def __init__(self, codec: DiffusersCodec, critic: Critic | None = None) -> None:
-        super().__init__()
-        self.vae = codec.vae
-        self.critic = critic  # trained with it, and not asked in `forward`
-        self.codec = [codec]  # in a list: its weights are registered once, as `vae`
-        self.graphs: dict[torch.Size, Callable[..., tuple[Tensor, Tensor]]] | None = None  # by shape, where recorded
-
-    def compile_blocks(self, *, graph: bool) -> None:
-        """With `graph`, on a GPU, a training step is two CUDA graphs; nothing else is compiled."""
-        self.graphs = {} if graph and next(self.vae.parameters()).is_cuda else None
-
-    def uncompile(self) -> None:
-        self.graphs = None
-
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames "b f 3 H W" -> decoded frames, latents."""
-        if self.graphs is None or not torch.is_grad_enabled():
-            return self.reconstruct(frames)
-        if frames.shape not in self.graphs:
-            try:
-                self.graphs[frames.shape] = record(self.codec[0].vae, self.reconstruct, (frames,))
-            except RuntimeError as error:  # an autoencoder that looks at its numbers between kernels
-                logger.warning("not recorded as a CUDA graph (%s): training is slower", str(error).splitlines()[0])
-                self.graphs = None
-                return self.reconstruct(frames)
-        return self.graphs[frames.shape](frames)
-
-    def reconstruct(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """The same as plain PyTorch."""
-        codec = self.codec[0]
-        latents = codec.encode(frames)
-        return codec.decode_raw(latents), latents
 
 
 Held = tuple[Tensor, Tensor, Tensor, Tensor]  # stored latents, grouped actions, mean and deviation of the latents
@@ -352,6 +212,11 @@ class WorldTask(Task):
     def export(self, out: Path) -> None:
         self.pipeline().save_pretrained(out)
 
+    def restore(self, run: Path, device: torch.device) -> None:
+        """Take the trained weights of a finished run, ready to be evaluated."""
+        self.model.load_state_dict(WorldModelPipeline.open(run).transformer.state_dict())
+        self.model.to(device).eval()
+
     def record(self) -> dict[str, Any]:
         config, index = self.config, self.latents.index
         samples = config.train.steps * config.train.batch
@@ -440,3 +305,6 @@ def divided(config: WorldRun) -> WorldRun:
     if every < 0 or (every and batch % every):
         raise UserError(f"flow.shortcut {every} does not divide train.batch {batch}: give a divisor, or 0 for none")
     return config
+
+
+CONFIG, TASK = WorldRun, WorldTask

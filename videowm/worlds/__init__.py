@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from videowm.config import suggest
-from videowm.data.worlds.carracing import CarRacing
-from videowm.data.worlds.fourrooms import FourRooms
-from videowm.data.worlds.noisy import NoisyCarRacing
-from videowm.data.worlds.takecover import TakeCover
 from videowm.types import UserError
+from videowm.worlds.carracing import CarRacing
+from videowm.worlds.fourrooms import FourRooms
+from videowm.worlds.noisy import NoisyCarRacing
+from videowm.worlds.takecover import TakeCover
 
 
 class World(Protocol):

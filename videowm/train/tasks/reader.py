@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from videowm import config as configuration
+from videowm.bootstrap import standard_error
 from videowm.data.clips import ClipStream, even_clips
 from videowm.data.dataset import Dataset
 from videowm.data.resident import Resident, ResidentFrames
 from videowm.evaluate import scores
-from videowm.evaluate.fidelity import standard_error
 from videowm.evaluate.reader import Reader, ReaderConfig, describe, targets
-from videowm.train.loop import TrainConfig
+from videowm.train.config import TrainConfig
 from videowm.train.task import Draws, Task
 from videowm.vae.codec import to_float
 
@@ -99,6 +100,11 @@ class ReaderTask(Task):
     def export(self, out) -> None:
         self.model.save(out)
 
+    def restore(self, run: Path, device: torch.device) -> None:
+        """Take the trained weights of a finished run, ready to be evaluated."""
+        self.model.load_state_dict(Reader.open(run).state_dict())
+        self.model.to(device).eval()
+
     def record(self) -> dict[str, Any]:
         return {
             "config_hash": configuration.digest(self.config, without=("out",)),
@@ -106,3 +112,6 @@ class ReaderTask(Task):
             "frames": {"seen": self.config.train.steps * self.config.train.batch * self.config.clip},
             "hashes": {"data": self.dataset.hash, "reader": self.model.hash},
         }
+
+
+CONFIG, TASK = ReaderRun, ReaderTask

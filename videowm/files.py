@@ -1,0 +1,135 @@
+"""Files that are whole or not there, JSON that is read with one clear error, and the one kind of hash.
+
+Every room writes through this module: content goes to a hidden file beside its target, is forced to the disk, and is
+then renamed. A process that dies leaves the old file, a full disk leaves the old file and one sentence.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from videowm.types import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, over the quota, over the largest file
+HASH_DIGITS = 16  # hexadecimal digits of a hash that names something
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; at the end that file is synced and takes the name of `path`.
+
+    The file gets the permissions that the umask gives. When the body raises, `path` is untouched.
+
+    Raises:
+        UserError: the disk, the quota or the largest file size is reached.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield aside
+        aside.chmod(0o666 & ~UMASK)
+        sync(aside)
+        os.replace(aside, path)
+        sync(path.parent)
+    except BaseException as error:
+        aside.unlink(missing_ok=True)
+        if is_full(error):
+            raise no_room(path) from None
+        raise
+
+
+def current_umask() -> int:
+    """The umask of this process; it can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+UMASK = current_umask()  # read once, at import, before any thread is started
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk or quota is full. safetensors gives the text and no number."""
+    numbers = [f"os error {number}" for number in FULL]
+    return getattr(error, "errno", None) in FULL or any(text in str(error) for text in ("No space left", *numbers))
+
+
+def no_room(path: Path) -> UserError:
+    """The sentence for a full disk."""
+    return UserError(f"no room for {path}: free disk space, or raise the quota, and run the same command again")
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    with atomic(path) as aside:
+        aside.write_bytes(content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON, whole or not at all. NaN and infinity become null, which every reader of JSON takes."""
+    text = json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, (text + "\n").encode())
+
+
+def finite(content: Any) -> Any:
+    """The same nested content with None for every number that JSON cannot hold."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not abs(content) < float("inf") else content
+
+
+def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: the file.
+        remedy: the end of the error sentence, such as "record it again".
+        kind: the type that the content must have.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds another type.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {remedy}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is damaged (not JSON): {remedy}") from None
+    if not isinstance(content, kind):
+        raise UserError(f"{path} is damaged (holds a {type(content).__name__}, expected a {kind.__name__}): {remedy}")
+    return content
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short_hash(*parts: bytes | str) -> str:
+    """The first 16 hexadecimal digits of the sha256 over all parts, one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()[:HASH_DIGITS]

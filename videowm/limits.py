@@ -1,0 +1,42 @@
+"""Ranges of configuration values, stated once in the annotation of each key.
+
+`Annotated[float, Range(above=0)]` says what a key may hold. `videowm.config` checks it when a file is read, and the
+reference in the documentation prints it. Numbers are always finite; a key without a range may hold any finite number.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True)
+class Range:
+    """Limits of a number; `at_least` and `at_most` include the limit, `above` and `below` exclude it."""
+
+    at_least: float = -math.inf
+    above: float = -math.inf
+    at_most: float = math.inf
+    below: float = math.inf
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` lies within the limits."""
+        return self.at_least <= value <= self.at_most and self.above < value < self.below
+
+    def __str__(self) -> str:
+        """The limits in words, such as "above 0 and at most 1"."""
+        words = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+        return " and ".join(f"{word} {limit:g}" for word, limit in words.items() if math.isfinite(limit))
+
+
+LARGEST = 2**53  # beyond it a float no longer holds every whole number
+
+Count = Annotated[int, Range(at_least=1, at_most=10**9)]  # how many of something there must be
+Whole = Annotated[int, Range(at_least=0, at_most=10**9)]  # how many of something there may be; 0: none
+Seed = Annotated[int, Range(at_least=0, at_most=LARGEST)]
+Positive = Annotated[float, Range(above=0, at_most=1e12)]
+NonNegative = Annotated[float, Range(at_least=0, at_most=1e12)]
+Flops = Annotated[float, Range(above=0, at_most=1e30)]
+Share = Annotated[float, Range(at_least=0, at_most=1)]  # a part of a whole, 0 and 1 included
+Fraction = Annotated[float, Range(above=0, at_most=1)]  # a part of a whole that is not nothing

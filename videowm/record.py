@@ -1,0 +1,103 @@
+"""`record.json`: what one finished run is, typed. `scaling`, reports and `videowm info` read nothing else of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from videowm.files import read_json, write_json
+from videowm.types import UserError
+
+SCHEMA = 1
+FILE = "record.json"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run was executed. A trunk and its branch must agree in `precision`."""
+
+    precision: str | None = None  # "fp32" or "bf16", what "auto" became; None in records from before it was kept
+    processes: int | None = None
+    versions: dict[str, str | None] = field(default_factory=dict)  # of torch, diffusers, cuda
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished run. Unknown keys of a file are kept in `more`, missing optional ones have their default."""
+
+    name: str  # of the run directory
+    seed: int
+    steps: int  # optimiser steps, of a branch those of its trunk included
+    batch: int  # samples a step, over all processes
+    lr: float  # peak learning rate
+    wall_seconds: float  # of training alone
+    device: str
+    params: dict[str, int]  # parameters by part
+    metrics: dict[str, Any]  # name -> number, list over frames or bins, or None; see `videowm.metrics`
+    hashes: dict[str, str] = field(default_factory=dict)  # data, vae, bank, …
+    config_hash: str = ""
+    role: str = "run"  # or "trunk", which others start from
+    trunk: str | None = None  # name of the run that this one branched off
+    depth: int | None = None  # of a world model
+    tokens: dict[str, int] = field(default_factory=dict)  # target, processed
+    frames: dict[str, int] = field(default_factory=dict)  # seen, unique
+    flops: dict[str, float | None] = field(default_factory=dict)  # train (whole path), spent (own steps), encode
+    samples_per_second: float | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None  # model FLOPs utilisation, 0 to 1
+    wait: float | None = None  # share of the time spent waiting for data
+    memory_gib: float | None = None  # peak
+    text: dict[str, Any] | None = None  # captions that were used
+    stopped: str | None = None  # what ended the run before its planned end
+    planned: dict[str, float] = field(default_factory=dict)  # of a stopped run
+    execution: Execution = field(default_factory=Execution)
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_trunk(self) -> bool:
+        """Whether the run is only there for others to start from."""
+        return self.role == "trunk"
+
+    @classmethod
+    def read(cls, run: str | Path) -> RunRecord | None:
+        """The record of a run directory; None where the run is unfinished.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = Path(run) / FILE
+        return cls.from_json(read_json(path, REMEDY), path) if path.exists() else None
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], where: str | Path = FILE) -> RunRecord:
+        """A record from the content of its file."""
+        known = {f.name: f for f in dataclasses.fields(cls) if f.name != "more"}
+        values = {key: value for key, value in data.items() if key in known and value is not None}
+        values["execution"] = Execution(**data.get("execution", {}))
+        missing = [name for name, f in known.items() if name not in values and no_default(f)]
+        if missing:
+            raise UserError(f"{where} is damaged (no {missing[0]!r}): {REMEDY}")
+        mappings = [name for name in ("params", "metrics", "hashes", "tokens", "frames", "flops") if name in values]
+        if wrong := [name for name in mappings if not isinstance(values[name], dict)]:
+            raise UserError(f"{where} is damaged ({wrong[0]} is {values[wrong[0]]!r}): {REMEDY}")
+        more = {key: value for key, value in data.items() if key not in known and key != "schema"}
+        return cls(**values, more=more)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the file."""
+        data = dataclasses.asdict(self)
+        return {"schema": SCHEMA, **data.pop("more"), **data}
+
+    def write(self, run: str | Path) -> None:
+        """Write record.json into a run directory, whole or not at all."""
+        write_json(Path(run) / FILE, self.to_json())
+
+
+REMEDY = "restore it, or remove the run directory and train again"
+
+
+def no_default(f: dataclasses.Field) -> bool:
+    """Whether a field must be in the file."""
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
