@@ -1,6 +1,7 @@
 """The memory-bound parts of a block as Triton kernels, each reading and writing its tensors once.
 
-Compiled from plain formulas these parts took 15.3 of 58.5 ms of kernels a step (H100, 130M parameters; docs/LOG.md).
+Compiled from plain formulas these parts took 15.3 of 58.5 ms of kernels a step
+(H100, 130M parameters; docs/log/2026-11-25-fused-kernels.md).
 Sums are in float32 and their order is fixed, so the same inputs give the same bits.
 """
 

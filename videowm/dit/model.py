@@ -168,7 +168,7 @@ class DiT(ModelMixin, ConfigMixin):
     def open_ears(self) -> None:
         """Cross-attention starts with an open gate and a projection of zeros, as in arXiv 2310.00426, section 2.3.
 
-        A closed gate opens for what all captions have in common first (docs/LOG.md).
+        A closed gate opens for what all captions have in common first (docs/log/2026-11-25-text-conditioning.md).
         """
         gates = self.modulation.bias[: -2 * self.hidden].view(self.depth, self.parts, self.hidden)[:, -1]
         nn.init.ones_(gates)

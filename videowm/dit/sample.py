@@ -19,8 +19,9 @@ Velocity = Callable[[Tensor, int], Tensor]  # (x, i) -> velocity of x at levels[
 class Sampler:
     """How a latent step is drawn. A guidance of 1 is none; each other one costs one more stream of the batch.
 
-    Nine evaluations by default, and what is remembered is noised: the best over 256 frames (docs/LOG.md). A shortcut
-    model is told how far a step of Euler's goes, where 1, 2, 4, 8 or 16 equal ones are taken.
+    Nine evaluations by default, and what is remembered is noised: the best over 256 frames
+    (docs/log/2026-11-25-sampler-steps.md, docs/log/2026-11-28-context-noise.md). A shortcut model receives how far a
+    step of Euler's goes, where 1, 2, 4, 8 or 16 equal ones are taken.
     """
 
     steps: int = 5  # Euler: evaluations of the network; Heun: intervals, two evaluations each but the last

@@ -158,7 +158,10 @@ class ByteBlock(nn.Module):
 
 
 class ByteEncoder(nn.Module):
-    """Byte ids -> tokens, one a word; tokens of bytes wherever words begin take longer to learn (docs/LOG.md)."""
+    """Byte ids -> tokens, one a word.
+
+    Tokens of bytes, wherever words begin, take longer to learn (docs/log/2026-11-25-text-conditioning.md).
+    """
 
     def __init__(self, width: int, heads: int, length: int) -> None:
         super().__init__()
