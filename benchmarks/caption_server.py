@@ -42,7 +42,7 @@ import torch
 from videowm.caption import CaptionConfig, Captioning, Price
 from videowm.data.captions import Captions, captions_of, captions_path
 from videowm.data.dataset import Dataset
-from videowm.data.record import record
+from videowm.data.recording import record_episodes
 from videowm.endpoint import Access, AskConfig, Endpoint
 
 ANSWER = '{"short": "A red car drives on.", "detailed": "A red car drives on a grey road between green meadows."}'
@@ -243,7 +243,7 @@ def few(data: Path, model: Path, out: Path, *ways: list[str]) -> None:
 
 def main(out: Path) -> None:
     data, model = out / "data", out / "model"
-    record("carracing", data, episodes=25, frames=129, seed=0)  # 8 clips of 17 frames each
+    record_episodes("carracing", data, episodes=25, frames=129, seed=0)  # 8 clips of 17 frames each
     asked = [part["text"] for part in question(data, 0) if part["type"] == "text"]
     network, processor = make_model(model, [*asked, ANSWER])
     few(data, model, out, [], ["--answer", "text"])

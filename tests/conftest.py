@@ -42,10 +42,10 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory) -> Path:
     """Six recorded CarRacing episodes of 69 frames, two of them held out."""
-    from videowm.data.record import record
+    from videowm.data.recording import record_episodes
 
     out = tmp_path_factory.mktemp("recorded") / "carracing"
-    return record("carracing", out, episodes=6, frames=69, seed=3, test_share=1 / 3)
+    return record_episodes("carracing", out, episodes=6, frames=69, seed=3, test_share=1 / 3)
 
 
 @pytest.fixture(scope="session")

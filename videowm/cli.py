@@ -217,10 +217,11 @@ def endpoint_options(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out one verb; the heavy imports happen here."""
     if args.verb == "record":
-        from videowm.data.record import record
+        from videowm.data.recording import record_episodes
 
-        record(args.world, args.out, episodes=args.episodes, seed=args.seed, workers=args.workers, frames=args.frames,
-               frame_skip=args.frame_skip, test_share=args.test_share, lossless=args.lossless)  # fmt: skip
+        record_episodes(args.world, args.out, episodes=args.episodes, seed=args.seed, workers=args.workers,
+                        frames=args.frames, frame_skip=args.frame_skip, test_share=args.test_share,
+                        lossless=args.lossless)  # fmt: skip
     elif args.verb == "import":
         from videowm.data.import_ import import_dataset
 

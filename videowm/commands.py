@@ -14,7 +14,7 @@ from videowm.actions.group import check_actions
 from videowm.actions.script import parse_actions, read_actions
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Part, encode_dataset
-from videowm.data.played import Played
+from videowm.data.played import PlayedSource
 from videowm.dit.sample import Sampler
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
@@ -37,7 +37,7 @@ def encode(args: argparse.Namespace) -> None:
     dataset = Dataset(args.data)
     played = None
     if args.play is not None:
-        played = Played(dataset, episodes=args.play, seed=args.seed, workers=args.workers)
+        played = PlayedSource(dataset, episodes=args.play, seed=args.seed, workers=args.workers)
     batch = args.batch if args.batch is not None else 64 if where.type == "cuda" else 4
     index = encode_dataset(dataset, codec, args.out, frames=args.frames, vae=str(args.vae), batch=batch,
                            dtype=args.dtype, played=played, part=Part(rank, processes),

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from videowm.types import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, over the quota, over the largest file
+LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.[^.]*)?")  # the names that `atomic` writes to
 HASH_DIGITS = 16  # hexadecimal digits of a hash that names something
 
 
@@ -44,6 +46,11 @@ def atomic(path: Path) -> Iterator[Path]:
         if is_full(error):
             raise no_room(path) from None
         raise
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """The files below `folder` that `atomic` calls of killed processes left behind, or of living ones write now."""
+    return [path for path in Path(folder).rglob(".*.tmp*") if LEFTOVER.fullmatch(path.name)]
 
 
 def current_umask() -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from videowm.data.record import record
+from videowm.data.recording import record_episodes
 
 
 @pytest.fixture(scope="session")
@@ -19,10 +19,10 @@ def settings() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def exact(tmp_path_factory, settings) -> Path:
     """The episodes in lossless video."""
-    return record("carracing", tmp_path_factory.mktemp("data") / "exact", **settings, lossless=True)
+    return record_episodes("carracing", tmp_path_factory.mktemp("data") / "exact", **settings, lossless=True)
 
 
 @pytest.fixture(scope="session")
 def lossy(tmp_path_factory, settings) -> Path:
     """The same episodes in the default video quality."""
-    return record("carracing", tmp_path_factory.mktemp("data") / "lossy", **settings)
+    return record_episodes("carracing", tmp_path_factory.mktemp("data") / "lossy", **settings)

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from videowm.data import played as played_module
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents
-from videowm.data.played import Played, cut
-from videowm.data.record import Recording, play_in_worker
+from videowm.data.played import PlayedSource, cut
+from videowm.data.recording import Recording, play_in_worker
 from videowm.types import UserError
 from videowm.vae.codec import to_float
 
@@ -29,7 +29,7 @@ def play(dataset, encode, codec, vae_run, monkeypatch):
     monkeypatch.setattr(played_module, "EPISODES", 2)
 
     def run(out, *, workers: int = 1, seed: int = 9, episodes: int = 3):
-        played = Played(Dataset(dataset), episodes=episodes, seed=seed, workers=workers)
+        played = PlayedSource(Dataset(dataset), episodes=episodes, seed=seed, workers=workers)
         return encode(out, codec, vae_run, played=played)
 
     return run
@@ -91,7 +91,7 @@ def test_no_engine_outlives_its_players(tmp_path, killed):
     program = tmp_path / "play.py"
     program.write_text(
         "import time\n"
-        "from videowm.data.record import Recording, play_ahead\n"
+        "from videowm.data.recording import Recording, play_ahead\n"
         "def keep(episode, number):\n"
         "    return number\n"
         "if __name__ == '__main__':\n"

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from videowm.data.record import play_once
+from videowm.data.recording import play_once
 from videowm.types import UserError
 from videowm.worlds import WORLDS, CarRacing, TakeCover, open_world
 from videowm.worlds.takecover import FIRST_SLOT, area_average, escape
@@ -144,7 +144,7 @@ def test_unknown_world_is_one_sentence():
 
 def test_import_stays_cheap():
     """Guards `--help`: no simulator, decoder or torch before a command needs one."""
-    code = "import videowm.worlds, videowm.data.record, videowm.data.import_, sys;"
+    code = "import videowm.worlds, videowm.data.recording, videowm.data.import_, sys;"
     heavy = ("gymnasium", "pygame", "decord", "torch", "av", "vizdoom", "miniworld", "pyglet")
     code += f"print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from videowm.data.dataset import Dataset
-from videowm.data.record import record
+from videowm.data.recording import record_episodes
 from videowm.dit.sample import Sampler
 from videowm.evaluate.control import delta_psnr
 from videowm.evaluate.counterfactual import Replay, branches, counterfactual, counterfactual_state, play_random
@@ -47,7 +47,7 @@ def test_recorded_actions_give_the_recorded_frames(replay, recording):
 @pytest.mark.parametrize("world", ["carracing", "takecover"])
 def test_a_lossless_recording_comes_back_bit_for_bit(world, tmp_path):
     """Guards frames that only look alike, in both games; the episode is not the first, so that its seed matters."""
-    out = record(world, tmp_path / "data", episodes=2, frames=30, seed=11, test_share=0.5, lossless=True)
+    out = record_episodes(world, tmp_path / "data", episodes=2, frames=30, seed=11, test_share=0.5, lossless=True)
     dataset = Dataset(out)
     last = int(dataset.lengths[1]) - 1
     real = Replay(dataset).future(1, 7, dataset.actions(1)[7:last])
@@ -57,7 +57,7 @@ def test_a_lossless_recording_comes_back_bit_for_bit(world, tmp_path):
 
 def test_an_episode_that_was_drawn_anew_comes_back(tmp_path):
     """Guards the game of the attempt that was dropped: all games of TakeCover begin in the same state."""
-    dataset = Dataset(record("takecover", tmp_path / "data", episodes=2, frames=40, seed=23, test_share=0.5))
+    dataset = Dataset(record_episodes("takecover", tmp_path / "data", episodes=2, frames=40, seed=23, test_share=0.5))
     replay = Replay(dataset)
     dropped, kept, *_ = replay.candidates(1)
     assert 0 < replay.agreement(1, dropped) < dataset.lengths[1] == replay.agreement(1, kept)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from videowm.data.clips import stretches
 from videowm.data.dataset import Dataset
-from videowm.data.played import Played
+from videowm.data.played import PlayedSource
 from videowm.types import Clip, UserError, VideoCodec, latent_steps
 
 SHARD = 64  # clips a file
@@ -57,7 +57,7 @@ def encode_dataset(
     to_frames,
     batch: int = 4,
     dtype: str = "fp16",
-    played: Played | None = None,
+    played: PlayedSource | None = None,
     part: Part = Part(),  # noqa: B008 - frozen
 ) -> dict[str, Any] | None:
     """Encode both splits into `out`; shards already there are kept. `to_frames` turns uint8 clips into codec input.

@@ -263,8 +263,8 @@ def seal(root: Path, info: dict[str, Any]) -> None:
     """
     content = (json.dumps(info, indent=4, ensure_ascii=False) + "\n").encode()
     skip = {"captions.jsonl", "meta/files.json", "meta/info.json"}
-    paths = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    files = {path: fingerprint(root / path) for path in sorted(paths) if path not in skip and not path.endswith(".tmp")}
+    paths = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
+    files = {path: fingerprint(root / path) for path in sorted(paths) if path not in skip}
     files["meta/info.json"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     write_json(root / "meta/files.json", files)
     write_atomic(root / "meta/info.json", content)

@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 from videowm.data.dataset import Dataset
-from videowm.data.record import Recording, play_ahead
+from videowm.data.recording import Recording, play_ahead
 from videowm.types import Clip, Episode, UserError
 
 EPISODES = 32  # a shard of latents, the last one fewer
 
 
-class Played:
+class PlayedSource:
     """`episodes` new episodes of a recorded dataset's world, played with its settings under another seed.
 
     Their frames are the game's own, bit for bit: nothing was lost to video encoding.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from videowm.data.dataset import Dataset
-from videowm.data.record import Recording, attempts, game_seed
+from videowm.data.recording import Recording, attempts, game_seed
 from videowm.evaluate.curves import Curve
 from videowm.evaluate.fidelity import by_frame, psnr
 from videowm.evaluate.reader import Reader, state_table

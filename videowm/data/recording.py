@@ -25,7 +25,7 @@ import psutil
 from tqdm import tqdm
 
 from videowm.data.layout import Layout, finish, write_group
-from videowm.files import write_json
+from videowm.files import leftovers, write_json
 from videowm.types import Episode, UserError
 from videowm.worlds import World, open_world
 
@@ -60,7 +60,7 @@ class Recording:
         return range(file_index * self.group, min((file_index + 1) * self.group, self.episodes))
 
 
-def record(
+def record_episodes(
     world: str,
     out: str | Path,
     *,
@@ -101,7 +101,7 @@ def claim(out: Path, settings: Recording) -> bool:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file, expected a folder: give another --out")
     if not note.exists():
-        if out.is_dir() and any(path.is_file() and path.suffix != ".tmp" for path in out.rglob("*")):
+        if out.is_dir() and {path for path in out.rglob("*") if path.is_file()} - set(leftovers(out)):
             raise UserError(f"{out} holds something else than a recording: give a new or empty folder")
         write_json(note, wanted)
     present = json.loads(note.read_text())
@@ -114,7 +114,7 @@ def claim(out: Path, settings: Recording) -> bool:
 
 def clean(out: Path) -> None:
     """Remove what an interrupted write left behind."""
-    for leftover in out.rglob(".*.tmp"):
+    for leftover in leftovers(out):
         leftover.unlink(missing_ok=True)
 
 

@@ -14,13 +14,17 @@ import pytest
 
 import videowm.types
 from videowm.data.dataset import Dataset
-from videowm.data.record import play_episode, record
+from videowm.data.recording import play_episode, record_episodes
 from videowm.types import UserError
 from videowm.worlds import CarRacing
 
 # Subprocesses find the package wherever these tests found it.
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(videowm.types.__file__).parents[1])}
-START = "from videowm.data.record import record\nif __name__ == '__main__':\n    record('carracing', {out!r}, {args})\n"
+START = """
+from videowm.data.recording import record_episodes
+if __name__ == '__main__':
+    record_episodes('carracing', {out!r}, {args})
+"""
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -38,7 +42,7 @@ def script(folder: Path, out: Path, before: str = "", **settings) -> Path:
 
 def test_workers_do_not_change_a_byte(lossy, tmp_path, settings):
     """Guards order, shared state and encoder threads: a second process must not show in any file."""
-    parallel = record("carracing", tmp_path / "two", **settings, workers=2)
+    parallel = record_episodes("carracing", tmp_path / "two", **settings, workers=2)
     assert contents(parallel) == contents(lossy)
 
 
@@ -53,11 +57,11 @@ def test_kill_and_run_again_gives_the_same_bytes(lossy, tmp_path, settings):
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    (out / "data/chunk-000/.file-009.parquet.1.tmp").write_bytes(b"half")
+    (out / "data/chunk-000/.file-009.parquet.1.tmp.parquet").write_bytes(b"half")
     with pytest.raises(UserError, match="run the same record command again"):
         Dataset(out)
     kept = {path: path.stat().st_mtime_ns for path in out.glob("videos/*/*/*.mp4")}
-    record("carracing", out, **settings)
+    record_episodes("carracing", out, **settings)
     assert contents(out) == contents(lossy)
     assert any(path.stat().st_mtime_ns == stamp for path, stamp in kept.items()), "a finished group is not played again"
     deadline = time.time() + 10
@@ -69,21 +73,21 @@ def test_kill_and_run_again_gives_the_same_bytes(lossy, tmp_path, settings):
 def test_finished_recording_costs_nothing_and_other_settings_are_refused(lossy, tmp_path, capfd, settings):
     """Guards a second run that plays everything again, or mixes two recordings in one folder."""
     before, start = contents(lossy), time.time()
-    record("carracing", lossy, **settings)
+    record_episodes("carracing", lossy, **settings)
     assert time.time() - start < 1 and contents(lossy) == before
     assert "already recorded" in "".join(capfd.readouterr())
     with pytest.raises(UserError, match="seed 7 there, 8 now"):
-        record("carracing", lossy, **(settings | {"seed": 8}))
+        record_episodes("carracing", lossy, **(settings | {"seed": 8}))
     (tmp_path / "thesis.txt").write_text("chapter one")
     with pytest.raises(UserError, match="holds something else"):
-        record("carracing", tmp_path, **settings)
+        record_episodes("carracing", tmp_path, **settings)
 
 
 @pytest.mark.parametrize("wrong", [{"episodes": 0}, {"frames": 1}, {"workers": 0}, {"test_share": 1.5}, {"seed": -1}])
 def test_senseless_settings_are_one_sentence(wrong, tmp_path, settings):
     """Guards tracebacks from numpy or multiprocessing for a wrong number."""
     with pytest.raises(UserError):
-        record("carracing", tmp_path / "x", **(settings | wrong))
+        record_episodes("carracing", tmp_path / "x", **(settings | wrong))
     assert not (tmp_path / "x").exists()
 
 
