@@ -44,8 +44,8 @@ def operations(device: torch.device) -> Iterator[Row]:
         given = [torch.randn(b, t, s, d, device=device) for _ in range(2)]
         given += [x.contiguous() for x in torch.randn(b, t, 3, 1, d, device=device).unbind(2)]
 
-        def plain(x, branch, gate, shift, scale):
-            x = x + gate * branch
+        def plain(x, update, gate, shift, scale):
+            x = x + gate * update
             return x, F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
         yield f"add_modulate {b, t, s, d}", worst(fused.add_modulate, plain, given), FLOAT32

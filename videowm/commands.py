@@ -114,14 +114,14 @@ def sampler_of(args: argparse.Namespace) -> Sampler:
 
 
 def prompt_of(args: argparse.Namespace, pipeline: WorldModelPipeline, context: torch.Tensor) -> str | None:
-    """The prompt as the model is told it: the user's, or with --expand what a server made of it and the start frame."""
+    """The prompt for the model: the user's, or with --expand what a server made of it and the start frame."""
     if args.prompt is None or not args.expand:
         if args.expand:
             raise UserError("--expand was given without --prompt: give the prompt that is to be expanded")
         return args.prompt
     from videowm.caption import expand_prompt, make_endpoint
 
-    pipeline.told(args.prompt, 1, 1)  # a model without text is refused before anyone is asked
+    pipeline.text_conditioning(args.prompt, 1, 1)  # a model without text is refused before anyone is asked
     expanded = expand_prompt(args.prompt, to_uint8(context[-1:])[0], make_endpoint(args), cache=args.cache)
     print(f"prompt: {expanded}")
     return expanded

@@ -17,7 +17,7 @@ from videowm.actions.group import check_actions, group_actions
 from videowm.dit import DiT
 from videowm.dit.sample import Sampler
 from videowm.dit.stream import LatentStream
-from videowm.dit.text import ByteText, FrozenText, Text, TextEncoder
+from videowm.dit.text import ByteText, FrozenText, TextEncoder, TextTokens
 from videowm.types import UserError, pixel_frames
 from videowm.vae.codec import DiffusersCodec, unwarned
 from videowm.vae.stream import StreamDecoder
@@ -35,7 +35,7 @@ class WorldModelOutput(BaseOutput):
 def rollout(
     transformer: DiT, context: Tensor, actions: Tensor, noise: Tensor, *, sampler: Sampler | None = None,
     shift: float = 1.0, window: int | None = None, generator: torch.Generator | None = None,
-    text: Text | None = None, empty: Text | None = None,
+    text: TextTokens | None = None, empty: TextTokens | None = None,
 ) -> Tensor:  # fmt: skip
     """Predict latent steps one after the other, each from those before it.
 
@@ -157,7 +157,7 @@ class WorldModelPipeline(DiffusionPipeline):
                 f"{frames.shape[1] - 1} actions for the context and one for every frame to predict"
             )
 
-    def told(self, prompt: str | list[str] | None, rows: int, futures: int) -> dict[str, Text]:
+    def text_conditioning(self, prompt: str | list[str] | None, rows: int, futures: int) -> dict[str, TextTokens]:
         """The text of every future and the empty one, as `LatentStream` takes them; no prompt is the empty one."""
         prompts = [prompt or ""] * rows if prompt is None or isinstance(prompt, str) else list(prompt)
         if self.reads is None:
@@ -224,9 +224,9 @@ class WorldModelPipeline(DiffusionPipeline):
                             f"expected {frames.shape[1] - 1}")  # fmt: skip
         self.check_sampler(sampler)
         self.check(frames, torch.cat([actions, actions.new_zeros(len(actions), 1, actions.shape[2])], dim=1))
-        told = self.told(prompt, len(frames), futures)
+        text = self.text_conditioning(prompt, len(frames), futures)
         context, actions = self.context(frames, actions, futures)
-        return VideoStream(self, context, actions, told, generator=generator, sampler=sampler, graph=graph)
+        return VideoStream(self, context, actions, text, generator=generator, sampler=sampler, graph=graph)
 
     @torch.no_grad()
     def __call__(
@@ -256,7 +256,7 @@ class WorldModelPipeline(DiffusionPipeline):
         """
         self.check_sampler(sampler)
         self.check(frames, actions)
-        told = self.told(prompt, len(frames), futures)
+        text = self.text_conditioning(prompt, len(frames), futures)
         k, device = self.time_stride, self._execution_device
         context, actions = self.context(frames, actions, futures)
         wanted = actions.shape[1] + 1
@@ -270,7 +270,7 @@ class WorldModelPipeline(DiffusionPipeline):
             raise UserError(f"noise of shape {tuple(noise.shape)} was given, expected {shape}")
         predicted = rollout(self.transformer, context, grouped, noise.to(device), sampler=sampler,
                             shift=self.scheduler.config.shift, window=self.trained_on.window,
-                            generator=generator, **told)  # fmt: skip
+                            generator=generator, **text)  # fmt: skip
         latents = torch.cat([context, predicted], dim=1)
         decoded = self.codec.decode(self.denormalise(latents))[:, :wanted]
         return WorldModelOutput(decoded, latents, pixel_frames(context.shape[1], k))
@@ -285,17 +285,17 @@ class VideoStream:
 
     @torch.no_grad()
     def __init__(
-        self, pipeline: WorldModelPipeline, context: Tensor, actions: Tensor, told: dict[str, Text], *,
+        self, pipeline: WorldModelPipeline, context: Tensor, actions: Tensor, text: dict[str, TextTokens], *,
         generator: torch.Generator | None, sampler: Sampler | None, graph: bool,
     ) -> None:  # fmt: skip
         """`context` is clean, normalised latents "b t c h w", `actions` the raw ones "b n a" between its frames,
-        `told` what `WorldModelPipeline.told` makes of prompts."""
+        `text` the result of `WorldModelPipeline.text_conditioning`."""
         self.pipeline, self.generator = pipeline, generator
         if graph and context.is_cuda:
             pipeline.transformer.compile_blocks()
         self.stream = LatentStream(pipeline.transformer, context, pipeline.group(actions), sampler=sampler,
                                    shift=pipeline.scheduler.config.shift, window=pipeline.trained_on.window,
-                                   generator=generator, graph=graph, **told)  # fmt: skip
+                                   generator=generator, graph=graph, **text)  # fmt: skip
         self.decoder = StreamDecoder(pipeline.codec, otherwise=pipeline.trained_on.window)
         self.last = context[:, -1:]
         for step in context.split(1, dim=1):

@@ -1,4 +1,4 @@
-"""Shortcut models: sizes that end at the data, the target of two half steps, and what a sampler tells the network."""
+"""Shortcut models: sizes that end at the data, the target of two half steps, and the step sizes of a sampler."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def test_every_drawn_step_ends_at_the_data_or_on_its_grid():
 
 
 def test_the_target_is_the_mean_of_two_half_steps():
-    """Guards the second half's place, level and told size, by hand on a field that depends on all three."""
+    """Guards the second half's place, level and size, by hand on a field that depends on all three."""
     x, level = torch.randn(1, 3, 1, 1, 1), torch.tensor([[1.0, 0.5, 0.7]])
     power, true = torch.tensor([[4.0, 2.0, 0.0]]), torch.full((1, 3, 1, 1, 1), 9.0)
 
-    def field(x, told):
-        return 2 * x + told[..., 0, None, None, None] + 10 * told[..., 1, None, None, None]
+    def field(x, level):
+        return 2 * x + level[..., 0, None, None, None] + 10 * level[..., 1, None, None, None]
 
     found = shortcut.target(field, x, level, power, true)
     for i, (at, size, smaller) in enumerate([(1.0, 1.0, 0.75), (0.5, 0.25, 0.25)]):
@@ -39,18 +39,18 @@ def test_the_target_is_the_mean_of_two_half_steps():
 
 
 def test_only_the_chosen_samples_step_far():
-    """Guards samples mixed up: the others keep their level and their target and are told of no step."""
+    """Guards samples mixed up: the others keep their level and their target, and their step size is 0."""
     draw = torch.Generator().manual_seed(0)
     latents, noise = torch.randn(2, 8, 3, 2, 4, 4, generator=draw)
     level, uniform, where = torch.rand(3, 8, 3, generator=draw)
     some = slice(1, None, 4)
-    x, told, goal = shortcut.learned(lambda x, told: 0 * x, latents, noise, level, some, uniform, where)
+    x, sized, goal = shortcut.learned(lambda x, level: 0 * x, latents, noise, level, some, uniform, where)
     others = [0, 2, 3, 4, 6, 7]
-    assert torch.equal(told[others], shortcut.told(level, 0)[others])
+    assert torch.equal(sized[others], shortcut.level_with_step_size(level, 0)[others])
     assert torch.equal(goal[others], flow.velocity(latents, noise)[others])
     assert torch.equal(x[others], flow.noised(latents, noise, level)[others])
-    far = told[some][..., 1] > 0
-    assert far.any() and (goal[some][far] == 0).all(), "two half steps of a network that says 0"
+    far = sized[some][..., 1] > 0
+    assert far.any() and (goal[some][far] == 0).all(), "two half steps of a network whose velocity is 0"
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_only_the_chosen_samples_step_far():
      ({"levels": [1, 0.5, 0.25, 0]}, [3, 2, 2]), ({"levels": [1, 0.6, 0.35, 0]}, [0] * 3),
      ({"steps": 2, "method": "heun"}, [0, 0])],
 )  # fmt: skip
-def test_what_the_network_is_told(settings, expected):
-    """Guards a size that was never learned: only Euler steps of 1/16 to 1 are told, the rest is flow matching."""
+def test_step_sizes_of_a_sampler(settings, expected):
+    """Guards a size that was never learned: only Euler steps of 1/16 to 1 have a size, the rest is flow matching."""
     assert Sampler(**{"method": "euler"} | settings).powers(shift=1.0) == expected
 
 
-def test_a_stream_tells_the_step_and_remembers_without_one(awake):
-    """Guards the cached rollout: one step from noise is x - v(1, whole way), and the past is told of no step."""
+def test_a_stream_gives_the_step_size_and_remembers_without_one(awake):
+    """Guards the cached rollout: one step from noise is x - v(1, whole way), and the past has step size 0."""
     model = awake(depth=2, channels=3, height=4, width=4, actions=5, hidden=32, heads=2, shortcut=True)
     draw = torch.Generator().manual_seed(5)
     context, actions, noise = (torch.randn(2, *shape, generator=draw) for shape in ((3, 3, 4, 4), (5, 5), (2, 3, 4, 4)))
@@ -74,10 +74,10 @@ def test_a_stream_tells_the_step_and_remembers_without_one(awake):
         out = stream.step(actions[:, 3 + i, None], noise[:, i, None])
         level = torch.zeros(2, 4 + i)
         level[:, -1] = 1
-        told = shortcut.told(level, 4 * level)
+        sized = shortcut.level_with_step_size(level, 4 * level)
         with torch.no_grad():
             x = torch.cat([context, noise[:, i, None]], dim=1)
-            velocity, plain = (model(x, at, actions[:, : 4 + i])[:, -1:] for at in (told, level))
+            velocity, plain = (model(x, at, actions[:, : 4 + i])[:, -1:] for at in (sized, level))
         torch.testing.assert_close(out, noise[:, i, None] - velocity, rtol=1e-4, atol=1e-4)
         assert (velocity - plain).abs().max() > 1e-2
         context = torch.cat([context, out], dim=1)

@@ -76,7 +76,7 @@ def test_guidance_by_hand(model, given):
 
 
 def test_noise_on_what_is_remembered(model, given):
-    """Guards a context level that is told but not applied, or noise drawn anew each time: the seed decides."""
+    """Guards a context level that is never applied to the latents, or noise drawn anew each time: the seed decides."""
     one, same = (streamed(model, given, context_level=0.3) for _ in range(2))
     assert torch.equal(one, same)
     assert (one - streamed(model, given)).abs().max() > 1e-3

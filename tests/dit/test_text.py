@@ -1,4 +1,4 @@
-"""Text in the network: heard by every step, computed once for a stream, and nothing to a model without."""
+"""Text in the network: in every step, computed once for a stream, and nothing to a model without."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEPS = 5
 
 
 @torch.no_grad()
-def test_every_step_hears_its_own_words(spoken, said, inputs):
+def test_every_step_depends_on_its_own_text(spoken, said, inputs):
     """Guards a text that reaches no step, or another sample's: one sample's words change all of its steps, no other."""
     before = spoken(**inputs, text=said)
     tokens = said[0].clone()
@@ -45,7 +45,7 @@ def test_padding_says_nothing(spoken, said, inputs):
 @pytest.mark.parametrize("parts", [(1, 1, 1, 1, 1), (3, 1, 1)])
 def test_the_cache_gives_what_the_whole_sequence_gives(spoken, said, inputs, parts, static):
     """Guards words that are lost or read anew between steps: computed once, they serve a whole rollout."""
-    cache, words, out, first = spoken.new_cache(2, 6), spoken.words(*said), [], 0
+    cache, words, out, first = spoken.new_cache(2, 6), spoken.text_conditioning(*said), [], 0
     for count in parts:
         part = {k: v[:, first : first + count] for k, v in inputs.items()}
         if count == 1:
@@ -60,7 +60,7 @@ def test_the_cache_gives_what_the_whole_sequence_gives(spoken, said, inputs, par
 @torch.no_grad()
 @pytest.mark.parametrize("changed", ["latents", "level", "actions"])
 def test_the_future_changes_nothing_before_it(spoken, said, inputs, changed):
-    """Guards a leak through the branch that hears: from the changed step on all differ, before it none."""
+    """Guards a leak through cross-attention: from the changed step on all differ, before it none."""
     other = inputs | {changed: inputs[changed].clone()}
     other[changed][:, 2] = 0.31
     before, after = (spoken(**given, text=said) for given in (inputs, other))
@@ -68,7 +68,7 @@ def test_the_future_changes_nothing_before_it(spoken, said, inputs, changed):
 
 
 def test_blocks_compile_without_graph_breaks(spoken, said, inputs):
-    """Guards a break that would leave the GPU waiting: one graph serves all blocks that hear."""
+    """Guards a break that would leave the GPU waiting: one graph serves all blocks with cross-attention."""
     from torch._dynamo.testing import CompileCounter
 
     torch._dynamo.reset()
@@ -92,11 +92,11 @@ def test_a_training_step_is_tensors_in_tensors_out(spoken, said, inputs):
     assert not silent
 
 
-def test_the_start_hears_nothing(inputs):
-    """Guards a branch that disturbs the start: a fresh network's blocks change nothing, whatever they hear, though the
-    gates of what is heard are open."""
+def test_cross_attention_starts_as_nothing(inputs):
+    """Guards cross-attention that disturbs the start: a fresh network's blocks change nothing, though its gates are
+    open."""
     fresh = DiT(1, 3, 4, 4, 5, hidden=32, heads=2, text={"features": 6, "length": 7, "into": "cross"})
-    words = fresh.words(torch.randn(2, 7, 6), torch.ones(2, 7, dtype=torch.bool))
+    words = fresh.text_conditioning(torch.randn(2, 7, 6), torch.ones(2, 7, dtype=torch.bool))
     modulation = fresh.modulations(inputs["level"], inputs["actions"], words)[0]
     stream = (torch.randn(2, STEPS, 4, 32), torch.randn(2, STEPS, 4, 32), torch.zeros(2, STEPS, 1, 32))
     rotary = fresh.rotary.angles(torch.arange(STEPS))
@@ -115,9 +115,9 @@ def streamed(model, text, empty, steps: int = 3, **settings) -> torch.Tensor:
 
 
 def test_text_guidance(spoken, said):
-    """Guards a weaker branch that hears the words too, or a formula whose neutral scale is not 1.
+    """Guards a weaker branch that has the text too, or a formula whose neutral scale is not 1.
 
-    Guided by the same text as it is given, nothing changes; a scale of 1 is none; near 1 the result is near it.
+    Guided against its own text, nothing changes; a scale of 1 is none; near 1 the result is near it.
     """
     empty = tuple(part[1:] for part in said)
     plain = streamed(spoken, said, empty)

@@ -53,7 +53,7 @@ def test_the_count_is_what_is_computed(shape, steps):
     step = (torch.zeros(1, 1, shape["channels"], shape["height"], shape["width"]), torch.zeros(1, 1))
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        words = model.words(*text_of(shape))
+        words = model.text_conditioning(*text_of(shape))
         for _ in range(steps):
             model(*step, torch.zeros(1, 1, shape["actions"]), cache, text=words, write=True)
     assert counter.get_total_flops() == model_flops(model, steps)

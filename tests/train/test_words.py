@@ -69,13 +69,13 @@ def test_the_mix(worded_run):
 
     And the order of data: with words the same windows come as without.
     """
-    told = task(worded_run)
+    spoken = task(worded_run)
     steps = range(60)
-    loaded = [told.load(step, range(4)) for step in steps]
+    loaded = [spoken.load(step, range(4)) for step in steps]
     drawn = torch.cat([batch["drawn"] for batch in loaded])
     words = torch.cat([batch["words"] for batch in loaded])
-    assert torch.equal(told.load(7, range(4))["words"], loaded[7]["words"])
-    assert torch.equal(told.load(7, range(2, 4))["words"], loaded[7]["words"][2:])
+    assert torch.equal(spoken.load(7, range(4))["words"], loaded[7]["words"])
+    assert torch.equal(spoken.load(7, range(2, 4))["words"], loaded[7]["words"][2:])
     empty = drawn[:, 0].mean().item()
     assert empty == pytest.approx(0.25, abs=0.09)
     assert drawn[:, 2].mean().item() == pytest.approx(0.75 * 0.5, abs=0.1)
@@ -105,7 +105,10 @@ def test_resident_words_are_the_loaded_ones(worded_run):
     for step in range(4):
         where = on.load(step, range(4))
         assert where.keys() == {"clip", "start", "caption", "drawn"}
-        (resident, shares), (loaded, same) = on.told(where), off.told(off.load(step, range(4)))
+        (resident, shares), (loaded, same) = (
+            on.text_conditioning(where),
+            off.text_conditioning(off.load(step, range(4))),
+        )
         assert all(torch.equal(a, b) for a, b in zip(resident["text"], loaded["text"], strict=True))
         assert shares == same and set(shares) == {"text/empty", "text/synthetic", "text/short"}
 

@@ -22,7 +22,7 @@ from videowm.types import UserError
 
 WRITERS = ("state", "model")  # who wrote a caption: the original ones, and the recaptioned
 FORMS = ("detailed", "short")
-Text = tuple[Tensor, Tensor]  # features "n m e" and mask "n m"
+TextTokens = tuple[Tensor, Tensor]  # features "n m e" and mask "n m"
 
 
 def captions_beside(data: str | Path, names: list[str]) -> dict[str, Captions]:
@@ -87,7 +87,7 @@ class WindowCaptions:
         return int(self.table[clip, start, writer, int(short)]), writer
 
 
-def embedded(captions: list[str], encode: Callable[[list[str]], Text], folder: Path) -> Text:
+def embedded(captions: list[str], encode: Callable[[list[str]], TextTokens], folder: Path) -> TextTokens:
     """Features and mask of every caption; what `folder` does not hold yet is computed, once, and written there."""
     digests = [hashlib.sha256(caption.encode(errors="replace")).digest() for caption in captions]
     held = read_features(folder)
@@ -100,9 +100,9 @@ def embedded(captions: list[str], encode: Callable[[list[str]], Text], folder: P
     return tuple(torch.stack(parts) for parts in zip(*(held[digest] for digest in digests)))
 
 
-def read_features(folder: Path) -> dict[bytes, Text]:
+def read_features(folder: Path) -> dict[bytes, TextTokens]:
     """{sha256 of a caption: features "m e", mask "m"} of all whole files of a folder."""
-    held: dict[bytes, Text] = {}
+    held: dict[bytes, TextTokens] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             part = load_file(path)

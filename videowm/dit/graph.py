@@ -20,10 +20,10 @@ class Whole(nn.Module):
         return self.call(*inputs)
 
 
-def record(model: nn.Module, call: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
-    """Record a call of the network and its gradient for inputs of these shapes, under the autocast of now.
+def capture(model: nn.Module, call: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
+    """Capture a call of the network and its gradient for inputs of these shapes, under the autocast of now.
 
-    It is recorded on ones: a mask of zeros would leave nothing to attend to. The graphs keep their memory. Gradients
+    It is captured on ones: a mask of zeros would leave nothing to attend to. The graphs keep their memory. Gradients
     lie in the graph's own memory and the next step writes over them, so they must not be accumulated over calls.
     """
     torch.clear_autocast_cache()  # weights cast before would tie the graph to the stream of then

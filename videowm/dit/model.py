@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from videowm.dit.attention import Attention, Mask, Rotary, Store, block_causal_blocks, block_causal_mask, fused
 from videowm.dit.cache import KVCache
-from videowm.dit.graph import record
-from videowm.dit.shortcut import told
-from videowm.dit.text import CrossAttention, Heard, Text, TextCondition, Words
+from videowm.dit.graph import capture
+from videowm.dit.shortcut import level_with_step_size
+from videowm.dit.text import CrossAttention, TextConditioner, TextConditioning, TextKeysValues, TextTokens
 from videowm.types import UserError
 
 HEAD_SIZE = 64
@@ -35,16 +35,16 @@ def level_features(level: Tensor, width: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def add_modulate(x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """What a branch gives is added to the stream; then that, normalised, scaled and shifted, is the next one's input.
+def add_modulate(x: Tensor, update: Tensor, gate: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The stream with a gated update added, and that normalised, scaled and shifted: the next layer's input.
 
     Args:
-        x, branch: "b t s d".
+        x, update: "b t s d".
         gate, shift, scale: "b t 1 d", one for each latent step.
     """
     if fused is not None and x.is_cuda:
-        return fused.add_modulate(x, branch, gate, shift, scale)
-    x = x + gate * branch
+        return fused.add_modulate(x, update, gate, shift, scale)
+    x = x + gate * update
     return x, F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
@@ -55,28 +55,28 @@ class Block(nn.Module):
     What the MLP gives is added in the next block, where adding, normalising and modulating are one pass over memory.
     """
 
-    def __init__(self, width: int, heads: int, *, hears: bool = False) -> None:
+    def __init__(self, width: int, heads: int, *, cross_attention: bool = False) -> None:
         super().__init__()
         self.attention = Attention(width, heads)
-        self.cross = CrossAttention(width, heads) if hears else None
+        self.cross = CrossAttention(width, heads) if cross_attention else None
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
 
     def forward(
-        self, x: Tensor, branch: Tensor, gate: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask,
-        store: Store | None = None, heard: Heard | None = None,
+        self, x: Tensor, update: Tensor, gate: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask,
+        store: Store | None = None, text: TextKeysValues | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Stream and branch "b t s d", the branch's gate "b t 1 d", modulation "b t 6 1 d" -> stream, branch, gate.
+        """Stream and update "b t s d", the update's gate "b t 1 d", modulation "b t 6 1 d" -> stream, update, gate.
 
-        Of a block that hears, the last 3 of the modulation's 9 parts are the cross-attention's.
+        With cross-attention the modulation has 9 parts; the last 3 belong to it.
         """
         shift1, scale1, gate1, shift2, scale2, gate2, *third = modulation.unbind(2)
-        x, h = add_modulate(x, branch, gate, shift1, scale1)
-        branch, gate = self.attention(h, rotary, mask, store), gate1
+        x, h = add_modulate(x, update, gate, shift1, scale1)
+        update, gate = self.attention(h, rotary, mask, store), gate1
         if self.cross is not None:
-            x, h = add_modulate(x, branch, gate, *third[:2])
-            branch, gate = self.cross(h, heard), third[2]
-        x, h = add_modulate(x, branch, gate, shift2, scale2)
+            x, h = add_modulate(x, update, gate, *third[:2])
+            update, gate = self.cross(h, text), third[2]
+        x, h = add_modulate(x, update, gate, shift2, scale2)
         return x, self.down(F.gelu(self.up(h), approximate="tanh")), gate2.contiguous()
 
 
@@ -87,9 +87,9 @@ class Head(nn.Module):
         super().__init__()
         self.unembed = nn.Linear(width, outputs)
 
-    def forward(self, x: Tensor, branch: Tensor, gate: Tensor, modulation: Tensor) -> Tensor:
-        """Stream, branch and gate of the last block, modulation "b t 2 1 d" -> "b t s outputs", float32."""
-        return self.unembed(add_modulate(x, branch, gate, *modulation.unbind(2))[1]).float()
+    def forward(self, x: Tensor, update: Tensor, gate: Tensor, modulation: Tensor) -> Tensor:
+        """Stream, update and gate of the last block, modulation "b t 2 1 d" -> "b t s outputs", float32."""
+        return self.unembed(add_modulate(x, update, gate, *modulation.unbind(2))[1]).float()
 
 
 class DiT(ModelMixin, ConfigMixin):
@@ -102,8 +102,8 @@ class DiT(ModelMixin, ConfigMixin):
         patch: side of the square patch that becomes one token.
         hidden, heads: width d of the tokens and number of heads, where they are not to follow from `depth`.
         local: latent steps that three of four blocks see, the own one included; None: all blocks see all.
-        text: what is heard beside the actions: `features`, `length` and `into` of `TextCondition`; None: no text.
-        shortcut: whether it is told how far to step beside the level (see `videowm.dit.shortcut`).
+        text: a text beside the actions: `features`, `length` and `into` of `TextConditioner`; None: no text.
+        shortcut: whether the level is given with a step size (see `videowm.dit.shortcut`).
         trained_on: what a user of the weights must know (see `videowm.pipeline.TrainedOn`); the network ignores it.
     """
 
@@ -136,12 +136,12 @@ class DiT(ModelMixin, ConfigMixin):
         self.level_mlp = nn.Sequential(nn.Linear(256 * levels, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.action_mlp = nn.Sequential(nn.Linear(actions, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.rotary = Rotary(hidden // heads, *self.grid)
-        hears = text is not None and text["into"] == "cross"
-        self.parts = 9 if hears else 6  # of a block's modulation
+        cross_attention = text is not None and text["into"] == "cross"
+        self.parts = 9 if cross_attention else 6  # of a block's modulation
         self.modulation = nn.Linear(hidden, (self.parts * depth + 2) * hidden)  # of all blocks and of the head
-        self.blocks = nn.ModuleList(Block(hidden, heads, hears=hears) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(hidden, heads, cross_attention=cross_attention) for _ in range(depth))
         self.head = Head(hidden, channels * patch * patch)
-        self.text_condition = TextCondition(hidden, heads, depth, **text) if text else None
+        self.text_condition = TextConditioner(hidden, heads, depth, **text) if text else None
         # Three of four blocks look back less far, where `local` is given; the last one never does.
         self.windows = [None if local is None or (depth - i) % 4 == 1 else local for i in range(depth)]
         self.compiled, self.masks, self.graphs = False, {}, None
@@ -163,9 +163,9 @@ class DiT(ModelMixin, ConfigMixin):
         for layer in (self.modulation, self.head.unembed):
             nn.init.zeros_(layer.weight)
         if self.parts == 9:
-            self.open_ears()
+            self.open_cross_attention_gates()
 
-    def open_ears(self) -> None:
+    def open_cross_attention_gates(self) -> None:
         """Cross-attention starts with an open gate and a projection of zeros, as in arXiv 2310.00426, section 2.3.
 
         A closed gate opens for what all captions have in common first (docs/log/2026-11-25-text-conditioning.md).
@@ -177,7 +177,7 @@ class DiT(ModelMixin, ConfigMixin):
 
     def forward(
         self, latents: Tensor, level: Tensor, actions: Tensor, cache: KVCache | None = None, *,
-        text: Text | Words | None = None, write: bool = False,
+        text: TextTokens | TextConditioning | None = None, write: bool = False,
     ) -> Tensor:  # fmt: skip
         """Velocity of every latent step, seen from itself and what came before it.
 
@@ -186,7 +186,7 @@ class DiT(ModelMixin, ConfigMixin):
             level: "b t" in [0, 1]; of a shortcut model also "b t 2", with how far to step (else as flow matching).
             actions: grouped actions "b t g".
             cache: keys and values of earlier steps; the given step follows them. Several steps only into an empty one.
-            text: of a model with text, one for each clip; beside a cache, better what `words` made of it, once.
+            text: tokens and mask, one text a clip. With a cache, give `text_conditioning`'s result, made once.
             write: the given steps are finished and stay in the cache.
         Returns:
             velocity (noise minus data) "b t c h w", float32.
@@ -194,49 +194,49 @@ class DiT(ModelMixin, ConfigMixin):
         if cache is None:
             graphed = self.graphs is not None and self.training and torch.is_grad_enabled()
             return (self.graphed if graphed else self.velocity)(latents, level, actions, *(text or ()))
-        words = text if isinstance(text, Words) else self.words(*(text or ()))
-        t, modulations = latents.shape[1], self.modulations(level, actions, words)
+        text = text if isinstance(text, TextConditioning) else self.text_conditioning(*(text or ()))
+        t, modulations = latents.shape[1], self.modulations(level, actions, text)
         if t == 1:
-            out = self.one_step(latents, modulations, cache, words)
+            out = self.one_step(latents, modulations, cache, text)
         elif cache.next_step:
             raise ValueError(f"{t} steps were given to a cache that holds {cache.next_step}: give one after the other")
         else:
-            out = self.sequence(latents, modulations, words, cache)
+            out = self.sequence(latents, modulations, text, cache)
         if write:
             cache.advance(t)
         return out
 
     def velocity(self, latents: Tensor, level: Tensor, actions: Tensor, *text: Tensor) -> Tensor:
         """The same without a cache."""
-        words = self.words(*text)
-        return self.sequence(latents, self.modulations(level, actions, words), words)
+        text = self.text_conditioning(*text)
+        return self.sequence(latents, self.modulations(level, actions, text), text)
 
     def graphed(self, *inputs: Tensor) -> Tensor:
         """The same in training, as CUDA graphs, recorded once for every shape."""
         shapes = tuple(x.shape for x in inputs)
         if shapes not in self.graphs:
-            self.graphs[shapes] = record(self, self.velocity, inputs)
+            self.graphs[shapes] = capture(self, self.velocity, inputs)
         return self.graphs[shapes](*inputs)
 
-    def words(self, *text: Tensor) -> Words:
-        """What the blocks take of a text (see `Text`); of none, where the network has none."""
+    def text_conditioning(self, *text: Tensor) -> TextConditioning:
+        """What the blocks take of a text (see `TextTokens`); nothing where the network has no text."""
         if bool(text) != (self.text_condition is not None):
             raise ValueError("a text was given to a model without" if text else "a model with text was given none")
-        return self.text_condition(*text) if text else Words(None, [None] * self.depth)
+        return self.text_condition(*text) if text else TextConditioning(None, [None] * self.depth)
 
-    def modulations(self, level: Tensor, actions: Tensor, words: Words | None = None) -> list[Tensor]:
-        """Shifts, scales and gates "b t 6 1 d" of every block ("b t 9 1 d" with words), "b t 2 1 d" of the head."""
+    def modulations(self, level: Tensor, actions: Tensor, text: TextConditioning | None = None) -> list[Tensor]:
+        """Shifts, scales and gates "b t 6 1 d" of every block ("b t 9 1 d" with text), "b t 2 1 d" of the head."""
         dtype = self.embed.weight.dtype
         if self.config.shortcut and level.ndim == 2:
-            level = told(level, 0)
+            level = level_with_step_size(level, 0)
         condition = self.level_mlp(level_features(level, 256).flatten(2).to(dtype)) + self.action_mlp(actions.to(dtype))
-        if words is not None and words.condition is not None:
-            condition = condition + words.condition[:, None]
+        if text is not None and text.pooled is not None:
+            condition = condition + text.pooled[:, None]
         whole = self.modulation(F.silu(condition)).unflatten(-1, (self.parts * self.depth + 2, 1, self.hidden))
         return list(whole.split([self.parts] * self.depth + [2], dim=2))
 
     def sequence(
-        self, latents: Tensor, modulations: list[Tensor], words: Words, cache: KVCache | None = None
+        self, latents: Tensor, modulations: list[Tensor], text: TextConditioning, cache: KVCache | None = None
     ) -> Tensor:
         """Velocity "b t c h w" of a clip from its first step on; keys and values go into an empty cache."""
         t, stream = latents.shape[1], self.stream(latents)
@@ -248,11 +248,11 @@ class DiT(ModelMixin, ConfigMixin):
                 run = partial(self._gradient_checkpointing_func, block)
             blocks = self.compiled and store is None and latents.is_cuda  # FlexAttention is slow where not compiled
             mask = self.mask(t, self.windows[i], latents.device, blocks=blocks)
-            stream = run(*stream, modulations[i], rotary, mask, store, words.blocks[i])
+            stream = run(*stream, modulations[i], rotary, mask, store, text.blocks[i])
         return self.unpatched(self.head(*stream, modulations[-1]))
 
     def one_step(
-        self, latents: Tensor, modulations: list[Tensor], cache: KVCache, words: Words | None = None, *,
+        self, latents: Tensor, modulations: list[Tensor], cache: KVCache, text: TextConditioning | None = None, *,
         static: bool = False,
     ) -> Tensor:  # fmt: skip
         """Velocity "b 1 c h w" of the step that follows those in the cache; see `KVCache.store` for `static`."""
@@ -260,11 +260,11 @@ class DiT(ModelMixin, ConfigMixin):
         for i, block in enumerate(self.blocks):
             store, mask = cache.store(i, 1, static=static)
             run = block if static else block.forward
-            stream = run(*stream, modulations[i], cache.angles, mask, store, words and words.blocks[i])
+            stream = run(*stream, modulations[i], cache.angles, mask, store, text and text.blocks[i])
         return self.unpatched((self.head if static else self.head.forward)(*stream, modulations[-1]))
 
     def stream(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents "b t c h w" -> an empty stream and their tokens as its first branch, "b t s d", with a gate of 1."""
+        """Latents "b t c h w" -> an empty stream and their tokens as its first update, "b t s d", with a gate of 1."""
         patches = rearrange(latents, "b t c (h p) (w q) -> b t (h w) (p q c)", p=self.patch, q=self.patch)
         tokens = self.embed(patches.to(self.embed.weight.dtype))
         return torch.zeros_like(tokens), tokens, torch.ones_like(tokens[:, :, :1])

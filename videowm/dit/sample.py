@@ -19,9 +19,9 @@ Velocity = Callable[[Tensor, int], Tensor]  # (x, i) -> velocity of x at levels[
 class Sampler:
     """How a latent step is drawn. A guidance of 1 is none; each other one costs one more stream of the batch.
 
-    Nine evaluations by default, and what is remembered is noised: the best over 256 frames
-    (docs/log/2026-11-25-sampler-steps.md, docs/log/2026-11-28-context-noise.md). A shortcut model receives how far a
-    step of Euler's goes, where 1, 2, 4, 8 or 16 equal ones are taken.
+    Nine evaluations by default, and noise on finished steps: the best over 256 frames
+    (docs/log/2026-11-25-sampler-steps.md, docs/log/2026-11-28-context-noise.md). A shortcut model gets the step size of
+    1, 2, 4, 8 or 16 equal Euler steps.
     """
 
     steps: int = 5  # Euler: evaluations of the network; Heun: intervals, two evaluations each but the last
@@ -32,7 +32,7 @@ class Sampler:
     text_guidance: float = 1.0  # the same on the text, against the empty one
     history_guidance: float = 1.0  # on the context (arXiv 2502.06764), against a context noised to `history_level`
     history_level: float = 1.0
-    context_level: float = 0.3  # noise on finished steps, as the network is told: hides what drifts
+    context_level: float = 0.3  # noise on finished steps, with this as their level: hides what drifts
     sinks: int = 0  # first steps that a sliding window never forgets
 
     def __post_init__(self) -> None:

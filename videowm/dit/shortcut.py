@@ -1,7 +1,7 @@
 """Rollouts in few steps, without a teacher: shortcut models (arXiv 2410.12557), here with a noise level and a step for
 each latent step, as in Dreamer 4 (arXiv 2509.24527).
 
-The network is told beside the level how far it is to go. Some samples of a batch learn that a step of size d is two of
+The network's input holds the step size beside the level. Some samples of a batch learn that a step of size d is two of
 its own steps of d/2 (eq. 4-5); the others, and the finest size, are plain flow matching. Sizes are 2^power / 16.
 """
 
@@ -17,8 +17,8 @@ from videowm.dit import flow
 HALVINGS = 4  # from the whole way to the finest step
 
 
-def told(level: Tensor, power: Tensor | int) -> Tensor:
-    """What a shortcut model takes as its level, "b t 2": levels "b t" and how far to go, from 0 (finest) to 1."""
+def level_with_step_size(level: Tensor, power: Tensor | int) -> Tensor:
+    """A shortcut model's level input "b t 2": levels "b t" and step sizes from 0 (finest) to 1 (the whole way)."""
     return torch.stack([level, torch.zeros_like(level) + power / HALVINGS], dim=-1)
 
 
@@ -49,17 +49,17 @@ def draw(uniform: Tensor, level: Tensor, where: Tensor) -> tuple[Tensor, Tensor]
 def target(
     model: Callable[[Tensor, Tensor], Tensor], x: Tensor, level: Tensor, power: Tensor, velocity: Tensor
 ) -> Tensor:
-    """What samples that learn to step far are to say: the mean of two half steps' velocities, or the true one.
+    """The target of samples that learn long steps: the mean velocity of two half steps, or the true one at the finest.
 
     Args:
-        model: (x, told) -> velocity.
+        model: (x, level with step size) -> velocity.
         x: latents "b t c h w" at `level` "b t".
         power: of the step from there, "b t".
         velocity: the true one, which the finest steps learn.
     """
     half, smaller = 2.0 ** (power - HALVINGS) / 2, (power - 1).clamp(min=0)
-    first = model(x, told(level, smaller))
-    second = model(x - half[..., None, None, None] * first, told((level - half).clamp(min=0), smaller))
+    first = model(x, level_with_step_size(level, smaller))
+    second = model(x - half[..., None, None, None] * first, level_with_step_size((level - half).clamp(min=0), smaller))
     return torch.where((power > 0)[..., None, None, None], (first + second) / 2, velocity)
 
 
@@ -67,10 +67,10 @@ def learned(
     model: Callable[[Tensor, Tensor], Tensor], latents: Tensor, noise: Tensor, level: Tensor, some: slice,
     uniform: Tensor, where: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """A batch of which `some` samples learn to step far: its x, what the network is told, and what it is to say.
+    """A batch of which `some` samples learn to step far: its latents, level with step size, and target.
 
     Args:
-        model: (x, told) -> velocity, of these samples.
+        model: (x, level with step size) -> velocity, of these samples.
         latents, noise: "b t c h w".
         level, uniform, where: "b t", as in `draw`.
     """
@@ -79,4 +79,4 @@ def learned(
     x = flow.noised(latents, noise, level)
     if len(power[some]):  # none in this process, perhaps
         goal[some] = target(model, x[some], level[some], power[some], goal[some])
-    return x, told(level, power), goal
+    return x, level_with_step_size(level, power), goal

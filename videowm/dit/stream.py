@@ -10,17 +10,17 @@ from torch import Tensor
 from videowm.dit import flow, shortcut
 from videowm.dit.model import DiT
 from videowm.dit.sample import METHODS, Sampler
-from videowm.dit.text import Text, Words
+from videowm.dit.text import TextConditioning, TextTokens
 from videowm.types import UserError
 
 
-class Branch(NamedTuple):
-    """The stream itself, or what guides it: one more pass over the same latents that is told less."""
+class GuidanceBranch(NamedTuple):
+    """The stream itself, or a weaker pass over the same latents, with less conditioning, that guides it."""
 
     scale: float
     level: float  # of the context, as it is remembered
-    acts: bool = True  # whether the actions are given
-    reads: bool = True  # whether the text is given, else the empty one
+    actions: bool = True  # False: without actions
+    text: bool = True  # False: under the empty text
 
 
 class LatentStream:
@@ -45,8 +45,8 @@ class LatentStream:
         window: int,
         generator: torch.Generator | None = None,
         graph: bool = False,
-        text: Text | None = None,
-        empty: Text | None = None,
+        text: TextTokens | None = None,
+        empty: TextTokens | None = None,
     ) -> None:
         """Read the context: clean latents "b t c h w" and their grouped actions "b t g".
 
@@ -74,47 +74,47 @@ class LatentStream:
         self.written = torch.zeros_like(self.noise)
         self.step_out = torch.zeros_like(self.noise)
         self.level = self.levels_of(b, device)
-        self.told = self.told_of(self.level, shift)
+        self.network_level = self.network_level_of(self.level, shift)
         context = self.noised(context, self.draw(context), self.level[:, -1:])
         levels = self.level[:, -1:].expand(-1, context.shape[1])
-        self.words = self.words_of(text, empty)
-        model(context, levels, self.each_branch(actions), self.cache, text=self.words, write=True)
+        self.text = self.text_of(text, empty)
+        model(context, levels, self.each_branch(actions), self.cache, text=self.text, write=True)
 
-    def weaker_branches(self) -> list[Branch]:
+    def weaker_branches(self) -> list[GuidanceBranch]:
         """The stream itself, then what guides it."""
         sampler = self.sampler
-        branches = [Branch(1.0, sampler.context_level)]
+        branches = [GuidanceBranch(1.0, sampler.context_level)]
         if sampler.action_guidance != 1:
-            branches.append(Branch(sampler.action_guidance, sampler.context_level, acts=False))
+            branches.append(GuidanceBranch(sampler.action_guidance, sampler.context_level, actions=False))
         if sampler.text_guidance != 1:
-            branches.append(Branch(sampler.text_guidance, sampler.context_level, reads=False))
+            branches.append(GuidanceBranch(sampler.text_guidance, sampler.context_level, text=False))
         if sampler.history_guidance != 1:
-            branches.append(Branch(sampler.history_guidance, sampler.history_level))
+            branches.append(GuidanceBranch(sampler.history_guidance, sampler.history_level))
         return branches
 
-    def words_of(self, text: Text | None, empty: Text | None) -> Words:
-        """What each branch hears, computed once for the whole stream."""
+    def text_of(self, text: TextTokens | None, empty: TextTokens | None) -> TextConditioning:
+        """The text conditioning of all branches, computed once for the whole stream."""
         if text is None or empty is None:
             if self.sampler.text_guidance != 1:
                 raise UserError(f"sampler.text_guidance {self.sampler.text_guidance} needs a model with text: leave 1")
-            return self.model.words(*(text or ()))
-        given = [text if b.reads else [part.expand_as(like) for part, like in zip(empty, text)] for b in self.branches]
-        return self.model.words(*(torch.cat(parts) for parts in zip(*given)))
+            return self.model.text_conditioning(*(text or ()))
+        given = [text if b.text else [part.expand_as(like) for part, like in zip(empty, text)] for b in self.branches]
+        return self.model.text_conditioning(*(torch.cat(parts) for parts in zip(*given)))
 
     def levels_of(self, b: int, device: torch.device) -> Tensor:
         """Levels "branches*b n+1" of all passes of one latent step: the sampler's, then the one that is written."""
         rows = [[*self.levels[:-1].tolist(), branch.level] for branch in self.branches for _ in range(b)]
         return torch.tensor(rows, device=device)
 
-    def told_of(self, level: Tensor, shift: float) -> Tensor:
-        """What the network takes as these levels: a shortcut model also hears how far each pass is to step."""
+    def network_level_of(self, level: Tensor, shift: float) -> Tensor:
+        """The network's level input: the levels, of a shortcut model with each pass's step size."""
         if not self.model.config.shortcut:
             return level
-        return shortcut.told(level, torch.tensor([*self.sampler.powers(shift), 0], device=level.device))
+        return shortcut.level_with_step_size(level, torch.tensor([*self.sampler.powers(shift), 0], device=level.device))
 
     def each_branch(self, actions: Tensor) -> Tensor:
         """Actions "b t g" -> "branches*b t g", zero where a branch goes without."""
-        return torch.cat([actions if branch.acts else torch.zeros_like(actions) for branch in self.branches])
+        return torch.cat([actions if branch.actions else torch.zeros_like(actions) for branch in self.branches])
 
     def noised(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """Finished latents "b t c h w" as each branch remembers them, "branches*b t c h w"."""
@@ -147,12 +147,12 @@ class LatentStream:
     def denoise(self) -> None:
         """All passes of one latent step, from `noise` to `step_out`."""
         actions = self.each_branch(self.action).expand(-1, self.level.shape[1], -1)
-        modulations = self.model.modulations(self.told, actions, self.words)
+        modulations = self.model.modulations(self.network_level, actions, self.text)
         b, count = len(self.noise), len(self.branches)
 
         def run(x: Tensor, i: int) -> Tensor:
             here = [m[:, i, None] for m in modulations]
-            return self.model.one_step(x, here, self.cache, self.words, static=self.use_graph)
+            return self.model.one_step(x, here, self.cache, self.text, static=self.use_graph)
 
         def velocity(x: Tensor, i: int) -> Tensor:
             first, *others = run(x.repeat(count, 1, 1, 1, 1), i).split(b)

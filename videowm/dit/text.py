@@ -1,4 +1,4 @@
-"""Text as a condition: read to tokens once, heard by every block through cross-attention, or pooled.
+"""Text as a condition: read to tokens once, for cross-attention in every block or as a pooled mean.
 
 An encoder is a small one over the bytes of words, trained with the network (ids as ByT5's, arXiv 2105.13626, without
 files), or any text encoder that transformers knows (T5, CLIP, ...), frozen.
@@ -18,31 +18,32 @@ from torch.nn import functional as F
 from videowm.dit.attention import attention, unit
 from videowm.types import UserError
 
-Text = tuple[Tensor, Tensor]  # features "b m e", or byte ids "b m p" for the encoder that is trained; mask bool "b m"
+# Features "b m e" of a frozen encoder, or byte ids "b m p" for the encoder that is trained; and a mask, bool "b m".
+TextTokens = tuple[Tensor, Tensor]
 IDS = 259  # padding, end, unknown, then the 256 bytes
 LETTERS = 12  # bytes of a token of the byte encoder; a longer word takes several
 LAYERS = 2  # of the byte encoder
 
 
-class Heard(NamedTuple):
-    """What one block hears: keys and values "b n m k", and which of them are words, bool "b 1 1 m"."""
+class TextKeysValues(NamedTuple):
+    """Keys and values "b n m k" of one block's cross-attention, and a mask, bool "b 1 1 m", False at padding."""
 
     key: Tensor
     value: Tensor
     mask: Tensor
 
 
-class Words(NamedTuple):
+class TextConditioning(NamedTuple):
     """A text as the network takes it, computed once for a clip or a stream."""
 
-    condition: Tensor | None  # "b d", the mean of the words, added to the condition of every latent step
-    blocks: list[Heard | None]
+    pooled: Tensor | None  # "b d", from the mean over tokens; added to the condition of every latent step
+    blocks: list[TextKeysValues | None]
 
 
 class TextEncoder(Protocol):
-    """From captions to what the network is given."""
+    """Makes tokens of captions."""
 
-    def encode(self, captions: list[str]) -> Text: ...
+    def encode(self, captions: list[str]) -> TextTokens: ...
 
 
 class ByteText:
@@ -53,7 +54,7 @@ class ByteText:
             raise UserError(f"text.length {length} cannot be used: give the number of words kept, 1 or more")
         self.length = length
 
-    def encode(self, captions: list[str]) -> Text:
+    def encode(self, captions: list[str]) -> TextTokens:
         """Ids int16 "b m p" (padding 0, end 1, byte + 3) and mask; what is too long is cut off before the end."""
         rows = torch.zeros(len(captions), self.length, LETTERS, dtype=torch.int16)
         for row, caption in zip(rows, captions):
@@ -100,7 +101,7 @@ class FrozenText:
         return digest.hexdigest()[:16]
 
     @torch.no_grad()
-    def encode(self, captions: list[str]) -> Text:
+    def encode(self, captions: list[str]) -> TextTokens:
         """Features "b m e" in float16 and mask, 32 captions at once, on the CPU."""
         parts = []
         for i in range(0, len(captions), 32):
@@ -170,7 +171,7 @@ class ByteEncoder(nn.Module):
         self.places = nn.Parameter(0.3 * torch.randn(length, width))
         self.blocks = nn.ModuleList(ByteBlock(width, heads) for _ in range(LAYERS))
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Text:
+    def forward(self, ids: Tensor, mask: Tensor) -> TextTokens:
         """Ids "b m p" and mask "b m" -> tokens "b m e" and the mask."""
         one_hot = (ids[..., None] == torch.arange(1, IDS, device=ids.device)).flatten(2).to(self.embed.weight.dtype)
         letters = self.embed(one_hot)
@@ -181,7 +182,7 @@ class ByteEncoder(nn.Module):
         return x, mask
 
 
-class TextCondition(nn.Module):
+class TextConditioner(nn.Module):
     """From a text to what the network's blocks take of it.
 
     Args:
@@ -201,7 +202,7 @@ class TextCondition(nn.Module):
             self.keys_values = nn.Linear(hidden, 2 * depth * hidden, bias=False)  # of all blocks
             self.gains = nn.Parameter(torch.ones(depth, hidden // heads))
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Words:
+    def forward(self, tokens: Tensor, mask: Tensor) -> TextConditioning:
         if self.encoder is not None:
             tokens, mask = self.encoder(tokens, mask)
         tokens = self.project(tokens.to(self.project.weight.dtype))
@@ -209,15 +210,16 @@ class TextCondition(nn.Module):
         weight = mask[..., None].to(tokens.dtype)
         pooled = self.pool((tokens * weight).sum(1) / weight.sum(1).clamp_min(1))
         if self.keys_values is None:
-            return Words(pooled, [None] * self.depth)
+            return TextConditioning(pooled, [None] * self.depth)
         axes = {"i": self.depth, "two": 2, "n": self.heads}
         pairs = rearrange(self.keys_values(tokens), "b m (i two n k) -> i two b n m k", **axes)
-        heard = mask[:, None, None]
-        return Words(pooled, [Heard(unit(k, gain).to(v.dtype), v, heard) for (k, v), gain in zip(pairs, self.gains)])
+        where = mask[:, None, None]
+        blocks = [TextKeysValues(unit(k, gain).to(v.dtype), v, where) for (k, v), gain in zip(pairs, self.gains)]
+        return TextConditioning(pooled, blocks)
 
 
 class CrossAttention(nn.Module):
-    """Every spacetime token asks the words."""
+    """Cross-attention from spacetime tokens to the tokens of a text."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -226,9 +228,9 @@ class CrossAttention(nn.Module):
         self.query = nn.Linear(width, width, bias=False)
         self.project = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, heard: Heard) -> Tensor:
+    def forward(self, x: Tensor, text: TextKeysValues) -> Tensor:
         """Tokens "b t s d" -> "b t s d"."""
         query = unit(rearrange(self.query(x), "b t s (n k) -> b n (t s) k", n=self.heads), self.gain)
-        query = query.to(heard.key.dtype)
-        mixed = attention(query, heard.key, heard.value, heard.mask)
+        query = query.to(text.key.dtype)
+        mixed = attention(query, text.key, text.value, text.mask)
         return self.project(rearrange(mixed, "b n (t s) k -> b t s (n k)", s=x.shape[2]))

@@ -14,7 +14,7 @@ from videowm.actions.group import group_actions
 from videowm.bootstrap import standard_error
 from videowm.data.latents import Latents, normalised
 from videowm.dit import DiT, flow
-from videowm.dit.text import Text
+from videowm.dit.text import TextTokens
 from videowm.types import UserError
 
 
@@ -40,8 +40,8 @@ class Bank:
     episode: np.ndarray  # int "n"
     context: int
     where: list[tuple[int, int]] = field(default_factory=list)  # (clip, first step) of each window
-    text: Text | None = None  # of each window, for models with text
-    empty: Text | None = None  # and what says nothing, a single row
+    text: TextTokens | None = None  # of each window, for models with text
+    empty: TextTokens | None = None  # and what says nothing, a single row
 
     @property
     def hash(self) -> str:
@@ -91,8 +91,8 @@ def bank_losses(model: DiT, bank: Bank, actions: Tensor, batch: int) -> Tensor:
             level = torch.zeros(clean.shape[:2], device=device)
             level[:, target] = bank.levels[i : i + batch, m].to(device)
             x = torch.cat([clean[:, :-1], flow.noised(clean[:, -1:], noise, level[:, -1:])], dim=1)
-            told = {"text": tuple(part[i : i + batch].to(device) for part in bank.text)} if reads else {}
-            velocity = model(x, level, actions[i : i + batch, : target + 1].to(device), **told)[:, -1:]
+            text = {"text": tuple(part[i : i + batch].to(device) for part in bank.text)} if reads else {}
+            velocity = model(x, level, actions[i : i + batch, : target + 1].to(device), **text)[:, -1:]
             rows.append(flow.step_loss(velocity, flow.velocity(clean[:, -1:], noise))[:, 0].cpu().double())
         columns.append(torch.cat(rows))
     return torch.stack(columns, dim=1)

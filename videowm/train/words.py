@@ -11,7 +11,7 @@ from torch import Tensor
 
 from videowm.data.latents import Latents
 from videowm.data.words import WindowCaptions, captions_beside, embedded
-from videowm.dit.text import ByteText, FrozenText, Text, encoder_width
+from videowm.dit.text import ByteText, FrozenText, TextTokens, encoder_width
 from videowm.types import UserError
 
 DRAWN = ("empty", "synthetic", "short")  # what is logged of a batch, as shares of its samples
@@ -61,7 +61,7 @@ class TrainingText:
         self.encoder = ByteText(config.length) if byte else FrozenText.open(config.encoder, config.length)
         self.tokens = self.encode(self.windows.captions)
 
-    def encode(self, captions: list[str]) -> Text:
+    def encode(self, captions: list[str]) -> TextTokens:
         """Tokens and mask of captions; a frozen encoder's are kept beside the latents."""
         if isinstance(self.encoder, ByteText):
             return self.encoder.encode(captions)
@@ -75,7 +75,7 @@ class TrainingText:
             return 0, [True, False, False]
         return number, [False, writer == 1, bool(short)]
 
-    def of_windows(self, latents: Latents, window: int, where: list[tuple[int, int]]) -> Text:
+    def of_windows(self, latents: Latents, window: int, where: list[tuple[int, int]]) -> TextTokens:
         """The text of held-out windows (clip, first step): always the kind of caption that training draws most."""
         found = WindowCaptions.of(latents, self.sources, window, [""])
         kind = {"synthetic": self.config.synthetic >= 0.5, "short": self.config.short > 0.5}
@@ -89,6 +89,6 @@ class TrainingText:
         return {"encoder": self.config.encoder, "encoder_hash": frozen, "unique": unique, "captions": used}
 
 
-def looked_up(held: Text, number: Tensor) -> Text:
+def looked_up(held: TextTokens, number: Tensor) -> TextTokens:
     """Tokens and mask of the captions numbered `number` (int "b")."""
     return tuple(part[number] for part in held)

@@ -15,7 +15,7 @@ from videowm import config as configuration
 from videowm.data.clips import ClipStream, even_clips
 from videowm.data.dataset import Dataset
 from videowm.data.resident import Resident, ResidentFrames
-from videowm.dit.graph import record
+from videowm.dit.graph import capture
 from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
 from videowm.train.config import TrainConfig
 from videowm.train.task import Draws, Task
@@ -127,7 +127,7 @@ class Autoencoder(nn.Module):
             return self.reconstruct(frames)
         if frames.shape not in self.graphs:
             try:
-                self.graphs[frames.shape] = record(self.codec[0].vae, self.reconstruct, (frames,))
+                self.graphs[frames.shape] = capture(self.codec[0].vae, self.reconstruct, (frames,))
             except RuntimeError as error:  # an autoencoder that looks at its numbers between kernels
                 logger.warning("not recorded as a CUDA graph (%s): training is slower", str(error).splitlines()[0])
                 self.graphs = None

@@ -88,8 +88,8 @@ class WorldTask(Task):
         test = Latents.open(config.latents, "test")
         self.bank = make_bank(test, config.heldout)
         if self.text:
-            told = self.text.of_windows(test, config.heldout.window, self.bank.where)
-            self.bank = replace(self.bank, text=told, empty=self.text.encode([""]))
+            text = self.text.of_windows(test, config.heldout.window, self.bank.where)
+            self.bank = replace(self.bank, text=text, empty=self.text.encode([""]))
         families = model_families(self.model, config.window)
         self.clip_flops = clip_training_flops(self.model, config.window, config.flow.shortcut)
         times = self.clip_flops / sum(families.values()) * config.train.batch
@@ -116,28 +116,28 @@ class WorldTask(Task):
         """Windows of the encoded clips, or where on the device they are: half of them from a clip's beginning, where a
         rollout begins."""
         first, last = step * self.config.train.batch, self.latents.latents.shape[1] - self.config.window
-        rows, told = [], []
+        rows, drawn = [], []
         for slot in slots:
             clip, rng = pick(self.seed, first + slot, len(self.latents))
             rows.append((clip, int(rng.integers(last + 1)) if rng.random() < 0.5 else 0))
             if self.text:
-                told.append(self.text.draw(*rows[-1], rng))
+                drawn.append(self.text.draw(*rows[-1], rng))
         clip, start = torch.tensor(rows).unbind(1)
         batch = {"clip": clip, "start": start}
         if self.resident is None:
             batch = self.windows(clip, start, self.held)
-        return batch | (self.captions(told) if self.text else {})
+        return batch | (self.captions(drawn) if self.text else {})
 
-    def captions(self, told: list[tuple[int, list[bool]]]) -> dict[str, Tensor]:
+    def captions(self, drawn: list[tuple[int, list[bool]]]) -> dict[str, Tensor]:
         """The drawn captions' numbers, or tokens where these are not on the device, and what was drawn."""
-        number = torch.tensor([number for number, _ in told])
-        batch = {"drawn": torch.tensor([drawn for _, drawn in told], dtype=torch.float32)}
+        number = torch.tensor([number for number, _ in drawn])
+        batch = {"drawn": torch.tensor([kind for _, kind in drawn], dtype=torch.float32)}
         if self.resident is not None:
             return batch | {"caption": number}
         return batch | dict(zip(("words", "mask"), looked_up(self.text.tokens, number)))
 
-    def told(self, batch: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What the network is given of a batch's captions, and the shares of them that are logged."""
+    def text_conditioning(self, batch: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The network's text argument for a batch, and the shares of caption kinds for the log."""
         if not self.text:
             return {}, {}
         resident = self.resident is not None
@@ -153,7 +153,7 @@ class WorldTask(Task):
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean velocity MSE over every step, each at a noise level of its own."""
-        told, shares = self.told(batch)
+        text, shares = self.text_conditioning(batch)
         if self.resident is not None:
             batch = self.windows(batch["clip"], batch["start"], self.resident)
         latents, settings = batch["latents"], self.config.flow
@@ -162,15 +162,15 @@ class WorldTask(Task):
         noise = draws.normal(*latents.shape[1:])
         actions = drop_actions(batch["actions"], draws.uniform() < settings.drop_actions)
         if not settings.shortcut:
-            predicted = model(flow.noised(latents, noise, level), level, actions, **told)
+            predicted = model(flow.noised(latents, noise, level), level, actions, **text)
             return flow.step_loss(predicted, flow.velocity(latents, noise)).mean(), shares
         some = slice(-draws.slots.start % settings.shortcut, None, settings.shortcut)
-        few = {name: tuple(part[some] for part in text) for name, text in told.items()}
+        few = {name: tuple(part[some] for part in tokens) for name, tokens in text.items()}
         x, level, goal = shortcut.learned(
             lambda x, level: model(x, level, actions[some], **few),
             latents, noise, level, some, draws.uniform(t), draws.uniform(t),
         )  # fmt: skip
-        errors = flow.step_loss(model(x, level, actions, **told), goal)
+        errors = flow.step_loss(model(x, level, actions, **text), goal)
         return errors.mean(), shares | {"shortcut/loss": errors[some].mean().detach()}
 
     def check(self, step: int) -> Verdict:
