@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from videowm.data.captions import Captions
 from videowm.data.dataset import Dataset
-from videowm.evaluate.text import FACTS
+from videowm.evaluate.text_control import FACTS
 from videowm.worlds import WORLDS
 
 CLIP_FRAMES = 33

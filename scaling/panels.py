@@ -10,8 +10,9 @@ import numpy as np
 
 from scaling.figures import RED, Cut, draw_cut, draw_predictions, new_figure, plain_ticks
 from scaling.fit import selection
-from scaling.records import by_arm, check_metric, falls, runs_of, unstopped
-from videowm.evaluate.findings import single
+from scaling.records import by_arm, check_metric, runs_of, unstopped
+from videowm.metrics import beside as name_beside
+from videowm.metrics import lower_is_better, single
 from videowm.types import UserError
 
 if TYPE_CHECKING:
@@ -19,20 +20,18 @@ if TYPE_CHECKING:
 
 BLUE, DARK = "#1f4e9c", "#3a3a3c"
 ARMS = (BLUE, "#d98324", "#3c8d5a", "#8a4f9e", "#4d9db4", "#a0522d")
-OTHER_NAMES = {"rollout/psnr_mean": {"_se": "rollout/psnr_se", "_ceiling": "rollout/psnr_vae_mean",
-                                     "_floor": "rollout/psnr_repeat_mean"}}  # fmt: skip
 
 
 def best_of_budgets(records: list[dict[str, Any]], y: str) -> list[dict[str, Any]]:
     """The best of every budget, by rising compute: what the pictures show of a grid."""
     records, runs = unstopped(records), runs_of(records, y)
-    runs = runs if falls(y) else replace(runs, loss=-runs.loss)
+    runs = runs if lower_is_better(y) else replace(runs, loss=-runs.loss)
     return [record for record, weight in zip(records, selection(runs, "frontier")[0], strict=True) if weight > 0]
 
 
 def beside(record: dict[str, Any], y: str, suffix: str) -> float | None:
     """The metric's standard error, ceiling or floor in this record."""
-    return record["metrics"].get(OTHER_NAMES.get(y, {}).get(suffix, f"{y}{suffix}"))
+    return record["metrics"].get(name_beside(y, suffix))
 
 
 def metric_names(records: list[dict[str, Any]]) -> list[str]:
@@ -47,9 +46,8 @@ def metric_names(records: list[dict[str, Any]]) -> list[str]:
         values = [record["metrics"][name] for record in records]
         return bool(np.isfinite(values).all()) and len(set(values)) > 1
 
-    beside_others = {name for names in OTHER_NAMES.values() for name in names.values()}
     names = [name for name in single(records[0]["metrics"]) if not name.startswith("evaluate/")]
-    return [name for name in names if name not in beside_others and shown(name)]
+    return [name for name in names if shown(name)]
 
 
 def draw_metric(axes, records: list[dict[str, Any]], y: str) -> None:
@@ -59,16 +57,16 @@ def draw_metric(axes, records: list[dict[str, Any]], y: str) -> None:
     alone = len(by_arm(records)) == 1
     for colour, (arm, found) in zip(ARMS * len(records), by_arm(unstopped(records)).items(), strict=False):
         c, values = (np.array(v) for v in zip(*((r["flops"]["train"], r["metrics"][y]) for r in found), strict=True))
-        error = [beside(record, y, "_se") or 0.0 for record in found]
+        error = [beside(record, y, "se") or 0.0 for record in found]
         axes.errorbar(c, values, yerr=error, fmt="o", ms=4, lw=1, color=colour, capsize=2, zorder=3, label=arm)
         best = best_of_budgets(found, y)
         line = [(r["flops"]["train"], r["metrics"][y]) for r in best]
         axes.plot(*zip(*line, strict=True), color=colour, lw=1, alpha=0.6)
-        for suffix, style in (("_ceiling", "--"), ("_floor", ":")):
+        for suffix, style in (("ceiling", "--"), ("floor", ":")):
             bound = [beside(record, y, suffix) for record in best]
             if None not in bound:
-                colour = (DARK if suffix == "_ceiling" else RED) if alone else colour
-                axes.plot([x for x, _ in line], bound, color=colour, ls=style, lw=1.1, label=suffix[1:])
+                colour = (DARK if suffix == "ceiling" else RED) if alone else colour
+                axes.plot([x for x, _ in line], bound, color=colour, ls=style, lw=1.1, label=suffix)
     axes.set(xscale="log")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, which="major", color="#e6e6ea", lw=0.7)

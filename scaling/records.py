@@ -15,8 +15,6 @@ from videowm.types import UserError
 if TYPE_CHECKING:
     from scaling.plan import Point
 
-FALLING = ("heldout/loss", "state/", "count/", "frechet/", "surprise/error", "fidelity/lpips")  # lower is better
-
 
 def read_record(run: Path) -> dict[str, Any] | None:
     """record.json of a finished run, None for an unfinished one."""
@@ -87,11 +85,6 @@ def check_metric(records: list[dict[str, Any]], y: str) -> None:
     for about in later[1:]:
         if differs := [f"{k} {later[0][k]} and {v}" for k, v in about.items() if later[0].get(k) != v]:
             raise UserError(f"{y} was measured with different {', '.join(differs)}: evaluate all points alike")
-
-
-def falls(y: str) -> bool:
-    """Whether a lower value of this metric is better."""
-    return y.startswith(FALLING) or y.startswith("counterfactual/") and y.endswith("_error")
 
 
 def runs_of(records: list[dict[str, Any]], y: str = "heldout/loss") -> Runs:

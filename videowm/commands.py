@@ -158,9 +158,10 @@ def named_actions(world: str) -> dict[str, tuple[float, ...]]:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Measure a finished run: the evaluators of its configuration, and of a world model everything else."""
-    from videowm.evaluate.findings import bounds, single, with_error
+    from videowm.evaluate.findings import bounds, value_with_error
     from videowm.files import write_json
     from videowm.measure import measure_world
+    from videowm.metrics import single
     from videowm.train.registry import finished_task
     from videowm.train.tasks.world import WorldTask
 
@@ -173,7 +174,7 @@ def evaluate(args: argparse.Namespace) -> None:
     write_json(args.run / "evaluation.json", metrics)
     for name in single(metrics):
         between = "  ".join(f"{label} {shown}" for label, shown in bounds(metrics, name).items())
-        print(f"{name:44s} {with_error(metrics, name):20s} {between}".rstrip())
+        print(f"{name:44s} {value_with_error(metrics, name):20s} {between}".rstrip())
 
 
 def quickstart(args: argparse.Namespace) -> None:

@@ -1,15 +1,15 @@
 """The registry of metrics: every number that a run can be measured to have, described once.
 
 Evaluators yield pairs (name, value). Reports, pages, sweeps (`--y`), documentation and trackers look a name up: what
-it is, its unit, whether higher or lower is better, and what its ceiling and floor are. A name may end in a suffix of
-`SUFFIXES`: `fidelity/psnr_by_frame_ceiling` is the curve over frames of the ceiling of `fidelity/psnr`.
+it is, its unit, whether higher or lower is better, and what its ceiling and floor are. A recorded name may end in
+suffixes of `BOUNDS` and `BESIDE`: `fidelity/psnr_by_frame_ceiling` is the curve of `fidelity/psnr`'s ceiling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Better = Literal["higher", "lower", None]
 
@@ -17,25 +17,31 @@ BOUNDS = {  # suffix -> label of a bound
     "ceiling": "ceiling",
     "ceiling_real": "ceiling on real video",
     "floor": "floor",
-    "floor_zero": "floor without actions",
+    "floor_zero": "floor under actions of zeros",
     "real": "real against real",
     "true": "the simulator",
 }
-BESIDE = ("se", "by_frame", "first", "horizon", "clips", "seconds")  # other suffixes: error, curve, its first frame, …
+BESIDE = ("se", "by_frame", "first", "clips", "protocol", "refused")  # an error, a curve, its first frame, …
+SUFFIXES = tuple(f"_{suffix}" for suffix in (*BOUNDS, *BESIDE))
+FORMER = {  # name in old records -> name now
+    "heldout/loss_untold": "heldout/loss_without_text",
+    "heldout/loss_untold_se": "heldout/loss_without_text_se",
+}
 
 
 @dataclass(frozen=True)
 class Metric:
     """One metric, or a family of them whose name holds one `{}` for an action, a state column or a network."""
 
-    name: str  # such as "fidelity/psnr" or "state/{}_error"
-    what: str  # one sentence
+    name: str  # such as "fidelity/psnr" or "state/{}"
+    what: str  # one sentence, and how good is good where that is known
     unit: str
     better: Better
     computed_in: str  # module
     ceiling: str | None = None  # what the best that a model could reach is
     floor: str | None = None  # what a model that knows nothing gets
-    sentence: str | None = None  # of the evaluation page, with {} for the value
+    sentence: str | None = None  # of the evaluation page, with {value}, and {of} for what a family's name holds
+    others: Mapping[str, str] = field(default_factory=dict)  # suffix -> name, where it is not the name and the suffix
 
     def matches(self, name: str) -> bool:
         """Whether `name`, without bound suffixes, is this metric or of this family."""
@@ -44,23 +50,267 @@ class Metric:
             return name == self.name
         return name.startswith(head) and name.endswith(tail) and len(name) > len(head) + len(tail)
 
+    def of(self, name: str) -> str:
+        """What stands for the `{}` of a family in `name`: "left" for "control/left_r2"; empty for a single metric."""
+        head, braces, tail = self.name.partition("{}")
+        return name.removeprefix(head).removesuffix(tail) if braces else ""
 
-METRICS: tuple[Metric, ...] = ()
+
+# One entry a metric; a family stands before another that its names would fit too.
+# fmt: off
+METRICS: tuple[Metric, ...] = (
+    Metric("heldout/loss", "Velocity error of the model on a fixed bank of held-out latents, levels and noise; 2 "
+           "predicts nothing, the quickstart reaches 0.74 to 0.38, the largest runs 0.22 and 0.10.",
+           "MSE of normalised velocity", "lower", "videowm.evaluate.heldout"),
+    Metric("heldout/action_gap", "What another episode's actions add to the held-out loss; below three standard "
+           "errors the model ignores its actions.", "MSE of normalised velocity", "higher",
+           "videowm.evaluate.heldout", floor="0, where the actions are ignored"),
+    Metric("heldout/loss_without_text", "Held-out loss with the empty caption in place of each clip's own.",
+           "MSE of normalised velocity", "lower", "videowm.evaluate.heldout"),
+    Metric("heldout/text_gap", "What another episode's captions add to the held-out loss.",
+           "MSE of normalised velocity", "higher", "videowm.evaluate.heldout", floor="0, where the text is ignored"),
+    Metric("heldout/loss_by_step", "Held-out loss by target step of the window, after more and more context.",
+           "MSE of normalised velocity", "lower", "videowm.evaluate.heldout"),
+    Metric("heldout/loss_by_level", "Held-out loss by eighths of the noise level, from clean to pure noise.",
+           "MSE of normalised velocity", "lower", "videowm.evaluate.heldout"),
+    Metric("heldout/loss_by_episode", "What each held-out episode adds to the mean loss, for paired comparisons of "
+           "two models.", "MSE of normalised velocity", "lower", "videowm.evaluate.heldout"),
+    Metric("rollout/lead", "PSNR of the rollout over that of the repeated last frame; 0 is no better than a still "
+           "picture, the quickstart reaches 1.5 to 2.8, the studies' largest runs 4 to 7.5.", "dB", "higher",
+           "videowm.evaluate.rollouts", ceiling="what the autoencoder's own picture of the truth leads by: 7.0 and "
+           "14.2 in the two studies", floor="0, the repeated last frame"),
+    Metric("rollout/psnr_mean", "PSNR of rollouts against the true frames, averaged over the horizon.", "dB",
+           "higher", "videowm.evaluate.rollouts", ceiling="rollout/psnr_vae_mean, the truth through the autoencoder",
+           floor="rollout/psnr_repeat_mean, the last context frame repeated",
+           others={"se": "rollout/psnr_se", "by_frame": "rollout/psnr",
+                   "ceiling": "rollout/psnr_vae_mean", "floor": "rollout/psnr_repeat_mean"}),
+    Metric("rollout/psnr", "PSNR of rollouts against the true frames, by predicted frame.", "dB", "higher",
+           "videowm.evaluate.rollouts", ceiling="rollout/psnr_vae", floor="rollout/psnr_repeat",
+           others={"ceiling": "rollout/psnr_vae", "floor": "rollout/psnr_repeat"}),
+    Metric("rollout/psnr_vae_mean", "PSNR of the true frames through the autoencoder: what no rollout can exceed, "
+           "averaged over the horizon.", "dB", "higher", "videowm.evaluate.rollouts",
+           others={"se": "rollout/psnr_vae_se"}),
+    Metric("rollout/psnr_vae", "PSNR of the true frames through the autoencoder: what no rollout can exceed, by "
+           "frame.", "dB", "higher", "videowm.evaluate.rollouts"),
+    Metric("rollout/psnr_repeat_mean", "PSNR of the last context frame repeated, averaged over the horizon.", "dB",
+           "higher", "videowm.evaluate.rollouts", others={"se": "rollout/psnr_repeat_se"}),
+    Metric("rollout/psnr_repeat", "PSNR of the last context frame repeated, by frame.", "dB", "higher",
+           "videowm.evaluate.rollouts"),
+    Metric("reconstruction/psnr", "PSNR of held-out clips through the autoencoder; the quickstart's has 27 to 29 dB, "
+           "TakeCover's study 34.", "dB", "higher", "videowm.evaluate.reconstruction"),
+    Metric("reconstruction/ssim", "Structural similarity of held-out clips and their reconstruction.", "SSIM",
+           "higher", "videowm.evaluate.reconstruction", ceiling="1"),
+    Metric("reconstruction/psnr_motion", "PSNR of the differences of consecutive frames: whether motion is kept.",
+           "dB", "higher", "videowm.evaluate.reconstruction"),
+    Metric("reconstruction/psnr_moved", "PSNR over the pixels that changed since the frame before.", "dB", "higher",
+           "videowm.evaluate.reconstruction"),
+    Metric("reconstruction/clips", "How many held-out clips were reconstructed.", "clips", None,
+           "videowm.evaluate.reconstruction"),
+    Metric("reconstruction/moved_clips", "In how many of these clips something moves.", "clips", None,
+           "videowm.evaluate.reconstruction"),
+    Metric("reader/{}_r2", "R² of one action or state column that the reader reads off real held-out frames; what it "
+           "cannot read here it cannot read off rollouts.", "R²", "higher", "videowm.train.tasks.reader", ceiling="1",
+           floor="0, the mean"),
+    Metric("reader/{}_accuracy", "Share of real held-out frames in which the reader is right about a column that is "
+           "0 or 1.", "share right", "higher", "videowm.train.tasks.reader", ceiling="1"),
+    Metric("fidelity/psnr", "Peak signal-to-noise ratio of predicted frames and the true ones.", "dB", "higher",
+           "videowm.evaluate.fidelity", ceiling="the truth through the autoencoder",
+           floor="the last context frame repeated", sentence="PSNR of the rollout is {value} dB"),
+    Metric("fidelity/psnr_to_vae", "Peak signal-to-noise ratio of predicted frames and the autoencoder's picture of "
+           "the true ones.", "dB", "higher", "videowm.evaluate.fidelity", floor="the last context frame repeated"),
+    Metric("fidelity/ms_ssim", "Multi-scale structural similarity of predicted frames and the true ones.", "MS-SSIM",
+           "higher", "videowm.evaluate.fidelity", ceiling="the truth through the autoencoder",
+           floor="the last context frame repeated"),
+    Metric("fidelity/ms_ssim_to_vae", "Multi-scale structural similarity of predicted frames and the autoencoder's "
+           "picture of the true ones.", "MS-SSIM", "higher", "videowm.evaluate.fidelity",
+           floor="the last context frame repeated"),
+    Metric("fidelity/ssim", "Structural similarity of predicted frames and the true ones.", "SSIM", "higher",
+           "videowm.evaluate.fidelity", ceiling="the truth through the autoencoder",
+           floor="the last context frame repeated"),
+    Metric("fidelity/ssim_to_vae", "Structural similarity of predicted frames and the autoencoder's picture of the "
+           "true ones.", "SSIM", "higher", "videowm.evaluate.fidelity", floor="the last context frame repeated"),
+    Metric("fidelity/lpips", "Learned perceptual distance (AlexNet) of predicted frames and the true ones.", "LPIPS",
+           "lower", "videowm.evaluate.fidelity", ceiling="the truth through the autoencoder",
+           floor="the last context frame repeated"),
+    Metric("fidelity/lpips_to_vae", "Learned perceptual distance (AlexNet) of predicted frames and the autoencoder's "
+           "picture of the true ones.", "LPIPS", "lower", "videowm.evaluate.fidelity",
+           floor="the last context frame repeated"),
+    Metric("control/delta_psnr", "PSNR under the true actions minus PSNR under random ones (Genie, arXiv 2402.15391, "
+           "section 3).", "dB", "higher", "videowm.evaluate.control", ceiling="the real game under the same random "
+           "actions, through the autoencoder", floor="0, where the actions are ignored",
+           sentence="True actions instead of random ones are worth {value} dB"),
+    Metric("control/r2", "R² of the requested actions as the reader reads them off the rollout, all columns pooled; "
+           "1 is every action seen, 0 is as good as their mean.", "R²", "higher", "videowm.evaluate.control",
+           ceiling="the reader on the truth through the autoencoder; `_ceiling_real`: on the truth itself",
+           floor="rollouts under another episode's actions; `_floor_zero`: under actions of zeros, which are actions "
+           "and not their absence", sentence="R² of the requested actions, read off the rollout, is {value}"),
+    Metric("control/{}_r2", "R² of one requested action as the reader reads it off the rollout.", "R²", "higher",
+           "videowm.evaluate.control", ceiling="the reader on the truth through the autoencoder; `_ceiling_real`: on "
+           "the truth itself", floor="rollouts under another episode's actions; `_floor_zero`: under actions of "
+           "zeros, which are actions and not their absence"),
+    Metric("control/accuracy", "Share of requested actions whose class (up or down; low, middle or high) the reader "
+           "finds in the rollout.", "share right", "higher", "videowm.evaluate.control",
+           ceiling="the reader on the truth through the autoencoder; `_ceiling_real`: on the truth itself",
+           floor="rollouts under another episode's actions; `_floor_zero`: under actions of zeros, which are actions "
+           "and not their absence"),
+    Metric("control/delay", "By how many frames actions show later in the rollout than in real video.", "frames",
+           "lower", "videowm.evaluate.control", ceiling="how late the autoencoder makes real video look",
+           sentence="Actions show {value} frames late"),
+    Metric("control/loss_ratio", "Held-out loss under another episode's actions over the loss under the true ones.",
+           "ratio", "higher", "videowm.evaluate.control", floor="1, where the actions are ignored"),
+    Metric("text/{}_free_share", "Share of starts in which the text moves the fact the right way and actions are "
+           "absent.", "share", "higher", "videowm.evaluate.text_control", floor="0.5, by chance"),
+    Metric("text/{}_free", "How much more of a fact the reader sees when the text asks for more instead of less, "
+           "with actions absent, as training drops them.", "std. deviations", "higher",
+           "videowm.evaluate.text_control", ceiling="real clips with the one phrase against those with the other, "
+           "through the autoencoder; `_ceiling_real`: as they are",
+           floor="captions of other clips, whatever they hold"),
+    Metric("text/{}_share", "Share of starts in which the text moves the fact the right way.", "share", "higher",
+           "videowm.evaluate.text_control", floor="0.5, by chance"),
+    Metric("text/{}_refused", "Why a fact of the captions was not measured.", "text", None,
+           "videowm.evaluate.text_control"),
+    Metric("text/{}", "How much more of a fact the reader sees when the text asks for more instead of less, under "
+           "the true actions.", "std. deviations", "higher", "videowm.evaluate.text_control",
+           ceiling="real clips with the one phrase against those with the other, through the autoencoder; "
+           "`_ceiling_real`: as they are", floor="captions of other clips, whatever they hold",
+           sentence="Where the text asks for more {of} instead of less, the rollout has more by {value} standard "
+           "deviations"),
+    Metric("text/guidance", "Text guidance of the sampler with which text was measured.", "factor", None,
+           "videowm.evaluate.text_control"),
+    Metric("state/error", "Absolute error of the state that the reader reads off the rollout against the "
+           "simulator's, mean over columns.", "std. deviations", "lower", "videowm.evaluate.state",
+           ceiling="the reader's own error on the truth through the autoencoder; `_ceiling_real`: on the truth "
+           "itself", floor="the last context frame repeated", sentence="The state read off the rollout is off by "
+           "{value} standard deviations"),
+    Metric("state/{}", "Absolute error of one state column read off the rollout against the simulator's.",
+           "std. deviations", "lower", "videowm.evaluate.state", ceiling="the reader's own error on the truth "
+           "through the autoencoder; `_ceiling_real`: on the truth itself", floor="the last context frame repeated"),
+    Metric("counterfactual/psnr", "PSNR of rollouts under forced actions against the real game under the same ones.",
+           "dB", "higher", "videowm.evaluate.counterfactual", ceiling="the real future through the autoencoder",
+           floor="the last context frame repeated", sentence="Under forced actions the rollout is at {value} dB from "
+           "the real game"),
+    Metric("counterfactual/gain", "PSNR that a rollout under the forced actions gains over one under the recorded "
+           "actions.", "dB", "higher", "videowm.evaluate.counterfactual",
+           ceiling="what the real game gains, through the autoencoder", floor="0, where the actions are ignored"),
+    Metric("counterfactual/{}_psnr", "PSNR against the real game under one forced action.", "dB", "higher",
+           "videowm.evaluate.counterfactual", ceiling="the real future through the autoencoder",
+           floor="the last context frame repeated"),
+    Metric("counterfactual/{}_gain", "PSNR gained under one forced action over the recorded ones.", "dB", "higher",
+           "videowm.evaluate.counterfactual", ceiling="what the real game gains, through the autoencoder",
+           floor="0, where the actions are ignored"),
+    Metric("counterfactual/{}_error", "Absolute error of a state column, or of all (`state`), read off rollouts "
+           "under forced actions against the real game's.", "std. deviations", "lower",
+           "videowm.evaluate.counterfactual", ceiling="the reader on the real future through the autoencoder; "
+           "`_ceiling_real`: as it is", floor="the rollout that goes on under the recorded actions"),
+    Metric("counterfactual/starts", "How many starts the real game was continued from.", "starts", None,
+           "videowm.evaluate.counterfactual"),
+    Metric("counterfactual/left_out", "How many starts were left out, because the real game ended under a forced "
+           "action.", "starts", None, "videowm.evaluate.counterfactual"),
+    Metric("counterfactual/game_seconds", "Time that playing the real game took.", "seconds", None,
+           "videowm.evaluate.suite"),
+    Metric("counterfactual/game", "Why the real game could not be played again.", "text", None,
+           "videowm.evaluate.suite"),
+    Metric("count/{}_error", "Absolute error of a number of things read off the rollout against the simulator's.",
+           "things", "lower", "videowm.evaluate.counts", ceiling="the reader on the truth through the autoencoder; "
+           "`_ceiling_real`: on the truth itself", floor="the last context frame repeated"),
+    Metric("count/{}_disappear", "How many things vanish from the rollout; near `_true` is good.", "per 100 frames",
+           None, "videowm.evaluate.counts", ceiling="the reader on the truth through the autoencoder; "
+           "`_ceiling_real`: on the truth itself", floor="the last context frame repeated"),
+    Metric("count/{}_appear", "How many things appear in the rollout; near `_true` is good.", "per 100 frames", None,
+           "videowm.evaluate.counts", ceiling="the reader on the truth through the autoencoder; `_ceiling_real`: on "
+           "the truth itself", floor="the last context frame repeated"),
+    Metric("frechet/reader", "Fréchet distance (Heusel et al. 2017, equation 6) of predicted and real videos in the "
+           "reader's features; no FVD, and only comparable within one dataset and reader.",
+           "squared feature distance", "lower", "videowm.evaluate.frechet", ceiling="real video through the "
+           "autoencoder; `_real`: real video against real, the lowest that this number of clips allows",
+           floor="the last context frame repeated", sentence="The Fréchet distance to real video, in the reader's "
+           "features, is {value}"),
+    Metric("frechet/{}", "Fréchet distance of predicted and real videos in the features of a named network.",
+           "squared feature distance", "lower", "videowm.evaluate.frechet", ceiling="real video through the "
+           "autoencoder; `_real`: real video against real, the lowest that this number of clips allows",
+           floor="the last context frame repeated"),
+    Metric("surprise/error", "Held-out loss by clip, of which the clips are ranked.", "MSE of normalised velocity",
+           "lower", "videowm.evaluate.surprise"),
+    Metric("surprise/top_tenth_share", "Share of all prediction error that lies in the worst tenth of the clips.",
+           "share", None, "videowm.evaluate.surprise", floor="0.1, where all clips are alike"),
+    Metric("surprise/ranked", "The worst predicted held-out clips: number, episode and error.",
+           "MSE of normalised velocity", None, "videowm.evaluate.surprise"),
+    Metric("surprise/ranked_by_{}", "The clips with most error by one signal: number, episode and value.",
+           "MSE of normalised velocity", None, "videowm.evaluate.surprise"),
+    Metric("surprise/television_{}", "What a place in the patch of pure noise holds of a signal, over the average of "
+           "all places; 1 does not care, more is drawn to the noise.", "ratio", "lower", "videowm.evaluate.surprise",
+           floor="1 for a signal that does not care"),
+    Metric("drift/{}_area", "Mean over the horizon of the metric between its floor (0) and its ceiling (1).",
+           "share kept", "higher", "videowm.evaluate.drift", ceiling="1", floor="0"),
+    Metric("drift/{}_half_life", "The first predicted frame in which half of the distance between ceiling and floor "
+           "is lost.", "frames", "higher", "videowm.evaluate.drift"),
+    Metric("drift/{}_horizon", "The last predicted frame of the curve that drift was measured on.", "frames", None,
+           "videowm.evaluate.drift"),
+    Metric("drift/{}", "The metric by predicted frame on the scale from floor (0) to ceiling (1).", "share kept",
+           "higher", "videowm.evaluate.drift", ceiling="1", floor="0"),
+    Metric("evaluate/{}_seconds", "Time that one part of the evaluation took.", "seconds", None, "videowm.measure"),
+    Metric("evaluate/seconds", "Time that the evaluation took.", "seconds", None, "videowm.measure"),
+    Metric("about", "What must be equal before the numbers of two runs compare: starts, context, horizon, data, "
+           "reader, features, sampler.", "record", None, "videowm.evaluate.suite"),
+    Metric("step", "Optimiser steps done.", "steps", None, "videowm.train.loop"),
+    Metric("loss", "Training loss of the step's batch; in a world model about the held-out loss.",
+           "MSE, or the weighted sum of its terms", "lower", "videowm.train.loop"),
+    Metric("grad_norm", "Norm of the gradient before it is clipped.", "norm", None, "videowm.train.loop"),
+    Metric("lr", "Learning rate of the step.", "rate", None, "videowm.train.loop"),
+    Metric("gate", "What the action gate found where the actions are not yet obeyed.", "text", None,
+           "videowm.train.gate"),
+    Metric("muon", "Share of a step's time that Muon's matrices take.", "share", None, "videowm.train.loop"),
+    Metric("samples_per_second", "Samples trained on a second, over all processes.", "samples per second", "higher",
+           "videowm.train.meter"),
+    Metric("tokens_per_second", "Tokens processed a second, over all processes.", "tokens per second", "higher",
+           "videowm.train.meter"),
+    Metric("mfu", "Model FLOPs utilisation: training FLOPs a second over the devices' dense bf16 peak.", "share",
+           "higher", "videowm.train.meter", ceiling="1"),
+    Metric("wait", "Share of the time spent waiting for data.", "share", "lower", "videowm.train.meter"),
+    Metric("memory_gib", "Peak memory of the device, or of the process on a CPU.", "GiB", "lower",
+           "videowm.train.meter"),
+    Metric("shortcut/loss", "Loss of the samples that learn to step far.", "MSE of normalised velocity", "lower",
+           "videowm.train.tasks.world"),
+    Metric("text/empty", "Share of the step's samples with an empty caption.", "share", None, "videowm.train.words"),
+    Metric("text/synthetic", "Share of the step's samples with a caption written by a model.", "share", None,
+           "videowm.train.words"),
+    Metric("text/short", "Share of the step's samples with a short caption.", "share", None, "videowm.train.words"),
+    Metric("mse", "Mean squared error of reconstructed frames in [-1, 1].", "MSE", "lower", "videowm.vae.loss"),
+    Metric("l1", "Mean absolute error of reconstructed frames.", "grey levels of 2", "lower", "videowm.vae.loss"),
+    Metric("kl", "Half the mean squared latent: how far latents are from unit scale.", "nats per element", "lower",
+           "videowm.vae.loss"),
+    Metric("ssim", "One minus the structural similarity of reconstructed frames.", "1 - SSIM", "lower",
+           "videowm.vae.loss"),
+    Metric("gradient", "Mean absolute error of differences of neighbouring pixels.", "grey levels of 2", "lower",
+           "videowm.vae.loss"),
+    Metric("motion", "Mean squared error of differences of consecutive frames.", "MSE", "lower", "videowm.vae.loss"),
+    Metric("moved", "Mean squared error over the pixels that changed.", "MSE", "lower", "videowm.vae.loss"),
+    Metric("lpips", "Learned perceptual distance (VGG) of reconstructed frames.", "LPIPS", "lower",
+           "videowm.vae.loss"),
+    Metric("psnr", "PSNR of reconstructed training frames.", "dB", "higher", "videowm.vae.loss"),
+    Metric("critic", "Hinge loss of the critic; 2 where it cannot tell real clips from decoded ones.", "hinge loss",
+           None, "videowm.vae.critic", floor="2"),
+    Metric("adversarial", "How false decoded clips look to the critic.", "critic's score", "lower",
+           "videowm.vae.critic"),
+)
+# fmt: on
+
+
+def find(name: str, among: Iterable[Metric] | None = None) -> Metric | None:
+    """The metric called exactly `name`, else the first family that fits it; None where there is none."""
+    metrics = METRICS if among is None else tuple(among)
+    exact = next((metric for metric in metrics if metric.name == name), None)
+    return exact or next((metric for metric in metrics if metric.matches(name)), None)
 
 
 def base_name(name: str) -> str:
     """`name` without the suffixes of bounds, errors and curves."""
-    suffixes = [f"_{suffix}" for suffix in (*BOUNDS, *BESIDE)]
-    while (end := next((s for s in suffixes if name.endswith(s)), None)) is not None and find(name) is None:
+    while (metric := find(name)) is None or metric.name.endswith("{}"):  # such a family would fit any suffix
+        end = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+        if end is None or name.endswith(f"/{end}"):
+            break
         name = name.removesuffix(end)
     return name
-
-
-def find(name: str, among: Iterable[Metric] | None = None) -> Metric | None:
-    """The metric called exactly `name`, before families that fit it; None where there is none."""
-    metrics = METRICS if among is None else tuple(among)
-    exact = next((metric for metric in metrics if metric.name == name), None)
-    return exact or next((metric for metric in metrics if metric.matches(name)), None)
 
 
 def metric_of(name: str) -> Metric | None:
@@ -68,7 +318,32 @@ def metric_of(name: str) -> Metric | None:
     return find(base_name(name))
 
 
+def unit(name: str) -> str:
+    """The unit of a recorded number or curve; empty where nothing is known of it."""
+    metric = metric_of(name)
+    return "" if metric is None else metric.unit
+
+
 def lower_is_better(name: str) -> bool:
     """Whether a lower value of `name` is better; False where nothing is known of it."""
     metric = metric_of(name)
     return metric is not None and metric.better == "lower"
+
+
+def beside(name: str, suffix: str) -> str:
+    """The recorded name of a metric's error (suffix "se"), curve ("by_frame") or bound ("ceiling", "floor", …)."""
+    metric = find(name)
+    return f"{name}_{suffix}" if metric is None else metric.others.get(suffix, f"{name}_{suffix}")
+
+
+def with_current_names(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded metrics with the names of today: records keep the names that they were written with."""
+    return {FORMER.get(name, name): value for name, value in metrics.items()}
+
+
+def single(metrics: Mapping[str, Any], room: str = "") -> list[str]:
+    """The names of recorded single numbers, of one room ("fidelity") or of all: no bounds, errors, curves or times."""
+    names = [name for name in metrics if name.startswith(f"{room}/" if room else "") and base_name(name) == name]
+    bounds = {other for metric in METRICS for other in metric.others.values()}
+    names = [name for name in names if name not in bounds and unit(name) != "seconds"]
+    return [name for name in names if isinstance(metrics[name], int | float | None)]

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from videowm.evaluate.findings import BOUNDS, sentences, table_rows, unit
+from videowm.evaluate.findings import sentences, table_rows
 from videowm.evaluate.scenes import Scenes
 from videowm.evaluate.suite import ranked
 from videowm.files import write_atomic
+from videowm.metrics import BOUNDS, unit
 from videowm.show import comparison_video, encode_png, grid
 from videowm.vae.codec import to_uint8
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from videowm.files import read_json, write_json
+from videowm.metrics import with_current_names
 from videowm.types import UserError
 
 SCHEMA = 1
@@ -82,6 +83,7 @@ class RunRecord:
         mappings = [name for name in ("params", "metrics", "hashes", "tokens", "frames", "flops") if name in values]
         if wrong := [name for name in mappings if not isinstance(values[name], dict)]:
             raise UserError(f"{where} is damaged ({wrong[0]} is {values[wrong[0]]!r}): {REMEDY}")
+        values["metrics"] = with_current_names(values["metrics"])
         more = {key: value for key, value in data.items() if key not in known and key != "schema"}
         return cls(**values, more=more)
 

@@ -14,6 +14,7 @@ import yaml
 
 from videowm.evaluate.findings import sentences, table_rows, television
 from videowm.evaluate.suite import ranked
+from videowm.metrics import metric_of, unit
 from videowm.page import curve_names
 
 
@@ -35,6 +36,7 @@ def test_every_room_and_every_error(evaluated, reader_run):
     text = (evaluated / "evaluation.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
     metrics = json.loads(text)
+    assert [name for name in metrics if metric_of(name) is None or not unit(name)] == []
     rooms = {name.split("/")[0] for name in metrics}
     assert rooms >= {"fidelity", "control", "state", "drift", "counterfactual", "frechet", "surprise", "heldout",
                      "rollout", "reader", "about"}  # fmt: skip

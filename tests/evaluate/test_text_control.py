@@ -13,7 +13,7 @@ from videowm.data.dataset import Dataset
 from videowm.evaluate.reader import Reader, targets
 from videowm.evaluate.rollouts import RolloutConfig
 from videowm.evaluate.scenes import make_scenes
-from videowm.evaluate.text import CAR, FACTS, Told, captions_of, tell, text
+from videowm.evaluate.text_control import CAR, FACTS, Told, captions_of, tell, text
 from videowm.pipeline import WorldModelPipeline
 from videowm.worlds import WORLDS
 

@@ -13,9 +13,10 @@ import pytest
 from scaling import slurm
 from scaling.panels import against_compute, best_of_budgets, metric_names
 from scaling.plan import SweepConfig
-from scaling.records import falls, finished, runs_of
+from scaling.records import finished, runs_of
 from scaling.report import cut_short, law_of
 from scaling.summary import as_csv, data_rows, paired_error, precision, sentences, table_rows
+from videowm.metrics import lower_is_better
 from videowm.train.config import DIVERGED
 from videowm.types import UserError
 
@@ -61,8 +62,8 @@ def test_the_best_is_the_highest_where_higher_is_better(points):
     drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert drawn["ceiling"] == [0.9, 0.9] and drawn["floor"] == [0.3, 0.3] and [0.5, 0.7] in drawn.values()
     assert metric_names(records) == ["heldout/loss", "control/accuracy"], "bounds and errors have no panel of their own"
-    assert falls("state/error") and falls("frechet/reader") and not falls("control/loss_ratio")
-    assert not falls("drift/state_error_area")
+    assert lower_is_better("state/error") and lower_is_better("frechet/reader")
+    assert not lower_is_better("control/loss_ratio") and not lower_is_better("drift/state_error_area")
 
 
 def test_what_does_not_compare_is_refused(points):

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from videowm.evaluate.curves import Curve, Pairs, pairs, resampled, with_error
 from videowm.evaluate.fidelity import by_frame, psnr
-from videowm.evaluate.readings import Readings
+from videowm.evaluate.readings import BOUND_VIDEOS, Readings
 from videowm.evaluate.scenes import Played, Scenes
 
-BOUNDS = {"ceiling": "decoded", "ceiling_real": "truth", "floor": "shuffled", "floor_zero": "zero"}
+CONTROL_VIDEOS = BOUND_VIDEOS | {"floor": "shuffled", "floor_zero": "zero"}
 SHIFTS = range(-2, 3)  # frames by which a rollout may answer late (or early)
 LEVEL = 0.5  # standard deviations from the mean at which an action that is no button counts as low or high
 
@@ -51,7 +51,7 @@ def control(readings: Readings) -> Iterator[Curve]:
 
 def bounded(readings: Readings, name: str, score: Callable[[np.ndarray], np.ndarray]) -> Curve:
     """The curve of `score(read "b w k") -> "b w"` for the model, the ceilings and the floors."""
-    bounds = {suffix: score(readings.read[video]) for suffix, video in BOUNDS.items()}
+    bounds = {suffix: score(readings.read[video]) for suffix, video in CONTROL_VIDEOS.items()}
     return Curve(name, score(readings.read["dreamed"]), readings.episode, bounds, first=readings.first)
 
 

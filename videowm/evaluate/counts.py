@@ -7,10 +7,9 @@ import numpy as np
 from videowm.evaluate.curves import Curve, Pairs, pairs, with_error
 from videowm.evaluate.drift import drift
 from videowm.evaluate.reader import Reader
-from videowm.evaluate.readings import Readings
+from videowm.evaluate.readings import BOUND_VIDEOS, Readings
 
 COUNTED = ("imps", "fireballs", "imps_seen", "fireballs_seen")  # TakeCover's state columns
-BOUNDS = {"ceiling": "decoded", "ceiling_real": "truth", "floor": "repeat"}
 
 
 def whole(rows: np.ndarray) -> np.ndarray:
@@ -40,7 +39,7 @@ def counts(readings: Readings, reader: Reader) -> Pairs:
         mean, std = reader.readable.mean[i], reader.readable.std[i]
         true = whole(readings.true[..., i] * std + mean)
         read = {video: whole(rows[..., i] * std + mean) for video, rows in readings.read.items()}
-        bounds = {suffix: np.abs(read[video] - true) for suffix, video in BOUNDS.items()}
+        bounds = {suffix: np.abs(read[video] - true) for suffix, video in BOUND_VIDEOS.items()}
         error = np.abs(read["dreamed"] - true)
         curve = Curve(f"count/{name}_error", error, readings.episode, bounds, "lower", readings.first)
         yield from pairs(curve)

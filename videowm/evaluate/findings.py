@@ -1,62 +1,17 @@
-"""What was measured, for people: units, rows of tables, and sentences made of measured numbers."""
+"""What was measured, for people: rows of tables and sentences made of measured numbers."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-BOUNDS = {  # suffix -> label
-    "ceiling": "ceiling",
-    "ceiling_real": "ceiling on real video",
-    "floor": "floor",
-    "floor_zero": "floor without actions",
-    "real": "real against real",
-    "true": "the simulator",
-}
-# Ends of names that have no row of their own.
-BESIDE = tuple(f"_{suffix}" for suffix in ("se", "first", "horizon", "clips", "seconds", *BOUNDS))
-UNITS = {  # the first pattern that fits a name says what its numbers are in
-    "^drift/": "share kept",
-    "^(frechet|surprise)/|loss_ratio|guidance": "",
-    "starts$|left_out$": "starts",
-    "psnr|gain$": "dB",
-    "ms_ssim": "MS-SSIM",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "r2$": "R²",
-    "accuracy$": "share right",
-    "_share$": "share",
-    "delay$": "frames",
-    "^count/.*_error$": "things",
-    "^count/": "per 100 frames",
-    "^(state|text|counterfactual)/": "std. deviations",
-}
-SAID = {  # name -> what is said of it before its bounds
-    "fidelity/psnr": "PSNR of the rollout is {} dB",
-    "control/delta_psnr": "True actions instead of random ones are worth {} dB",
-    "control/r2": "R² of the requested actions, read off the rollout, is {}",
-    "control/delay": "Actions show {} frames late",
-    "text/turn": "Told to turn left, not right, the rollout turns more by {} standard deviations",
-    "state/error": "The state read off the rollout is off by {} standard deviations",
-    "counterfactual/psnr": "Under forced actions the rollout is at {} dB from the real game",
-    "frechet/reader": "The Fréchet distance to real video, in the reader's features, is {}",
-}
+from videowm.metrics import BOUNDS, METRICS, base_name, beside, find, single, unit
+
+NO_ERROR = "one episode: no error is known"
 
 
-def unit(name: str) -> str:
-    """The unit of a number, or of the curve that it is the mean of."""
-    name = name.removesuffix("_by_frame")
-    return next((words for pattern, words in UNITS.items() if re.search(pattern, name)), "")
-
-
-def single(metrics: dict[str, Any], room: str = "") -> list[str]:
-    """The names of a room's single numbers, without those of bounds and errors."""
-    names = [n for n, v in metrics.items() if n.startswith(f"{room}/" if room else "") and not n.endswith(BESIDE)]
-    return [n for n in names if isinstance(metrics[n], int | float | None)]
-
-
-def with_error(metrics: dict[str, Any], name: str) -> str:
-    value, error = metrics.get(name), metrics.get(f"{name}_se")
+def value_with_error(metrics: dict[str, Any], name: str) -> str:
+    """The value ± its standard error; without ± where no error is known, empty where nothing was measured."""
+    value, error = metrics.get(name), metrics.get(beside(name, "se"))
     if name not in metrics:
         return ""
     if value is None:
@@ -66,75 +21,101 @@ def with_error(metrics: dict[str, Any], name: str) -> str:
 
 def bounds(metrics: dict[str, Any], name: str) -> dict[str, str]:
     """The bounds that a number has, by label."""
-    found = {label: with_error(metrics, f"{name}_{suffix}") for suffix, label in BOUNDS.items()}
+    found = {label: value_with_error(metrics, beside(name, suffix)) for suffix, label in BOUNDS.items()}
     return {label: shown for label, shown in found.items() if shown}
 
 
+def episodes(metrics: dict[str, Any]) -> int | None:
+    """How many held-out episodes were measured on, where the evaluation recorded it."""
+    return metrics.get("about", {}).get("episodes")
+
+
 def table_rows(metrics: dict[str, Any], room: str) -> list[dict[str, str]]:
-    """One row a number of the room: value ± error, unit, and the bounds that any of the room has."""
+    """One row a number of the room: value ± error, unit, and the bounds that any number of the room has."""
     if room == "drift":
         return drift_rows(metrics)
     names = single(metrics, room)
     has = {name: bounds(metrics, name) for name in names}
     labels = [label for label in BOUNDS.values() if any(label in one for one in has.values())]
     return [
-        {"name": name, "value": with_error(metrics, name), "unit": unit(name)}
-        | {k: has[name].get(k, "") for k in labels}
+        {"name": name, "value": value_with_error(metrics, name), "unit": unit(name)}
+        | {label: has[name].get(label, "") for label in labels}
         for name in names
     ]
 
 
 def drift_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
     """One row a curve: how much of the distance between its bounds is kept, and when half of it is lost."""
-    rows = []
-    for name in (n.removesuffix("_horizon") for n in metrics if n.startswith("drift/") and n.endswith("_horizon")):
-        area, half, last = (f"{name}_{what}" for what in ("area", "half_life", "horizon"))
-        kept = metrics[area] is not None
-        never = f"not within {metrics[last]}"
+    unknown = NO_ERROR if episodes(metrics) == 1 else "bounds not three errors apart"
+    horizon, rows = find("drift/{}_horizon"), []
+    for name in (name for name in metrics if name.startswith("drift/") and find(name) is horizon):
+        curve = horizon.of(name)
+        area, half = (f"drift/{curve}_{what}" for what in ("area", "half_life"))
+        kept, lost = metrics.get(area) is not None, metrics.get(half) is not None
+        never = f"not within {metrics[name]}"
         rows.append({
-            "name": name.removeprefix("drift/"),
-            "kept on average": with_error(metrics, area) if kept else "bounds not three errors apart",
-            "half is lost at frame": "" if not kept else never if metrics[half] is None else with_error(metrics, half),
+            "name": curve,
+            "kept on average": value_with_error(metrics, area) if kept else unknown,
+            "half is lost at frame": "" if not kept else value_with_error(metrics, half) if lost else never,
         })  # fmt: skip
     return rows
 
 
 def sentences(metrics: dict[str, Any]) -> list[str]:
-    """What is said first."""
-    about, said = metrics["about"], []
+    """What stands at the top of the page and on the terminal: one sentence a finding."""
+    written = about_sentences(metrics.get("about", {})) + headlines(metrics) + television(metrics)
+    refused = [str(text) for name, text in metrics.items() if name.endswith("_refused")]
+    return written + [f"{text[:1].upper()}{text[1:]}." for text in refused]
+
+
+def about_sentences(about: dict[str, Any]) -> list[str]:
+    """The model and the held-out starts that were measured."""
+    written = []
     if model := about.get("model"):
-        said.append(
+        written.append(
             f"A world model of {model['world']}: depth {model['depth']}, {model['parameters'] / 1e6:.3g}M parameters "
             f"in its blocks' matrices, {model['flops']:.2e} training FLOPs, {model['steps']:,} steps."
         )
-    said.append(
-        f"{about['clips']} held-out starts of {about['episodes']} episodes, {about['context']} frames of context and "
-        f"{about['horizon']} predicted; ± is the bootstrap standard error over episodes."
-    )
-    for name, words in SAID.items():
-        if name in metrics:
+    if about:
+        error = "± is the bootstrap standard error over episodes" if about.get("episodes") != 1 else NO_ERROR
+        written.append(
+            f"{about.get('clips')} held-out starts of {about.get('episodes')} episodes, {about.get('context')} frames "
+            f"of context and {about.get('horizon')} predicted; {error}."
+        )
+    return written
+
+
+def headlines(metrics: dict[str, Any]) -> list[str]:
+    """The sentence of every metric that has one and was measured, with its bounds."""
+    written = []
+    for metric in (metric for metric in METRICS if metric.sentence):
+        for name in (name for name in metrics if base_name(name) == name and find(name) is metric):
+            if isinstance(metrics[name], str):
+                continue
+            text = metric.sentence.format(value=value_with_error(metrics, name), of=metric.of(name))
             between = ", ".join(f"{label} {shown}" for label, shown in bounds(metrics, name).items())
-            said.append(words.format(with_error(metrics, name)) + (f" ({between})." if between else "."))
-            if metrics.get(f"drift/{name.replace('/', '_')}_area", 0) is None:
-                said[-1] += " Ceiling and floor do not lie three standard errors apart: it says nothing here."
-    said += television(metrics)
-    said += [f"{text[0].upper()}{text[1:]}." for name, text in metrics.items() if name.endswith("_refused")]
-    return said
+            written.append(f"{text} ({between})." if between else f"{text}.")
+            if metrics.get(f"drift/{name.replace('/', '_')}_area", 0) is None and episodes(metrics) != 1:
+                written[-1] += " Ceiling and floor do not lie three standard errors apart: it says nothing here."
+    return written
 
 
 def television(metrics: dict[str, Any]) -> list[str]:
     """Which signals are drawn to a patch of pure noise: those of which it holds more than its part of the picture."""
-    said = []
-    for name in ("error", "disagreement", "progress"):
-        key = f"surprise/television_{name}"
-        if key not in metrics:
+    signals = {"error": "Raw error", "disagreement": "Reducible error, by disagreement,",
+               "progress": "Reducible error, by progress,"}  # fmt: skip
+    written = []
+    for signal, words in signals.items():
+        if (share := metrics.get(name := f"surprise/television_{signal}")) is None:
             continue
-        clear = 2 * metrics[f"{key}_se"]
-        drawn = "is drawn to" if metrics[key] > 1 + clear else "is not drawn to"
-        if abs(metrics[key] - 1) <= clear:
+        if (error := metrics.get(f"{name}_se")) is None:
+            drawn = f"may be drawn to ({NO_ERROR})"
+        elif abs(share - 1) <= 2 * error:
             drawn = "is not measurably drawn to"
-        words = "Raw error" if name == "error" else f"Reducible error, by {name},"
-        said.append(
-            f"{words} {drawn} the patch of pure noise: a place there has {with_error(metrics, key)} times the average."
+        else:
+            drawn = "is drawn to" if share > 1 else "is not drawn to"
+        written.append(
+            f"{words} {drawn} the patch of pure noise: a place there has {value_with_error(metrics, name)} times the "
+            "average."
         )
-    return said
+    return written

@@ -13,6 +13,7 @@ from videowm.evaluate.scenes import Scenes
 from videowm.types import UserError
 
 VIDEOS = ("truth", "decoded", "dreamed", "shuffled", "zero", "repeat")
+BOUND_VIDEOS = {"ceiling": "decoded", "ceiling_real": "truth", "floor": "repeat"}  # suffix of a bound -> its video
 
 
 @dataclass(frozen=True)

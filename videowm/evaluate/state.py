@@ -7,9 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from videowm.evaluate.curves import Curve
-from videowm.evaluate.readings import Readings
-
-BOUNDS = {"ceiling": "decoded", "ceiling_real": "truth", "floor": "repeat"}
+from videowm.evaluate.readings import BOUND_VIDEOS, Readings
 
 
 def state(readings: Readings) -> Iterator[Curve]:
@@ -25,7 +23,7 @@ def state(readings: Readings) -> Iterator[Curve]:
     def error(video: str) -> np.ndarray:
         return np.abs(readings.read[video] - readings.true)
 
-    bounds = {suffix: error(video) for suffix, video in BOUNDS.items()}
+    bounds = {suffix: error(video) for suffix, video in BOUND_VIDEOS.items()}
     for name, chosen in {**{readings.names[i]: [i] for i in columns}, "error": list(columns)}.items():
         yield Curve(
             f"state/{name}", error("dreamed")[..., chosen].mean(-1), readings.episode,

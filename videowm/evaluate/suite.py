@@ -28,7 +28,7 @@ from videowm.evaluate.rollouts import RolloutConfig
 from videowm.evaluate.scenes import Scenes
 from videowm.evaluate.state import state
 from videowm.evaluate.surprise import learnable, surprise
-from videowm.evaluate.text import text_control
+from videowm.evaluate.text_control import text_control
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 
