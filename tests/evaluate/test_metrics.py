@@ -88,6 +88,6 @@ def test_better_and_beside():
 
 def test_old_names_are_read():
     """Guards records of before a renaming, whose number would be lost."""
-    data = {"name": "x", "seed": 0, "steps": 1, "batch": 1, "lr": 1.0, "wall_seconds": 1.0, "device": "cpu", "params": {},
-            "metrics": {"heldout/loss_untold": 0.5}}  # fmt: skip
+    numbers = dict.fromkeys(("seed", "steps", "batch", "lr", "wall_seconds"), 1)
+    data = {"name": "x", "device": "cpu", "params": {}, "metrics": {"heldout/loss_untold": 0.5}, **numbers}
     assert RunRecord.from_json(data).metrics == {"heldout/loss_without_text": 0.5}
