@@ -35,8 +35,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from videowm.data.captions import Captions
 from videowm.data.dataset import Dataset
-from videowm.evaluate.text_control import FACTS
-from videowm.worlds import WORLDS
+from videowm.worlds import open_world, world_class
 
 CLIP_FRAMES = 33
 SIZE = Size(words=700, image=IMAGE, patch=16, vision=(128, 512, 4, 4), text=(192, 512, 4, 4), phrases=True)
@@ -49,7 +48,7 @@ class Clips:
     """
 
     def __init__(self, dataset: Dataset, split: str) -> None:
-        self.world, self.episodes = WORLDS[dataset.name](), dataset.split(split)
+        self.world, self.episodes = open_world(dataset.name), dataset.split(split)
         self.frames = [dataset.frames(e, np.arange(dataset.lengths[e])) for e in self.episodes]
         self.states = [dataset.states(e) for e in self.episodes]
         self.actions = [dataset.actions(e) for e in self.episodes]
@@ -172,7 +171,7 @@ def score(args: argparse.Namespace) -> None:
     held = set(dataset.split("test"))
     both = [key for key in model if key in state and (not args.test or key.episode in held)]
     print(f"{len(both)} clips captioned by both")
-    for fact in FACTS[dataset.name]:
+    for fact in world_class(dataset.name).FACTS:
         told, seen = np.array([[fact.said(captions[key].short) for captions in (state, model)] for key in both]).T
         commonest = max((told == side).mean() for side in (-1, 0, 1))
         opposite = (told * seen == -1).mean()

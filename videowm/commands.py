@@ -19,7 +19,7 @@ from videowm.dit.sample import Sampler
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import DiffusersCodec, load_vae, to_float, to_uint8
-from videowm.worlds import WORLDS
+from videowm.worlds import find_world
 
 
 def device() -> torch.device:
@@ -151,9 +151,10 @@ def future(args, dataset: Dataset, episode: int, pipeline: WorldModelPipeline) -
 
 def named_actions(world: str) -> dict[str, tuple[float, ...]]:
     """The action names of the world that a model was trained on."""
-    if world not in WORLDS:
+    known = find_world(world)
+    if known is None or not known.NAMED_ACTIONS:
         raise UserError(f"the model's world {world!r} has no named actions: give a table (.csv, .npy, .npz)")
-    return WORLDS[world].NAMED_ACTIONS
+    return known.NAMED_ACTIONS
 
 
 def evaluate(args: argparse.Namespace) -> None:

@@ -18,11 +18,12 @@ from videowm.evaluate.findings import sentences
 from videowm.evaluate.reader import Reader, check_reader
 from videowm.evaluate.scenes import make_scenes
 from videowm.evaluate.suite import Instruments, suite, suite_of_bank
-from videowm.evaluate.surprise import television
+from videowm.evaluate.surprise import among_latents
 from videowm.page import write_page
 from videowm.pipeline import WorldModelPipeline
 from videowm.train.tasks.world import WorldTask
 from videowm.types import UserError
+from videowm.worlds import find_world
 
 
 def measure_world(args: argparse.Namespace, task: WorldTask) -> dict[str, Any]:
@@ -67,9 +68,8 @@ def finished_model(run: Path, task: WorldTask, device: torch.device) -> DiT:
 
 def patch_of(pipeline: WorldModelPipeline) -> tuple[slice, slice] | None:
     """Where the world has a patch of pure noise, among its latents."""
-    if not pipeline.trained_on.world.endswith("-noisy"):
-        return None
-    return television(pipeline.codec.stride, pipeline.transformer.config.width)
+    world = find_world(pipeline.trained_on.world)
+    return among_latents(world.NOISE, pipeline.codec.stride) if world and world.NOISE else None
 
 
 def instruments_of(

@@ -20,7 +20,7 @@ from videowm.data.captions import (
 )
 from videowm.data.dataset import Dataset
 from videowm.types import UserError
-from videowm.worlds import CarRacing
+from videowm.worlds.carracing import CarRacing
 
 
 @pytest.fixture
@@ -131,5 +131,5 @@ def test_datasets_without_states_or_clips(data, tmp_path):
         caption_from_state(data, clip_frames=1)
     info = json.loads((data / "meta/info.json").read_text())
     (data / "meta/info.json").write_text(json.dumps(info | {"robot_type": "robot"}))
-    with pytest.raises(UserError, match="no recorded states that a world can put into words .*--base-url"):
+    with pytest.raises(UserError, match="no recorded states that its world can put into words.*--base-url"):
         caption_from_state(data, clip_frames=9)

@@ -17,7 +17,7 @@ from videowm.data.dataset import Dataset
 from videowm.data.layout import Layout, finish, write_group
 from videowm.data.recording import play_episode
 from videowm.types import Episode, UserError
-from videowm.worlds import CarRacing
+from videowm.worlds.carracing import CarRacing
 
 ARROW = {"float32": pa.float32(), "int64": pa.int64(), "bool": pa.bool_()}
 

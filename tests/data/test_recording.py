@@ -16,7 +16,7 @@ import videowm.types
 from videowm.data.dataset import Dataset
 from videowm.data.recording import play_episode, record_episodes
 from videowm.types import UserError
-from videowm.worlds import CarRacing
+from videowm.worlds.carracing import CarRacing
 
 # Subprocesses find the package wherever these tests found it.
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(videowm.types.__file__).parents[1])}

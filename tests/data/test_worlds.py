@@ -10,8 +10,9 @@ import pytest
 
 from videowm.data.recording import play_once
 from videowm.types import UserError
-from videowm.worlds import WORLDS, CarRacing, TakeCover, open_world
-from videowm.worlds.takecover import FIRST_SLOT, area_average, escape
+from videowm.worlds import BUILT_IN, open_world, world_class
+from videowm.worlds.carracing import CarRacing
+from videowm.worlds.takecover import FIRST_SLOT, TakeCover, area_average, escape
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -182,15 +183,15 @@ def test_a_world_repeats_and_keeps_its_promises(name, tmp_path, monkeypatch):
     assert episode.states.shape[1] == len(world.state_names) and np.isfinite(episode.states).all()
     assert episode.actions.shape[1] == len(world.action_names)
     assert {len(action) for action in world.NAMED_ACTIONS.values()} == {len(world.action_names)}
-    assert name == world.name and WORLDS[name] is type(world) and not list(tmp_path.iterdir())
+    assert name == world.name and world_class(name) is type(world) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_a_clip_is_put_into_words(name):
     """Guards a caption that needs an action for the last frame, which a clip has not, and details that say nothing."""
     episode = play_once(opened(name), np.random.default_rng(1), 33)
     states, actions = episode.states, episode.actions[: len(episode.states) - 1]
-    world, rng = WORLDS[name](), np.random.default_rng(0)
+    world, rng = world_class(name)(), np.random.default_rng(0)
     words = world.caption(states, actions, rng), world.details(states, actions, rng)
     assert all(len(text) > 20 and text[0].isupper() and text.endswith(".") for text in words)
 

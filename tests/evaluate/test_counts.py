@@ -9,6 +9,7 @@ import pytest
 
 from videowm.evaluate.counts import changes, counts
 from videowm.evaluate.readings import VIDEOS, Readings
+from videowm.worlds.takecover import TakeCover
 
 
 def test_changes_by_hand():
@@ -27,7 +28,7 @@ def test_a_world_that_forgets_is_told_from_one_that_lasts():
     standard["dreamed"] = np.stack([0 * imps, (forgotten - 0.4 - 3) / 2], -1)
     readings = Readings(np.stack([0 * imps, (imps - 3) / 2], -1), standard, ["left", "imps"], np.zeros(2, bool),
                         np.zeros(2), 1, np.arange(6), 1)  # fmt: skip
-    got = dict(counts(readings, reader))
+    got = dict(counts(readings, reader, TakeCover.COUNTED))
     lost = (imps[:, 0] // 2).mean()
     assert got["count/imps_error_by_frame"] == pytest.approx([0] * 5 + [lost] * 4)
     assert got["count/imps_error_ceiling"] == 0 and got["count/imps_error_se"] > 0

@@ -6,8 +6,9 @@ import torch
 
 from videowm.data.latents import Latents
 from videowm.evaluate.heldout import HeldoutConfig, bank_losses, make_bank
-from videowm.evaluate.surprise import learnable, maps, surprise, television, velocities
+from videowm.evaluate.surprise import among_latents, learnable, maps, surprise, velocities
 from videowm.pipeline import WorldModelPipeline
+from videowm.worlds.noisy import NoisyCarRacing
 
 CONFIG = HeldoutConfig(clips=8, window=4, context=2)
 TELEVISION = (slice(0, 2), slice(6, 8))
@@ -45,7 +46,7 @@ class Told(torch.nn.Module):
 
 def test_noise_draws_error_but_not_what_can_be_learned(latents):
     """Guards curiosity that stares at noise: error is drawn to the television, disagreement and progress are not."""
-    assert television((4, 8, 8), 8) == TELEVISION
+    assert among_latents(NoisyCarRacing.NOISE, (4, 8, 8)) == TELEVISION
     bank = make_bank(Latents.open(latents, "test"), CONFIG)
     models = [Told(bank, left, seed) for seed, left in enumerate((1.0, 0.6, 0.3))]
     got = dict(learnable(models, bank, 8, TELEVISION))

@@ -27,7 +27,7 @@ from videowm.data.clips import stretches
 from videowm.data.dataset import Dataset
 from videowm.files import write_atomic, write_json
 from videowm.types import UserError
-from videowm.worlds import WORLDS
+from videowm.worlds import find_world, open_world
 
 
 class ClipKey(NamedTuple):
@@ -191,12 +191,13 @@ def caption_from_state(data: str | Path, *, clip_frames: int) -> tuple[str, int]
     The phrasing is a function of (episode, start), so the same command gives the same file.
     """
     dataset = Dataset(data)
-    world = WORLDS[dataset.name]() if dataset.name in WORLDS else None
-    if world is None or dataset.state_names != world.state_names:
+    known = find_world(dataset.name)
+    if known is None or not known.has("caption") or dataset.state_names != known.state_names:
         raise UserError(
-            f"{data} ({dataset.name}) has no recorded states that a world can put into words (worlds: "
-            f"{', '.join(WORLDS)}): caption it with --base-url and --model"
+            f"{data} ({dataset.name}) has no recorded states that its world can put into words: caption it with "
+            "--base-url and --model"
         )
+    world = open_world(dataset.name)
     lines = []
     for key in clips_to_caption(dataset, clip_frames):
         states = dataset.states(key.episode)[key.start : key.start + key.frames]

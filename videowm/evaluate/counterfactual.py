@@ -23,7 +23,6 @@ from videowm.types import UserError
 from videowm.vae.codec import to_float
 from videowm.worlds import World, open_world
 
-FORCED = {"carracing": ("left", "right", "brake"), "takecover": ("left", "right", "stay")}
 SPARE = 8  # starts looked at for one that is wanted
 
 
@@ -146,18 +145,17 @@ class Branch:
     episode: np.ndarray
 
 
-def branches(
-    pipeline: WorldModelPipeline, replay: Replay, config: RolloutConfig, forced: tuple[str, ...] | None = None
-) -> tuple[list[Branch], int]:
+def branches(pipeline: WorldModelPipeline, replay: Replay, config: RolloutConfig) -> tuple[list[Branch], int]:
     """One branch an action, all of the same `clips` starts, and how many were left out because a game ended.
 
     Of `SPARE` times as many held-out starts those are taken that last to the horizon under every action; fewer where
     fewer do.
     """
     dataset = replay.dataset
-    named = replay.world.NAMED_ACTIONS
-    forced = forced or FORCED.get(replay.world.name.split("-")[0], tuple(named)[:3])
-    actions = [np.tile(np.float32(named[name]), (config.horizon, 1)) for name in forced]
+    forced = replay.world.forced_actions()
+    if not forced:
+        raise UserError(f"the world {replay.world.name!r} names no actions that could be forced: give its class some")
+    actions = [np.tile(np.float32(action), (config.horizon, 1)) for action in forced.values()]
     where = starting_points(dataset, replace(config, clips=SPARE * config.clips), pipeline.time_stride)
     known, left_out = config.context_frames, 0
     futures: list[list[Future]] = []
@@ -178,8 +176,8 @@ def branches(
     start = start_from(pipeline, dataset, kept, config)
     unforced = through_codec(pipeline, start.frames, config.batch), roll(pipeline, start, config)
     made = [
-        branch(pipeline, start, config, name, unforced, torch.tensor(named[name]), [real[i] for real in futures])
-        for i, name in enumerate(forced)
+        branch(pipeline, start, config, name, unforced, torch.tensor(action), [real[i] for real in futures])
+        for i, (name, action) in enumerate(forced.items())
     ]
     return made, left_out
 

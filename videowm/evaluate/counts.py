@@ -9,8 +9,6 @@ from videowm.evaluate.drift import drift
 from videowm.evaluate.reader import Reader
 from videowm.evaluate.readings import BOUND_VIDEOS, Readings
 
-COUNTED = ("imps", "fireballs", "imps_seen", "fireballs_seen")  # TakeCover's state columns
-
 
 def whole(rows: np.ndarray) -> np.ndarray:
     """Readings as counts: the nearest whole number, 0 or more."""
@@ -23,8 +21,8 @@ def changes(count: np.ndarray) -> dict[str, np.ndarray]:
     return {"appear": 100 * step.clip(0, None).mean(1), "disappear": 100 * (-step).clip(0, None).mean(1)}
 
 
-def counts(readings: Readings, reader: Reader) -> Pairs:
-    """Absolute error of every count by predicted frame, and what appears and disappears per 100 frames.
+def counts(readings: Readings, reader: Reader, counted: tuple[str, ...]) -> Pairs:
+    """Absolute error of the columns `counted` by predicted frame, and what appears and disappears per 100 frames.
 
     Ceilings: the reader's own error on the autoencoder's picture of the real video, and on the real video. Floor: the
     last context frame repeated, where nothing comes or goes. Of the changes there is no better or worse: `_true` is
@@ -32,7 +30,7 @@ def counts(readings: Readings, reader: Reader) -> Pairs:
     """
     if readings.true.shape[1] < 2:
         return
-    for name in COUNTED:
+    for name in counted:
         if name not in readings.names:
             continue
         i = readings.names.index(name)

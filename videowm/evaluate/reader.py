@@ -117,7 +117,7 @@ class Reader(nn.Module):
         """The reader of a finished run of `task: reader`."""
         run = Path(run)
         if not (run / "record.json").exists() or not (run / "reader.safetensors").exists():
-            raise UserError(f"{run} holds no finished reader: videowm train configs/reader/carracing.yaml first")
+            raise UserError(f"{run} holds no finished reader: train one with a configuration of `task: reader` first")
         note: dict[str, Any] = json.loads((run / "config.json").read_text())
         reader = cls(ReaderConfig(**note["config"]), Readable(**note["readable"]))
         reader.load_state_dict(load_file(run / "reader.safetensors"))

@@ -31,6 +31,7 @@ from videowm.evaluate.surprise import learnable, surprise
 from videowm.evaluate.text_control import text_control
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
+from videowm.worlds import find_world
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def suite(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config
         yield from measured(control(readings))
         yield from delay(readings)
         yield from measured(state(readings))
-        yield from counts(readings, reader)
+        world = find_world(dataset.name)
+        yield from counts(readings, reader, world.COUNTED if world else ())
         if pipeline.reads is not None:
             sampler = replace(config.sampler, text_guidance=instruments.text_guidance)
             yield from text_control(pipeline, dataset, scenes, replace(config, sampler=sampler), reader)

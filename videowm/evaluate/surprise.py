@@ -9,7 +9,6 @@ from torch import Tensor
 from videowm.dit import DiT, flow
 from videowm.evaluate.curves import Pairs, resampled, with_error
 from videowm.evaluate.heldout import Bank
-from videowm.worlds.noisy import PATCH
 
 SHOWN = 10  # clips listed
 
@@ -62,9 +61,9 @@ def reducible(models: dict[str, Tensor], bank: Bank) -> dict[str, Tensor]:
     }
 
 
-def television(stride: tuple[int, int, int], width: int) -> tuple[slice, slice]:
-    """Where `carracing-noisy` has its patch of noise, among latents `width` elements wide: the upper right corner."""
-    return slice(0, -(-PATCH // stride[1])), slice(width - -(-PATCH // stride[2]), width)
+def among_latents(patch: tuple[slice, slice], stride: tuple[int, int, int]) -> tuple[slice, slice]:
+    """The latent elements (rows, columns) that hold the pixels of `patch`."""
+    return tuple(slice(side.start // n, -(-side.stop // n)) for side, n in zip(patch, stride[1:], strict=True))
 
 
 def learnable(models: list[DiT], bank: Bank, batch: int, patch: tuple[slice, slice] | None = None) -> Pairs:

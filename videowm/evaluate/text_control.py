@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,45 +17,7 @@ from videowm.evaluate.readings import standardised
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from
 from videowm.evaluate.scenes import Scenes, with_future
 from videowm.pipeline import WorldModelPipeline
-from videowm.worlds import WORLDS
-
-
-@dataclass(frozen=True)
-class Fact:
-    """What every short caption of a world says in one of several phrases, and a column of the reader that shows it."""
-
-    name: str
-    columns: tuple[str, ...]  # the first that the reader has is read
-    low: tuple[str, ...]
-    high: tuple[str, ...]  # phrases that mean more of the column than those of `low`
-    others: tuple[str, ...]  # and neither
-
-    @property
-    def pattern(self) -> str:
-        phrases = sorted((*self.low, *self.high, *self.others), key=len, reverse=True)
-        return "|".join(rf"\b{re.escape(phrase)}\b" for phrase in phrases)
-
-    def said(self, caption: str) -> int:
-        """1 where a caption says the high phrase, -1 for the low one, 0 for neither."""
-        phrase = re.search(self.pattern, caption)
-        return 0 if phrase is None else (phrase[0] in self.high) - (phrase[0] in self.low)
-
-    def changed(self, caption: str, phrase: str) -> str:
-        """The caption with `phrase` in this fact's place, all else as it was."""
-        return re.sub(self.pattern, phrase, caption, count=1)
-
-
-CAR = (
-    Fact(
-        "turn", ("turn", "angular_speed"), ("turning right most of the time",), ("turning left most of the time",),
-        ("turning left and right in equal parts", "mostly straight on"),
-    ),
-    Fact(
-        "speed", ("speed", "forward"), ("slowly", "at low speed"), ("fast", "at high speed"),
-        ("at a moderate speed", "at medium pace"),
-    ),
-)  # fmt: skip
-FACTS = {"carracing": CAR, "carracing-noisy": CAR}
+from videowm.worlds import Fact, find_world, open_world, world_class
 
 
 @dataclass(frozen=True)
@@ -71,7 +32,7 @@ class Told:
 
 def captions_of(scenes: Scenes, dataset: Dataset) -> list[str]:
     """Short captions of the predicted stretches, made from the simulator's states; the phrasing follows the start."""
-    world, said = WORLDS[dataset.name](), []
+    world, said = open_world(dataset.name), []
     for episode, first in zip(scenes.episode.tolist(), scenes.first.tolist(), strict=True):
         begin, end = first + scenes.context - 1, first + scenes.context + scenes.horizon
         rng = np.random.default_rng([episode, first])
@@ -93,7 +54,7 @@ def tell(pipeline: WorldModelPipeline, dataset: Dataset, scenes: Scenes, config:
     def dreamed(prompts: list[str], start: Start = start, actions: Tensor = actions) -> Tensor:
         return roll(pipeline, start, config, actions, prompts)[:, scenes.context :]
 
-    n, facts = len(captions), FACTS[dataset.name]
+    n, facts = len(captions), world_class(dataset.name).FACTS
     high, low = ({f.name: dreamed([f.changed(c, getattr(f, side)[0]) for c in captions]) for f in facts}
                  for side in ("high", "low"))  # fmt: skip
     drawn = np.random.default_rng(config.seed)
@@ -132,10 +93,11 @@ def text_control(
 ) -> Pairs:
     """All of it under the true actions and, of a model that can do without them, as `_free` under none.
 
-    Nothing where the world has no facts.
+    Nothing where the world has no facts, or the dataset other states than the world.
     """
-    facts = FACTS.get(dataset.name, ())
-    if not facts or dataset.state_names != WORLDS[dataset.name].state_names:
+    world = find_world(dataset.name)
+    facts = world.FACTS if world else ()
+    if not facts or dataset.state_names != world.state_names:
         return
     yield "text/guidance", config.sampler.text_guidance
     kinds = {"": True} | ({"_free": False} if pipeline.trained_on.drop_actions else {})

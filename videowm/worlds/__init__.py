@@ -1,70 +1,107 @@
-"""Games that data are recorded from: seeded, stepped by actions, drawn to RGB, driven by a scripted player.
+"""Worlds by name: four that come with the package, and those of other packages.
 
-Names, sizes and named actions are class attributes and cost nothing; a simulator loads when its world is opened or
-first reset.
+Another package adds a world with an entry point in its pyproject.toml. Here `Pong` is a subclass of `World` with
+`name = "pong"`:
+
+    [project.entry-points."videowm.worlds"]
+    pong = "my_package.pong:Pong"
+
+A world's module is imported when the world is asked for, and a simulator when its world is first reset.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
-
-import numpy as np
+import inspect
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from videowm.config import suggest
 from videowm.types import UserError
-from videowm.worlds.carracing import CarRacing
-from videowm.worlds.fourrooms import FourRooms
-from videowm.worlds.noisy import NoisyCarRacing
-from videowm.worlds.takecover import TakeCover
+from videowm.worlds.base import Fact, World
+
+__all__ = ["Fact", "World", "find_world", "open_world", "world_class", "world_names"]
+
+GROUP = "videowm.worlds"  # of entry points
+BUILT_IN = {
+    "carracing": "videowm.worlds.carracing:CarRacing",
+    "carracing-noisy": "videowm.worlds.noisy:NoisyCarRacing",
+    "fourrooms": "videowm.worlds.fourrooms:FourRooms",
+    "takecover": "videowm.worlds.takecover:TakeCover",
+}
+CORE = ("name", "size", "action_names", "reset", "step", "render")
 
 
-class World(Protocol):
-    """A game as the recorder, the dream scorer and the player see it."""
-
-    name: str
-    fps: float  # recorded frames, and actions, a second
-    size: tuple[int, int]  # (H, W) pixels
-    shortest: int  # frames; a recorded episode that ends earlier is drawn anew
-    action_names: tuple[str, ...]
-    state_names: tuple[str, ...]
-    NAMED_ACTIONS: dict[str, tuple[float, ...]]
-
-    def reset(self, seed: int) -> None:
-        """Start the episode that `seed` names; equal seeds and actions give equal frames, bit for bit."""
-
-    def step(self, action: np.ndarray) -> tuple[float, bool]:
-        """Hold action float32 "a" for one recorded frame -> (reward, whether the game is over).
-
-        A game that is over has no next frame: neither `render` nor `state` may be called before the next `reset`.
-        """
-
-    def render(self) -> np.ndarray:
-        """The present picture, uint8 "H W 3"."""
-
-    def state(self) -> np.ndarray:
-        """The simulator's own state, float32 "k" in the order of `state_names`."""
-
-    def driver(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Endless actions float32 "a", each chosen from the simulator's state at the moment it is asked for."""
-
-    def caption(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator, *, over: bool = False) -> str:
-        """What happened, in one plain sentence, from states "f k" and actions "f a" (a clip: "f-1 a").
-
-        `rng` picks the phrasing; `over` says whether the last action ended the game, which no state shows.
-        """
-
-    def details(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator) -> str:
-        """What goes on after that sentence in a detailed caption: what changes from the first frame to the last."""
+def world_names() -> list[str]:
+    """The names of all worlds that are installed; the four of this package come first."""
+    return [*BUILT_IN, *sorted({point.name for point in entry_points(group=GROUP)} - set(BUILT_IN))]
 
 
-WORLDS: dict[str, type[Any]] = {world.name: world for world in (CarRacing, NoisyCarRacing, TakeCover, FourRooms)}
+def find_world(name: str) -> type[World] | None:
+    """The class of the world called `name`; None where no such world is installed, as of imported data.
+
+    Raises:
+        UserError: two packages provide it, or its package is broken.
+    """
+    if name in BUILT_IN:
+        return EntryPoint(name, BUILT_IN[name], GROUP).load()
+    points = list(entry_points(group=GROUP, name=name))
+    if not points:
+        return None
+    packages = " and ".join(sorted(point.dist.name if point.dist else "a package" for point in points))
+    if len(points) > 1:
+        raise UserError(f"{packages} both provide a world {name!r}: uninstall all but one")
+    return checked(points[0], packages)
 
 
-def open_world(name: str, frame_skip: int = 4) -> World:
-    """The world called `name`, its frames `frame_skip` physics steps apart."""
-    if name not in WORLDS:
-        raise UserError(f"unknown world {name!r}{suggest(name, WORLDS)}")
-    if frame_skip < 1:
-        raise UserError(f"frame_skip {frame_skip} cannot be used: give the physics steps a frame, 1 or more")
-    return WORLDS[name](frame_skip)
+def checked(point: EntryPoint, package: str) -> type[World]:
+    """The class of another package's entry point, if it is a world."""
+    where, remedy = f"the world {point.name!r} of {package}", "correct or uninstall that package"
+    try:
+        world = point.load()
+    except Exception as error:  # noqa: BLE001 - another package's code raises whatever it likes
+        raise UserError(f"{where} cannot be loaded ({type(error).__name__}: {error}): {remedy}") from None
+    if not (isinstance(world, type) and issubclass(world, World)):
+        raise UserError(f"{where} is {point.value}, expected a subclass of videowm.worlds.World: {remedy}")
+    missing = [part for part in CORE if getattr(world, part, None) is getattr(World, part, None)]
+    if missing:
+        raise UserError(f"{where} does not define {', '.join(missing)}: {remedy}")
+    if world.name != point.name:
+        raise UserError(f"{where} has the name {world.name!r}, expected that of its entry point: {remedy}")
+    return world
+
+
+def world_class(name: str) -> type[World]:
+    """The class of the world called `name`.
+
+    Raises:
+        UserError: no such world is installed; the sentence suggests one.
+    """
+    world = find_world(name)
+    if world is None:
+        raise UserError(f"unknown world {name!r}{suggest(name, world_names())}")
+    return world
+
+
+def open_world(name: str, frame_skip: int | None = None, **arguments: Any) -> World:
+    """An instance of the world called `name`.
+
+    Args:
+        name: one of `world_names()`.
+        frame_skip: physics steps between two frames, 1 or more; None means the world's default.
+        arguments: more of what the world's constructor takes.
+
+    Raises:
+        UserError: the world is unknown, or its constructor does not take these arguments.
+    """
+    world = world_class(name)
+    if frame_skip is not None:
+        if frame_skip < 1:
+            raise UserError(f"frame_skip {frame_skip} cannot be used: give the physics steps a frame, 1 or more")
+        arguments["frame_skip"] = frame_skip
+    takes = inspect.signature(world).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        for argument in arguments:
+            if argument not in takes:
+                known = suggest(argument, takes) if takes else "; it takes none"
+                raise UserError(f"world {name!r} takes no argument {argument!r}{known}")
+    return world(**arguments)

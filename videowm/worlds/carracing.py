@@ -9,13 +9,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from videowm.types import UserError
+from videowm.worlds.base import Fact, World
 
 WINDOW = (1000, 800)  # (W, H) pixels of the game's own canvas, its y axis pointing up
 DASHBOARD = 100  # rows of the canvas that the game covers with its instruments
 VIEW_REACH = 50.0  # world units, more than the 48.3 from the car to the farthest corner of the canvas
 
 
-class CarRacing:
+class CarRacing(World):
     """gymnasium's CarRacing-v3 from above: steer, gas and brake on a random closed track.
 
     The physics runs at 50 Hz and only every `frame_skip`-th state is drawn. `reset` lets the scripted driver pass the
@@ -40,6 +41,23 @@ class CarRacing:
         "brake_left": (-0.3, 0.0, 0.1),
         "brake_right": (0.3, 0.0, 0.1),
     }
+    FORCED = ("left", "right", "brake")
+    FACTS = (
+        Fact(
+            "turn",
+            columns=("turn", "angular_speed"),
+            low=("turning right most of the time",),
+            high=("turning left most of the time",),
+            others=("turning left and right in equal parts", "mostly straight on"),
+        ),
+        Fact(
+            "speed",
+            columns=("speed", "forward"),
+            low=("slowly", "at low speed"),
+            high=("fast", "at high speed"),
+            others=("at a moderate speed", "at medium pace"),
+        ),
+    )
 
     def __init__(self, frame_skip: int = 4) -> None:
         self.frame_skip = frame_skip

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from videowm.types import UserError
+from videowm.worlds.base import World
 
 TURN, STRIDE = 3.75, 0.125  # degrees and world units a physics step: 15 degrees and half a unit a frame at frame skip 4
 COLORS = ("red", "green", "blue", "yellow")  # of the boxes, one in each room
@@ -18,7 +19,7 @@ COLORS = ("red", "green", "blue", "yellow")  # of the boxes, one in each room
 RING = ((-4, 4), (0, 4), (4, 4), (4, 0), (4, -4), (0, -4), (-4, -4), (-4, 0))
 
 
-class FourRooms:
+class FourRooms(World):
     """Four rooms in a ring, a box of another colour in each; no goal and no end.
 
     One physics step is 1/40 s. Buttons held together act together. State: position and heading (radians,

@@ -14,6 +14,7 @@ class NoisyCarRacing(CarRacing):
     """CarRacing whose upper right corner shows uniform noise, drawn anew for each frame from (seed, frame number)."""
 
     name = "carracing-noisy"
+    NOISE = (slice(0, PATCH), slice(CarRacing.size[1] - PATCH, CarRacing.size[1]))
 
     def reset(self, seed: int) -> None:
         self._seed, self._shown = seed, 0
@@ -27,5 +28,5 @@ class NoisyCarRacing(CarRacing):
         picture = super().render()
         noise = np.random.default_rng([self._seed, self._shown, 16])
         blocks = noise.integers(0, 256, (PATCH // BLOCK, PATCH // BLOCK, 3), np.uint8)
-        picture[:PATCH, -PATCH:] = blocks.repeat(BLOCK, 0).repeat(BLOCK, 1)
+        picture[self.NOISE] = blocks.repeat(BLOCK, 0).repeat(BLOCK, 1)
         return picture

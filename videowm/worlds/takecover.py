@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from videowm.types import UserError
+from videowm.worlds.base import World
 
 SCREEN = (120, 160)  # (H, W) pixels, the smallest that the engine draws
 WALLS = (16.0, 752.0)  # map units, how far along y the player's corridor reaches
@@ -25,7 +26,7 @@ def slot_names(kind: str, count: int) -> list[str]:
     return [f"{kind}{i}_{what}" for i in range(count) for what in ("x", "y", "vx", "vy")]
 
 
-class TakeCover:
+class TakeCover(World):
     """The player stands at one end of a hall, looks along +x and steps left (+y) or right until the imps have won.
 
     The engine runs at 35 Hz; its 160x120 picture is averaged over areas to 64x64. Lengths are in map units, velocities
@@ -38,6 +39,8 @@ class TakeCover:
     shortest = 33  # frames; of 300 episodes 94 % lasted that long, 72 % for 65, half for 99, a tenth for 221
     action_names = ("left", "right")
     state_names = (*PLAYER, *COUNTS, *slot_names("fireball", FIREBALLS), *slot_names("imp", IMPS))
+    COUNTED = COUNTS
+    FORCED = ("left", "right", "stay")
     NAMED_ACTIONS = {"stay": (0.0, 0.0), "left": (1.0, 0.0), "right": (0.0, 1.0)}
 
     def __init__(self, frame_skip: int = 4) -> None:

@@ -1,0 +1,114 @@
+"""What a world is: a core that every world has, and parts that a world may have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+HELD = 8  # frames at most that the player without a plan holds an action
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact that every short caption of a world states, and the column of a reader that shows it in frames."""
+
+    name: str
+    columns: tuple[str, ...]  # the first of these that the reader has is read
+    low: tuple[str, ...]
+    high: tuple[str, ...]  # phrases that mean more of the column than those of `low`
+    others: tuple[str, ...]  # phrases that mean neither
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression that finds the phrase."""
+        phrases = sorted((*self.low, *self.high, *self.others), key=len, reverse=True)
+        return "|".join(rf"\b{re.escape(phrase)}\b" for phrase in phrases)
+
+    def said(self, caption: str) -> int:
+        """1 where a caption has a high phrase, -1 for a low one, 0 for neither."""
+        phrase = re.search(self.pattern, caption)
+        return 0 if phrase is None else (phrase[0] in self.high) - (phrase[0] in self.low)
+
+    def changed(self, caption: str, phrase: str) -> str:
+        """The caption with `phrase` in the place of this fact's phrase, all else as it was."""
+        return re.sub(self.pattern, phrase, caption, count=1)
+
+
+class World:
+    """A game that data are recorded from: seeded, stepped by actions, drawn to RGB.
+
+    A subclass defines the core: `name`, `fps`, `size`, `action_names`, `reset`, `step` and `render`. It costs nothing
+    until `reset`: a simulator loads there. Its constructor may take `frame_skip` and other arguments with defaults.
+
+    Everything else is optional. What this class defines for such a part means that the world lacks it. A caller uses
+    the part or leaves out what needs it; no caller knows a world by its name.
+    """
+
+    name: str
+    fps: float  # recorded frames, and actions, a second
+    size: tuple[int, int]  # (H, W) pixels
+    action_names: tuple[str, ...]
+
+    frame_skip: int | None = None  # physics steps a frame, of a world whose constructor takes it
+    shortest: int = 2  # frames; a recorded episode that ends earlier is drawn anew
+    state_names: tuple[str, ...] = ()  # of `state`
+    NAMED_ACTIONS: dict[str, tuple[float, ...]] = {}  # what users write, as in left*8
+    FORCED: tuple[str, ...] = ()  # named actions that evaluations force; without any, the first three
+    FACTS: tuple[Fact, ...] = ()  # facts of captions that can be changed and read off frames
+    COUNTED: tuple[str, ...] = ()  # state columns that count things
+    NOISE: tuple[slice, slice] | None = None  # (rows, columns) of a patch of pure noise, pixels
+
+    def reset(self, seed: int) -> None:
+        """Start the episode that `seed` names; equal seeds and actions give equal frames, bit for bit."""
+        raise NotImplementedError
+
+    def step(self, action: np.ndarray) -> tuple[float, bool]:
+        """Hold action float32 "a" for one recorded frame -> (reward, whether the game is over).
+
+        A game that is over has no next frame: neither `render` nor `state` may be called before the next `reset`.
+        """
+        raise NotImplementedError
+
+    def render(self) -> np.ndarray:
+        """The present picture, uint8 "H W 3"."""
+        raise NotImplementedError
+
+    def state(self) -> np.ndarray:
+        """The simulator's own state, float32 "k" in the order of `state_names`."""
+        return np.zeros(0, np.float32)
+
+    def driver(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Endless actions float32 "a" of a scripted player, each chosen from the state when it is drawn.
+
+        Without a plan of its own, the player draws a named action, or uniform numbers from -1 to 1, and holds it for 1
+        to 8 frames.
+        """
+        named = [np.float32(action) for action in self.NAMED_ACTIONS.values()]
+        while True:
+            free = rng.uniform(-1, 1, len(self.action_names)).astype(np.float32)
+            action = named[int(rng.integers(len(named)))] if named else free
+            yield from [action] * int(rng.integers(1, HELD + 1))
+
+    def caption(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator, *, over: bool = False) -> str:
+        """What happened, in one plain sentence, from states "f k" and actions "f a" (a clip: "f-1 a").
+
+        `rng` picks the phrasing; `over` says whether the last action ended the game, which no state shows.
+        """
+        return ""
+
+    def details(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator) -> str:
+        """What goes on after that sentence in a detailed caption: what changes from the first frame to the last."""
+        return ""
+
+    @classmethod
+    def has(cls, part: str) -> bool:
+        """Whether the world defines the optional part of this name, such as "caption"."""
+        return getattr(cls, part) is not getattr(World, part)
+
+    @classmethod
+    def forced_actions(cls) -> dict[str, tuple[float, ...]]:
+        """The named actions that evaluations force, empty where the world names none."""
+        return {name: cls.NAMED_ACTIONS[name] for name in cls.FORCED or tuple(cls.NAMED_ACTIONS)[:3]}
