@@ -13,11 +13,12 @@ from PIL import Image
 
 from scaling.plan import SweepConfig
 from videowm import config as configuration
-from videowm.commands import device, named_actions
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.data.latents import read_index
+from videowm.device import default_device
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from
+from videowm.generation import named_actions
 from videowm.pipeline import WorldModelPipeline
 from videowm.show import draw_actions, encode_mp4, encode_png, grid, side_by_side, stack
 from videowm.vae.codec import to_uint8
@@ -113,7 +114,7 @@ def pictures(sweep: SweepConfig, shown: dict[str, str]) -> tuple[dict[str, Pictu
     start = pipeline = None
     for row, point in shown.items():
         run = Path(sweep.out) / point
-        pipeline = WorldModelPipeline.open(run).to(device())
+        pipeline = WorldModelPipeline.open(run).to(default_device())
         resolved = configuration.read(run / "config.yaml")
         if start is None:
             horizon = sweep.strip_frames // pipeline.time_stride * pipeline.time_stride

@@ -6,7 +6,6 @@ expanded to the same style.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import time
@@ -34,6 +33,7 @@ from videowm.data.captions import (
 from videowm.data.dataset import Dataset
 from videowm.endpoint import FORMS, Access, AskConfig, Endpoint, NoCaption, picture, text
 from videowm.files import write_json
+from videowm.options import CaptionOptions, EndpointOptions, ExpandOptions
 from videowm.types import UserError
 
 STYLE = (
@@ -205,39 +205,49 @@ class Captioning:
             writer.close()
 
 
-def caption(args: argparse.Namespace) -> int:
-    """Caption a dataset: exit code 0 when every clip asked for has its caption, 1 when some failed."""
-    if args.from_state:
-        name, count = caption_from_state(args.data, clip_frames=args.clip_frames)
-        print(f"{captions_path(args.data, name)}: {count} clips captioned from the recorded state")
-        return 0
-    if args.concurrency < 1 or (args.limit is not None and args.limit < 1):
-        raise UserError(f"concurrency {args.concurrency}, limit {args.limit}: give 1 or more")
-    endpoint = make_endpoint(args)
-    config = CaptionConfig(endpoint.config, args.frames, args.clip_frames, args.image_size)
-    work = Captioning(Dataset(args.data), config, endpoint, Price(args.price_in, args.price_out))
+@dataclass(frozen=True)
+class Captioned:
+    """What a captioning left: the file, how many of the dataset's clips have a caption now, and how many failed."""
+
+    path: Path
+    done: int
+    clips: int
+    failed: int
+    summary: str  # the same in a sentence, with tokens and price
+
+
+def caption(data: Path, options: CaptionOptions) -> Captioned:
+    """Caption the clips of a dataset that have no caption yet."""
+    if options.from_state:
+        name, count = caption_from_state(data, clip_frames=options.clip_frames)
+        path = captions_path(data, name)
+        return Captioned(path, count, count, 0, f"{path}: {count} clips captioned from the recorded state")
+    endpoint = make_endpoint(options.endpoint)
+    config = CaptionConfig(endpoint.config, options.frames, options.clip_frames, options.image_size)
+    work = Captioning(Dataset(data), config, endpoint, Price(options.price_in, options.price_out))
     try:
-        clips = work.todo(only_failed=args.retry_failed)[: args.limit]
+        clips = work.todo(only_failed=options.retry_failed)[: options.limit]
         if clips:
-            asyncio.run(work.run(clips, args.concurrency))
+            asyncio.run(work.run(clips, options.concurrency))
     finally:
         work.close()
-    print(work.summary())
-    return 1 if work.failed else 0
+    return Captioned(work.path, len(work.done), len(work.clips), len(work.failed), work.summary())
 
 
-def make_endpoint(args: argparse.Namespace) -> Endpoint:
-    """The endpoint that the options of a command name."""
-    if not (args.base_url and args.model):
+def make_endpoint(options: EndpointOptions) -> Endpoint:
+    """The endpoint that the options name."""
+    if not (options.base_url and options.model):
         raise UserError("no --base-url and --model are given: name a server and one of its models")
-    config = AskConfig(args.model, args.answer, args.max_tokens, args.temperature)
-    return Endpoint(Access(args.base_url, args.key_env, args.timeout, args.retries), config)
+    config = AskConfig(options.model, options.answer, options.max_tokens, options.temperature)
+    return Endpoint(Access(options.base_url, options.key_env, options.timeout, options.retries), config)
 
 
-def expand(args: argparse.Namespace) -> None:
-    """Print a short prompt in the style of the training captions."""
-    frame = None if args.data is None else Dataset(args.data).frames(args.episode, [args.start])[0]
-    print(expand_prompt(args.prompt, frame, make_endpoint(args), cache=args.cache))
+def expand(prompt: str, options: ExpandOptions) -> str:
+    """A short prompt in the style of the training captions."""
+    frame = None
+    if options.data is not None:
+        frame = Dataset(options.data).frames(options.episode, [options.start])[0]
+    return expand_prompt(prompt, frame, make_endpoint(options.endpoint), cache=options.cache)
 
 
 def expand_prompt(prompt: str, frame: np.ndarray | None, endpoint: Endpoint, *, cache: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import replace
@@ -12,29 +11,49 @@ from typing import Any
 import torch
 
 from videowm.data.dataset import Dataset
+from videowm.device import default_device
 from videowm.dit import DiT
 from videowm.evaluate.features import open_features
-from videowm.evaluate.findings import sentences
 from videowm.evaluate.reader import Reader, check_reader
 from videowm.evaluate.scenes import make_scenes
 from videowm.evaluate.suite import Instruments, suite, suite_of_bank
 from videowm.evaluate.surprise import among_latents
+from videowm.files import write_json
+from videowm.options import EvaluateOptions
 from videowm.page import write_page
 from videowm.pipeline import WorldModelPipeline
+from videowm.train.registry import finished_task
 from videowm.train.tasks.world import WorldTask
 from videowm.types import UserError
 from videowm.worlds import find_world
 
 
-def measure_world(args: argparse.Namespace, task: WorldTask) -> dict[str, Any]:
-    """Everything that is measured on rollouts of a world model, its page and its clips."""
+def measure(run: Path, options: EvaluateOptions) -> dict[str, Any]:
+    """Measure a finished run: name -> value, as in evaluation.json, which is written."""
+    if not (run / "record.json").exists():
+        raise UserError(f"{run} holds no finished run (no record.json): finish it with videowm train")
+    task = finished_task(run, default_device())
+    rolled = isinstance(task, WorldTask) and (options.clips or task.config.rollout.clips)
+    more = measure_world(run, options, task) if rolled else {}
+    metrics = dict(task.evaluate()) | more
+    write_json(run / "evaluation.json", metrics)
+    return metrics
+
+
+def measure_world(run: Path, options: EvaluateOptions, task: WorldTask) -> dict[str, Any]:
+    """Everything that is measured on rollouts of a world model; its page and its clips are written."""
     began = time.perf_counter()
     pipeline, dataset = task.pipeline(), task.dataset()
-    given = {"clips": args.clips, "context_frames": args.context, "horizon": args.horizon, "batch": args.batch}
+    given = {
+        "clips": options.clips,
+        "context_frames": options.context,
+        "horizon": options.horizon,
+        "batch": options.batch,
+    }
     config = replace(task.config.rollout, **{k: v for k, v in given.items() if v is not None})
-    pipeline.check_sampler(replace(config.sampler, text_guidance=args.text_guidance))
-    instruments, metrics = instruments_of(args, dataset, pipeline.device)
-    smaller = [finished_model(run, task, pipeline.device) for run in args.smaller]
+    pipeline.check_sampler(replace(config.sampler, text_guidance=options.text_guidance))
+    instruments, metrics = instruments_of(options, dataset, pipeline.device)
+    smaller = [finished_model(run, task, pipeline.device) for run in options.smaller]
     laps = [began]
 
     def lap(what: str) -> None:
@@ -47,14 +66,12 @@ def measure_world(args: argparse.Namespace, task: WorldTask) -> dict[str, Any]:
     lap("rollouts")
     metrics |= dict(suite(scenes, pipeline, dataset, config, instruments))
     lap("suite")
-    trained_on, record = pipeline.trained_on, json.loads((args.run / "record.json").read_text())
+    trained_on, record = pipeline.trained_on, json.loads((run / "record.json").read_text())
     metrics["about"]["model"] = {"world": trained_on.world, "depth": record["depth"], "steps": record["steps"],
                                  "parameters": record["params"]["body"], "flops": record["flops"]["train"]}  # fmt: skip
-    page = write_page(args.run, metrics, scenes, trained_on.action_names, trained_on.fps)
+    write_page(run, metrics, scenes, trained_on.action_names, trained_on.fps)
     lap("page")
     metrics["evaluate/seconds"] = round(laps[-1] - began, 1)
-    took = ", ".join(f"{k.split('/')[1].removesuffix('_seconds')} {v}" for k, v in metrics.items() if "_seconds" in k)
-    print("\n".join([*sentences(metrics), f"{page} (seconds: {took}; {metrics['evaluate/seconds']} in all)"]))
     return metrics
 
 
@@ -73,14 +90,14 @@ def patch_of(pipeline: WorldModelPipeline) -> tuple[slice, slice] | None:
 
 
 def instruments_of(
-    args: argparse.Namespace, dataset: Dataset, device: torch.device
+    options: EvaluateOptions, dataset: Dataset, device: torch.device
 ) -> tuple[Instruments, dict[str, Any]]:
     """The networks that read rollouts, refused before anything is rolled out, and the reader's own held-out error."""
     reader, own = None, {}
-    if args.reader is not None:
-        reader = Reader.open(args.reader).to(device)
+    if options.reader is not None:
+        reader = Reader.open(options.reader).to(device)
         check_reader(reader, dataset)
-        own = json.loads((args.reader / "record.json").read_text())["metrics"]
-    named = args.features or ("reader" if reader is not None else None)
+        own = json.loads((options.reader / "record.json").read_text())["metrics"]
+    named = options.features or ("reader" if reader is not None else None)
     features = open_features(named, reader, device) if named else None
-    return Instruments(reader, features, args.counterfactuals, args.text_guidance), own
+    return Instruments(reader, features, options.counterfactuals, options.text_guidance), own

@@ -13,8 +13,8 @@ from videowm.types import UserError
 EPISODES, TEST_SHARE, SEED = 130, 0.2, 0  # 26 episodes held out: fewer leave wide error bars
 
 
-def main(out: Path, *, workers: int) -> None:
-    """Run the five stages; each resumes by itself, so the same command goes on after any interruption."""
+def main(out: Path, *, workers: int) -> Path:
+    """Run the five stages and return the report. Each stage resumes, so the same call goes on after a stop."""
     began = time.perf_counter()
     configs = config_folder()
     data, vae, latents = out / "data", out / "vae", out / "latents"
@@ -34,6 +34,7 @@ def main(out: Path, *, workers: int) -> None:
         if ended.returncode:
             raise UserError(f"the quickstart stopped while it was to {name}: mend what is said above, run it again")
     print(f"\ndone in {(time.perf_counter() - began) / 60:.1f} minutes: open {out / 'report.html'}")
+    return out / "report.html"
 
 
 def config_folder() -> Path:

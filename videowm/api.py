@@ -1,0 +1,277 @@
+"""The Python API: one function for every command of `videowm`. Importing this module imports no torch.
+
+Each function takes paths and one frozen dataclass of options (`videowm.options`), whose values are checked before any
+work begins. What was finished earlier is kept: the same call again goes on where it was interrupted, or does nothing.
+
+Example:
+    >>> from videowm import api
+    >>> data = api.record("carracing", "data/cars", api.RecordOptions(episodes=20))
+    >>> api.train("configs/vae/quickstart.yaml", api.TrainOptions(overrides=(f"data={data}", "out=runs/vae")))
+    >>> latents = api.encode(data, "runs/vae", "latents/cars")
+    >>> record = api.train("configs/world/quickstart.yaml", api.TrainOptions(overrides=(f"latents={latents}",)))
+    >>> record.metrics["heldout/loss"]
+
+Every function raises `videowm.types.UserError`, whose message is one sentence, for what its caller gave wrong: a value
+out of range, a path that holds something else, a damaged file. Progress is shown on stderr.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from videowm import config as configuration
+from videowm.options import (
+    CaptionOptions,
+    EncodeOptions,
+    EndpointOptions,
+    EvaluateOptions,
+    ExpandOptions,
+    GenerateOptions,
+    ImportOptions,
+    LatentsOptions,
+    QuickstartOptions,
+    RecordOptions,
+    TrainOptions,
+)
+from videowm.types import UserError
+
+if TYPE_CHECKING:
+    from videowm.caption import Captioned
+    from videowm.generation import Generated
+    from videowm.record import RunRecord
+
+__all__ = [
+    "CaptionOptions",
+    "EncodeOptions",
+    "EndpointOptions",
+    "EvaluateOptions",
+    "ExpandOptions",
+    "GenerateOptions",
+    "ImportOptions",
+    "LatentsOptions",
+    "QuickstartOptions",
+    "RecordOptions",
+    "TrainOptions",
+    "UserError",
+    "caption",
+    "encode",
+    "evaluate",
+    "expand",
+    "generate",
+    "import_",
+    "info",
+    "latents",
+    "quickstart",
+    "record",
+    "train",
+]
+
+T = TypeVar("T")
+AnyPath = str | Path
+
+
+def record(world: str, out: AnyPath, options: RecordOptions) -> Path:
+    """Play a game with its scripted driver and record a dataset; returns the folder `out`.
+
+    Args:
+        world: name of the game, such as "carracing"; `videowm.worlds` lists them.
+        out: folder of the dataset. Of an interrupted recording only the missing files are made.
+        options: how many episodes, and how they are played.
+
+    Raises:
+        UserError: an unknown world, or a folder that holds something else.
+    """
+    from videowm.data.recording import record_episodes
+
+    o = checked(options)
+    return record_episodes(world, out, episodes=o.episodes, seed=o.seed, workers=o.workers, frames=o.frames,
+                           frame_skip=o.frame_skip, test_share=o.test_share, lossless=o.lossless)  # fmt: skip
+
+
+def import_(source: AnyPath, out: AnyPath, options: ImportOptions = ImportOptions()) -> Path:
+    """Bring foreign recordings into a new dataset; returns the folder `out`.
+
+    Args:
+        source: a LeRobot v3 folder, or a folder of videos with action tables: a.mp4 beside a.csv, a.npz or a.parquet,
+            and a.txt where there is a caption.
+        out: new or empty folder.
+        options: size of the stored frames, share that is held out.
+
+    Raises:
+        UserError: a video that is cut off, actions that do not fit the frames, or a folder that holds something else.
+    """
+    from videowm.data.import_ import import_dataset
+
+    o = checked(options)
+    size = None if o.size is None else (o.size, o.size)
+    return import_dataset(source, out, size=size, test_share=o.test_share, video_key=o.video_key, lossless=o.lossless)
+
+
+def caption(data: AnyPath, options: CaptionOptions = CaptionOptions()) -> Captioned:
+    """Put the clips of a dataset into words; returns the file of captions and how many clips have one.
+
+    Args:
+        data: dataset. Clips that have a caption already are not captioned again.
+        options: from the recorded state, or by a model on an OpenAI-compatible server.
+
+    Raises:
+        UserError: no server is named, it does not answer, or its model does not see pictures.
+    """
+    from videowm.caption import caption as caption_clips
+
+    return caption_clips(Path(data), checked(options))
+
+
+def expand(prompt: str, options: ExpandOptions) -> str:
+    """A short prompt rewritten by a model in the style of the training captions.
+
+    Args:
+        prompt: a few words.
+        options: the server, and the first frame that the model shall see.
+
+    Raises:
+        UserError: an empty prompt, or a server without a usable answer.
+    """
+    from videowm.caption import expand as expand_prompt
+
+    return expand_prompt(prompt, checked(options))
+
+
+def train(config: AnyPath, options: TrainOptions = TrainOptions()) -> RunRecord | None:
+    """Train what a configuration describes; returns the record of the finished run.
+
+    Args:
+        config: YAML file. A path such as "configs/world/quickstart.yaml" that is not there is looked for among the
+            configurations that come with the package.
+        options: dotted overrides such as "train.steps=2000", and whether to profile.
+
+    Returns:
+        the record, or None in every process of `accelerate launch` but the first.
+
+    Raises:
+        UserError: a wrong key or value, data that are not there, or a directory that holds another run.
+    """
+    from videowm.record import RunRecord
+    from videowm.train.loop import launch
+
+    o = checked(options)
+    found = launch(Path(config), list(o.overrides), profiled=o.profile)
+    return RunRecord.from_json(found) if found else None
+
+
+def encode(data: AnyPath, vae: AnyPath, out: AnyPath, options: EncodeOptions = EncodeOptions()) -> Path:
+    """Encode a dataset to latents, once; returns the folder `out`.
+
+    Under torchrun or accelerate launch each process encodes its share, and the first writes latents.json at the end.
+
+    Args:
+        data: dataset.
+        vae: run directory of an autoencoder, a diffusers folder or a hub name.
+        out: folder of the latents. Shards that are there already are kept.
+        options: frames of a clip, number format, episodes that are played instead of read.
+
+    Raises:
+        UserError: frames that do not fit the autoencoder's time stride, or latents of another autoencoder in `out`.
+    """
+    from videowm.data.dataset import Dataset
+    from videowm.data.latents import Part, encode_dataset
+    from videowm.data.played import PlayedSource
+    from videowm.device import Process, default_device
+    from videowm.vae.codec import DiffusersCodec, load_vae, to_float
+
+    o, process, dataset = checked(options), Process.current(), Dataset(data)
+    device = default_device(process)
+    codec = DiffusersCodec(load_vae(str(vae)).to(device).eval())
+    played = None if o.play is None else PlayedSource(dataset, episodes=o.play, seed=o.seed, workers=o.workers)
+    encode_dataset(dataset, codec, Path(out), frames=o.frames, vae=str(vae), dtype=o.dtype, played=played,
+                   batch=o.batch or (64 if device.type == "cuda" else 4), part=Part(process.rank, process.count),
+                   to_frames=lambda pixels: to_float(pixels, device))  # fmt: skip
+    return Path(out)
+
+
+def latents(
+    vae: AnyPath, data: AnyPath, out: AnyPath = "latents.png", options: LatentsOptions = LatentsOptions()
+) -> dict[str, Any]:
+    """Draw what each principal direction of a latent space changes; returns what the JSON beside the picture holds.
+
+    Args:
+        vae: run directory of an autoencoder, a diffusers folder or a hub name.
+        data: dataset whose held-out clips are encoded.
+        out: the picture, whose name ends in .png.
+        options: how many directions and clips.
+
+    Raises:
+        UserError: another ending, or more directions than there are latent steps.
+    """
+    from videowm.explore import write_directions
+
+    return write_directions(str(vae), Path(data), Path(out), checked(options))
+
+
+def generate(
+    run: AnyPath, data: AnyPath, out: AnyPath | None = None, options: GenerateOptions = GenerateOptions()
+) -> Generated:
+    """Continue frames of a dataset under given actions; returns the frames, uint8 "f H W 3", and what led to them.
+
+    Args:
+        run: finished world model.
+        data: dataset that the first frames come from.
+        out: video of truth, prediction and difference to write, whose name ends in .mp4; None: write nothing.
+        options: first frames, actions, prompt, sampler, seed.
+
+    Raises:
+        UserError: an unfinished run, frames that were not recorded, unknown actions, or guidance that the run was not
+            trained for.
+    """
+    from videowm.generation import generate as roll_out
+
+    return roll_out(Path(run), Path(data), None if out is None else Path(out), checked(options))
+
+
+def evaluate(run: AnyPath, options: EvaluateOptions = EvaluateOptions()) -> dict[str, Any]:
+    """Measure a finished run; returns metric name -> value, as `videowm.metrics` describes them.
+
+    Writes evaluation.json into the run, and for a world model evaluation.html with figures and clips.
+
+    Args:
+        run: finished run of any task.
+        options: clips, horizon, networks that read rollouts. What is None is taken from the run's configuration.
+
+    Raises:
+        UserError: an unfinished run, or a reader of another dataset.
+    """
+    from videowm.measure import measure
+
+    return measure(Path(run), checked(options))
+
+
+def info(path: AnyPath, *, verify: bool = False) -> str:
+    """Describe a dataset, a latents folder or a run in a few lines; `verify` also checks every file's sha256.
+
+    Raises:
+        UserError: the folder is none of these, or a file is not as it was written.
+    """
+    from videowm.info import info as describe
+
+    return describe(Path(path), verify=verify)
+
+
+def quickstart(out: AnyPath = "runs/quickstart", options: QuickstartOptions = QuickstartOptions()) -> Path:
+    """Record, train, encode, sweep and report, small, on a CPU; returns the report, an HTML page.
+
+    Args:
+        out: run directory of everything.
+        options: how many processes record.
+
+    Raises:
+        UserError: one of the stages failed.
+    """
+    from videowm.quickstart import main
+
+    return main(Path(out), workers=checked(options).workers)
+
+
+def checked(options: T) -> T:
+    """The same options with their paths as Path, refused where a value is out of range."""
+    return configuration.build(type(options), configuration.to_dict(options), where=type(options).__name__)

@@ -1,0 +1,53 @@
+"""Where a command computes, and which of several processes it is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from videowm.types import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of the processes that torchrun or accelerate launch started; alone without them."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0  # among the processes of this machine
+
+    @classmethod
+    def current(cls) -> Process:
+        """This process, as RANK, WORLD_SIZE and LOCAL_RANK describe it.
+
+        Raises:
+            UserError: one of these variables holds no whole number, or the rank is not below the count.
+        """
+        process = cls(whole("RANK", 0), whole("WORLD_SIZE", 1), whole("LOCAL_RANK", 0))
+        if process.rank >= process.count:
+            raise UserError(
+                f"RANK is {process.rank} and WORLD_SIZE {process.count}: start with torchrun, or unset both"
+            )
+        return process
+
+
+def whole(name: str, default: int) -> int:
+    """The whole number in an environment variable."""
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"the environment variable {name} is {text!r}, expected a whole number: unset it")
+    return int(text)
+
+
+def default_device(process: Process | None = None) -> torch.device:
+    """The GPU of this process where there is one, else the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = 0 if process is None else process.local_rank
+    return torch.device("cuda", local % torch.cuda.device_count())

@@ -1,0 +1,154 @@
+"""Options of every command, as frozen dataclasses: one list for the Python API, the command line and the reference.
+
+`videowm.api` takes these objects. `videowm.arguments` makes command-line options of them: a field `clip_frames` is
+`--clip-frames`, and the comment at the end of its line is the help text. Ranges are checked before any work begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from videowm.limits import Count, NonNegative, Positive, Range, Seed, Whole
+
+CACHE = Path("~/.cache/videowm/prompts")  # of expanded prompts
+
+HeldOut = Annotated[float, Range(at_least=0, below=1)]
+Frames = Annotated[int, Range(at_least=2, at_most=10**9)]
+Pixels = Annotated[int, Range(at_least=16, at_most=2048)]
+Guidance = Annotated[float, Range(at_least=0, at_most=1000)]
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """How a game is recorded; see `videowm.api.record`."""
+
+    episodes: Count  # number of episodes
+    seed: Seed = 0  # episode i draws its random numbers from (seed, i)
+    workers: Count = 1  # processes; the recording is the same for any number
+    frames: Frames = 261  # most frames of an episode
+    frame_skip: Count = 4  # game steps per frame
+    test_share: HeldOut = 0.1  # share of the episodes that are held out
+    lossless: bool = False  # store bit-exact video, several times larger
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How foreign recordings are brought in; see `videowm.api.import_`."""
+
+    size: Pixels | None = 64  # height and width of the stored frames, in pixels
+    test_share: HeldOut = 0.1  # share of the episodes that are held out; a LeRobot folder keeps its own split
+    video_key: str | None = None  # which video of a LeRobot folder with several cameras
+    lossless: bool = False  # store bit-exact video, several times larger
+
+
+@dataclass(frozen=True)
+class EndpointOptions:
+    """An OpenAI-compatible server and how it is asked."""
+
+    base_url: str | None = None  # address of an OpenAI-compatible server; most end in /v1
+    model: str | None = None  # name of the model on that server; it must see pictures
+    key_env: str | None = None  # environment variable that holds the key; without it OPENAI_API_KEY, if set
+    answer: Literal["json", "text"] = "json"  # text: take any words, for models that cannot write JSON
+    max_tokens: Count = 800  # longest answer
+    temperature: Annotated[float, Range(at_least=0, at_most=100)] | None = None  # default: the server's own
+    timeout: Positive = 120.0  # seconds without an answer
+    retries: Whole = 5  # further tries after an error that may pass
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """How the clips of a dataset are captioned; see `videowm.api.caption`."""
+
+    from_state: bool = False  # from the state that the simulator recorded, without a model
+    endpoint: EndpointOptions = EndpointOptions()  # the server that is asked
+    frames: Frames = 8  # frames of each clip that the model sees
+    clip_frames: Frames = 65  # frames of a clip, as in encode
+    image_size: Pixels = 256  # longer side of a frame that the model sees, in pixels
+    concurrency: Count = 8  # questions that wait for an answer at the same time
+    limit: Count | None = None  # caption at most this many clips now; a few give an estimate for the rest
+    retry_failed: bool = False  # ask only for clips that failed before
+    price_in: NonNegative = 0.0  # price of a million tokens sent, for the estimate
+    price_out: NonNegative = 0.0  # price of a million tokens received, for the estimate
+
+
+@dataclass(frozen=True)
+class ExpandOptions:
+    """How a short prompt is expanded; see `videowm.api.expand`."""
+
+    endpoint: EndpointOptions = EndpointOptions()  # the server that is asked
+    data: Path | None = None  # dataset that holds the first frame
+    episode: Whole = 0  # episode of the first frame
+    start: Whole = 0  # number of the first frame within its episode
+    cache: Path = CACHE  # folder of prompts that were expanded before
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a configuration is trained; see `videowm.api.train`."""
+
+    overrides: tuple[str, ...] = ()  # dotted overrides such as "train.steps=2000"
+    profile: bool = False  # also record ten steps: OUT/profile/trace.json.gz, kernels.json and a table
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How a dataset is encoded; see `videowm.api.encode`."""
+
+    frames: Count = 65  # frames of a clip: 1 + k * time stride of the autoencoder
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp16"  # number format of the stored latents
+    batch: Count | None = None  # clips encoded at the same time; default: 64 on a GPU, 4 on a CPU
+    play: Count | None = None  # train on this many new episodes, which are played and encoded but never stored
+    seed: Seed = 1  # seed of the played episodes; it must differ from the dataset's
+    workers: Count = 1  # processes that play; the latents are the same for any number
+
+
+@dataclass(frozen=True)
+class LatentsOptions:
+    """How a latent space is explored; see `videowm.api.latents`."""
+
+    directions: Count = 6  # principal directions, one row of the picture each
+    clips: Count = 128  # about how many held-out clips
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How a run is rolled out; see `videowm.api.generate`."""
+
+    episode: Whole | None = None  # episode of the first frames; default: the first of the test split
+    start: Whole = 0  # first context frame within the episode
+    context: Count = 9  # context frames
+    actions: str | None = None  # "left*8 gas*16" or a table (.csv .npy .npz); default: the episode's own actions
+    frames: Count = 64  # frames to predict under the episode's own actions
+    sampling_steps: Count | None = None  # noise levels of a latent step; default: 5 steps of Heun's method
+    guidance: Guidance = 1.0  # on the actions, for a run with flow.drop_actions; 1: none
+    sampler: tuple[str, ...] = ()  # further keys of the sampler, such as "context_level=0"
+    prompt: str | None = None  # what the video shall show, for a run with text
+    text_guidance: Guidance = 1.0  # on the prompt; 1: none
+    expand: bool = False  # have a server expand the prompt, which sees the last context frame
+    endpoint: EndpointOptions = EndpointOptions()  # the server that expands the prompt
+    cache: Path = CACHE  # folder of prompts that were expanded before
+    seed: Seed = 0  # seed of the noise
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How a finished run is measured; see `videowm.api.evaluate`."""
+
+    reader: Path | None = None  # run of task: reader, which reads actions and state off rollouts
+    features: str | None = None  # network of the Fréchet distance; default: the reader, if there are enough clips
+    clips: Count | None = None  # about how many held-out starts; default: the run's rollout.clips
+    horizon: Count | None = None  # predicted frames; default: the run's rollout.horizon
+    context: Count | None = None  # context frames; default: the run's rollout.context_frames
+    batch: Count | None = None  # clips at the same time; default: the run's rollout.batch
+    counterfactuals: Whole = 16  # starts that the real game continues under other actions
+    text_guidance: Guidance = 1.0  # where the effect of captions is measured; 1: none
+    smaller: tuple[Path, ...] = ()  # runs of rising smaller budgets on the same latents: which error can be learned
+
+
+@dataclass(frozen=True)
+class QuickstartOptions:
+    """How the quickstart runs; see `videowm.api.quickstart`."""
+
+    workers: Count = 2  # processes that record
