@@ -275,7 +275,7 @@ def test_arguments_that_are_wrong(data, videowm, tmp_path, monkeypatch):
     one_sentence(videowm("caption", data, *url, *SMALL, "--key-env", "BAD_KEY"), "BAD_KEY holds blanks")
     one_sentence(videowm("caption", data, *url, *SMALL, "--frames", 10), "10 frames of clips of 9")
     one_sentence(videowm("caption", data, *url, *SMALL, "--clip-frames", 70), "no clip of 70 frames", "has 69")
-    one_sentence(videowm("caption", data, *url, *SMALL, "--concurrency", 0), "concurrency 0")
+    one_sentence(videowm("caption", data, *url, *SMALL, "--concurrency", 0), "--concurrency: 0 is out of range")
     one_sentence(videowm("caption", tmp_path, *url, *SMALL), "no finished dataset")
     assert not (data / "captions").exists()
 

@@ -33,14 +33,14 @@ Verb = Callable[[str, str, str], argparse.ArgumentParser]  # (name, help, exampl
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all verbs; each one's default `run` is the function that carries it out."""
+    """The parser of all verbs; each one's default `function` is the one that carries it out."""
     top = Parser("videowm", description=DESCRIPTION)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(run: Callable, help: str, example: str) -> argparse.ArgumentParser:
-        name = run.__name__.removesuffix("_")
+    def verb(function: Callable, help: str, example: str) -> argparse.ArgumentParser:
+        name = function.__name__.removesuffix("_")
         p = verbs.add_parser(name, help=help, description=help, epilog=f"example:\n  {example}")
-        p.set_defaults(run=run)
+        p.set_defaults(function=function)
         return p
 
     for add in (data_verbs, word_verbs, model_verbs, run_verbs):
@@ -116,14 +116,14 @@ def run_verbs(verb: Verb) -> None:
              '  videowm generate runs/worded --from data/carracing --prompt "a red car turns left" --out clip.mp4\n'
              "keys of --sampler: method=euler shift=2 history_guidance=1.5 sinks=2 levels=[1,0.6,0.2,0]\n"
              "context_level=0 (noise on finished steps; 0.3 holds longer, the default)")  # fmt: skip
-    p.add_argument("model", metavar="run", type=Path, help="run directory of a world model")
+    p.add_argument("run", type=Path, help="run directory of a world model")
     p.add_argument(FROM["data"], dest="data", type=Path, required=True, help="dataset of the first frames")
     p.add_argument("--out", type=Path, default=Path("clip.mp4"), help="video to write (default: %(default)s)")
     add_options(p, api.GenerateOptions)
 
     p = verb(evaluate, "measure a finished run; writes evaluation.json, of a world model a page and clips too",
              "videowm evaluate runs/world --reader runs/reader --clips 64 --horizon 64")  # fmt: skip
-    p.add_argument("model", metavar="run", type=Path, help="run directory")
+    p.add_argument("run", type=Path, help="run directory")
     add_options(p, api.EvaluateOptions)
 
     p = verb(info, "describe what a dataset, a latents folder or a run holds", "videowm info data/carracing")
@@ -184,7 +184,7 @@ def latents(args: argparse.Namespace) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     options = options_from(api.GenerateOptions, args)
-    found = api.generate(args.model, args.data, args.out, options)
+    found = api.generate(args.run, args.data, args.out, options)
     if options.expand:
         print(f"prompt: {found.prompt}")
     predicted = len(found.frames) - found.context_frames
@@ -196,11 +196,11 @@ def evaluate(args: argparse.Namespace) -> None:
     from videowm.evaluate.findings import bounds, sentences, value_with_error
     from videowm.metrics import single
 
-    metrics = api.evaluate(args.model, options_from(api.EvaluateOptions, args))
+    metrics = api.evaluate(args.run, options_from(api.EvaluateOptions, args))
     if "evaluate/seconds" in metrics:
         laps = {name.split("/")[1].removesuffix("_seconds"): v for name, v in metrics.items() if "_seconds" in name}
         took = ", ".join(f"{name} {seconds}" for name, seconds in laps.items())
-        page = f"{args.model / 'evaluation.html'} (seconds: {took}; {metrics['evaluate/seconds']} in all)"
+        page = f"{args.run / 'evaluation.html'} (seconds: {took}; {metrics['evaluate/seconds']} in all)"
         print("\n".join([*sentences(metrics), page]))
     for name in single(metrics):
         between = "  ".join(f"{label} {shown}" for label, shown in bounds(metrics, name).items())
@@ -213,7 +213,7 @@ def info(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out one verb and return its exit code; the heavy imports happen here."""
-    return args.run(args) or 0
+    return args.function(args) or 0
 
 
 def main(argv: list[str] | None = None) -> None:
