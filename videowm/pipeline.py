@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from videowm.actions.group import check_actions, group_actions
 from videowm.dit import DiT
+from videowm.dit.model import Tap
 from videowm.dit.sample import Sampler
 from videowm.dit.stream import LatentStream
 from videowm.dit.text import ByteText, FrozenText, TextEncoder, TextTokens
@@ -35,7 +36,7 @@ class WorldModelOutput(BaseOutput):
 def rollout(
     transformer: DiT, context: Tensor, actions: Tensor, noise: Tensor, *, sampler: Sampler | None = None,
     shift: float = 1.0, window: int | None = None, generator: torch.Generator | None = None,
-    text: TextTokens | None = None, empty: TextTokens | None = None,
+    text: TextTokens | None = None, empty: TextTokens | None = None, tap: Tap | None = None,
 ) -> Tensor:  # fmt: skip
     """Predict latent steps one after the other, each from those before it.
 
@@ -47,12 +48,14 @@ def rollout(
         window: latent steps seen at once, the new one included; None: all.
         generator: of the noise on finished steps, where the sampler wants some.
         text, empty: of a model with text: one for each context, and the empty one.
+        tap: as in `LatentStream`.
     Returns:
         predicted latents "b n c h w".
     """
     known, count = context.shape[1], noise.shape[1]
     stream = LatentStream(transformer, context, actions[:, :known], sampler=sampler, shift=shift,
-                          window=window or known + count, generator=generator, text=text, empty=empty)  # fmt: skip
+                          window=window or known + count, generator=generator, text=text, empty=empty,
+                          tap=tap)  # fmt: skip
     return torch.cat([stream.step(actions[:, known + i, None], noise[:, i, None]) for i in range(count)], dim=1)
 
 
@@ -204,13 +207,14 @@ class WorldModelPipeline(DiffusionPipeline):
         futures: int = 1,
         graph: bool = False,
         prompt: str | list[str] | None = None,
+        tap: Tap | None = None,
     ) -> VideoStream:
         """Begin a video that goes on for as long as it is stepped: what a player, or an agent, needs.
 
         Args:
             frames: context "b f 3 H W" in [-1, 1], f >= 1.
             actions: "b f-1 a" between the context frames; None where there is one frame.
-            generator, sampler, futures, prompt: as in a call.
+            generator, sampler, futures, prompt, tap: as in a call.
             graph: on a GPU, compile the network and record a latent step as a CUDA graph: seconds at first, then fast.
 
         Example:
@@ -226,7 +230,8 @@ class WorldModelPipeline(DiffusionPipeline):
         self.check(frames, torch.cat([actions, actions.new_zeros(len(actions), 1, actions.shape[2])], dim=1))
         text = self.text_conditioning(prompt, len(frames), futures)
         context, actions = self.context(frames, actions, futures)
-        return VideoStream(self, context, actions, text, generator=generator, sampler=sampler, graph=graph)
+        return VideoStream(self, context, actions, text, generator=generator, sampler=sampler, graph=graph,
+                           tap=tap)  # fmt: skip
 
     @torch.no_grad()
     def __call__(
@@ -239,6 +244,7 @@ class WorldModelPipeline(DiffusionPipeline):
         sampler: Sampler | None = None,
         futures: int = 1,
         prompt: str | list[str] | None = None,
+        tap: Tap | None = None,
     ) -> WorldModelOutput:
         """Roll out the future of `frames` under `actions`.
 
@@ -250,6 +256,7 @@ class WorldModelPipeline(DiffusionPipeline):
             sampler: how a latent step is drawn (default: 5 steps of Heun's).
             futures: rollouts from each context, each from noise of its own.
             prompt: what is to be seen, one for all contexts or one each, of a model with text.
+            tap: sees and may replace the residual streams at the ends of blocks, as in `LatentStream`.
         Returns:
             context and predicted frames, n+1 in all (fewer by the context frames left out); the futures of a context
             follow one another.
@@ -270,7 +277,7 @@ class WorldModelPipeline(DiffusionPipeline):
             raise UserError(f"noise of shape {tuple(noise.shape)} was given, expected {shape}")
         predicted = rollout(self.transformer, context, grouped, noise.to(device), sampler=sampler,
                             shift=self.scheduler.config.shift, window=self.trained_on.window,
-                            generator=generator, **text)  # fmt: skip
+                            generator=generator, tap=tap, **text)  # fmt: skip
         latents = torch.cat([context, predicted], dim=1)
         decoded = self.codec.decode(self.denormalise(latents))[:, :wanted]
         return WorldModelOutput(decoded, latents, pixel_frames(context.shape[1], k))
@@ -286,7 +293,7 @@ class VideoStream:
     @torch.no_grad()
     def __init__(
         self, pipeline: WorldModelPipeline, context: Tensor, actions: Tensor, text: dict[str, TextTokens], *,
-        generator: torch.Generator | None, sampler: Sampler | None, graph: bool,
+        generator: torch.Generator | None, sampler: Sampler | None, graph: bool, tap: Tap | None = None,
     ) -> None:  # fmt: skip
         """`context` is clean, normalised latents "b t c h w", `actions` the raw ones "b n a" between its frames,
         `text` the result of `WorldModelPipeline.text_conditioning`."""
@@ -295,7 +302,7 @@ class VideoStream:
             pipeline.transformer.compile_blocks()
         self.stream = LatentStream(pipeline.transformer, context, pipeline.group(actions), sampler=sampler,
                                    shift=pipeline.scheduler.config.shift, window=pipeline.trained_on.window,
-                                   generator=generator, graph=graph, **text)  # fmt: skip
+                                   generator=generator, graph=graph, tap=tap, **text)  # fmt: skip
         self.decoder = StreamDecoder(pipeline.codec, otherwise=pipeline.trained_on.window)
         self.last = context[:, -1:]
         for step in context.split(1, dim=1):

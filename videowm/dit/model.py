@@ -7,7 +7,7 @@ forcing, arXiv 2407.01392), so context is simply a step whose level is 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -15,6 +15,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,21 +27,27 @@ from videowm.dit.text import CrossAttention, TextConditioner, TextConditioning, 
 from videowm.types import UserError
 
 HEAD_SIZE = 64
+# tap(i, x): x "b t s d" is the residual stream at the end of block i (from 0); what it returns replaces the stream.
+Tap = Callable[[int, Tensor], Tensor]
+Stream = tuple[
+    Tensor, Tensor, Tensor
+]  # residual stream and last update, both "b t s d", and the update's gate "b t 1 d"
 
 
-def level_features(level: Tensor, width: int) -> Tensor:
-    """Sines and cosines "b t d" of noise levels "b t" (frequencies 1 .. 1000 in geometric steps)."""
+def level_features(level: Float[Tensor, "*b"], width: int) -> Float[Tensor, "*b {width}"]:
+    """Cosines and sines of noise levels in [0, 1] at frequencies from 1 to 1000, in geometric steps."""
     frequency = torch.exp(torch.linspace(0, math.log(1000), width // 2, device=level.device))
     angle = level.float()[..., None] * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def add_modulate(x: Tensor, update: Tensor, gate: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The stream with a gated update added, and that normalised, scaled and shifted: the next layer's input.
+def add_modulate(
+    x: Float[Tensor, "b t s d"], update: Float[Tensor, "b t s d"], gate: Float[Tensor, "b t 1 d"],
+    shift: Float[Tensor, "b t 1 d"], scale: Float[Tensor, "b t 1 d"],
+) -> tuple[Float[Tensor, "b t s d"], Float[Tensor, "b t s d"]]:  # fmt: skip
+    """The stream x + gate * update, and its modulated norm (1 + scale) * rms_norm(x) + shift, the next layer's input.
 
-    Args:
-        x, update: "b t s d".
-        gate, shift, scale: "b t 1 d", one for each latent step.
+    This is DiT's adaLN-Zero (arXiv 2212.09748, section 3.2) with RMSNorm in place of LayerNorm.
     """
     if fused is not None and x.is_cuda:
         return fused.add_modulate(x, update, gate, shift, scale)
@@ -49,10 +56,10 @@ def add_modulate(x: Tensor, update: Tensor, gate: Tensor, shift: Tensor, scale: 
 
 
 class Block(nn.Module):
-    """Attention, cross-attention to a text if there is one, and MLP, each modulated and gated by the step's condition
-    (adaLN-Zero).
+    """Self-attention, cross-attention where there is a text, and MLP; the step's condition modulates and gates each.
 
-    What the MLP gives is added in the next block, where adding, normalising and modulating are one pass over memory.
+    The MLP's update is added at the start of the next block. There adding, normalising and modulating are one pass over
+    memory. `DiT.tapped` adds it at once instead, where a caller looks at the residual stream.
     """
 
     def __init__(self, width: int, heads: int, *, cross_attention: bool = False) -> None:
@@ -63,12 +70,19 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * width, width, bias=False)
 
     def forward(
-        self, x: Tensor, update: Tensor, gate: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask,
+        self, x: Float[Tensor, "b t s d"], update: Float[Tensor, "b t s d"], gate: Float[Tensor, "b t 1 d"],
+        modulation: Float[Tensor, "b t parts 1 d"], rotary: tuple[Tensor, Tensor], mask: Mask,
         store: Store | None = None, text: TextKeysValues | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Stream and update "b t s d", the update's gate "b t 1 d", modulation "b t 6 1 d" -> stream, update, gate.
+    ) -> Stream:  # fmt: skip
+        """The stream after this block, all updates added but the MLP's; that update; and its gate.
 
-        With cross-attention the modulation has 9 parts; the last 3 belong to it.
+        Args:
+            x, update, gate: the same from the block before.
+            modulation: shift, scale and gate of attention, then of the MLP, then of cross-attention (6 or 9 parts).
+            rotary: cosine and sine "l k/2" of the tokens' positions.
+            mask: which tokens see which (`videowm.dit.attention`); None: all see all.
+            store: where keys and values of a rollout are kept.
+            text: keys and values of the text, where the block has cross-attention.
         """
         shift1, scale1, gate1, shift2, scale2, gate2, *third = modulation.unbind(2)
         x, h = add_modulate(x, update, gate, shift1, scale1)
@@ -81,14 +95,17 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """From tokens to the patches they stand for."""
+    """From tokens to the patches that they stand for."""
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
         self.unembed = nn.Linear(width, outputs)
 
-    def forward(self, x: Tensor, update: Tensor, gate: Tensor, modulation: Tensor) -> Tensor:
-        """Stream, update and gate of the last block, modulation "b t 2 1 d" -> "b t s outputs", float32."""
+    def forward(
+        self, x: Float[Tensor, "b t s d"], update: Float[Tensor, "b t s d"], gate: Float[Tensor, "b t 1 d"],
+        modulation: Float[Tensor, "b t 2 1 d"],
+    ) -> Float[Tensor, "b t s outputs"]:  # fmt: skip
+        """Patches in float32, from the last block's output."""
         return self.unembed(add_modulate(x, update, gate, *modulation.unbind(2))[1]).float()
 
 
@@ -103,8 +120,8 @@ class DiT(ModelMixin, ConfigMixin):
         hidden, heads: width d of the tokens and number of heads, where they are not to follow from `depth`.
         local: latent steps that three of four blocks see, the own one included; None: all blocks see all.
         text: a text beside the actions: `features`, `length` and `into` of `TextConditioner`; None: no text.
-        shortcut: whether the level is given with a step size (see `videowm.dit.shortcut`).
-        trained_on: what a user of the weights must know (see `videowm.pipeline.TrainedOn`); the network ignores it.
+        shortcut: whether the level comes with a step size (see `videowm.dit.shortcut`).
+        trained_on: statistics of the training data (see `videowm.pipeline.TrainedOn`); the network ignores it.
     """
 
     _supports_gradient_checkpointing = True
@@ -176,56 +193,63 @@ class DiT(ModelMixin, ConfigMixin):
             nn.init.zeros_(block.cross.project.weight)
 
     def forward(
-        self, latents: Tensor, level: Tensor, actions: Tensor, cache: KVCache | None = None, *,
-        text: TextTokens | TextConditioning | None = None, write: bool = False,
-    ) -> Tensor:  # fmt: skip
-        """Velocity of every latent step, seen from itself and what came before it.
+        self, latents: Float[Tensor, "b t c h w"], level: Float[Tensor, "b t"] | Float[Tensor, "b t 2"],
+        actions: Float[Tensor, "b t g"], cache: KVCache | None = None, *,
+        text: TextTokens | TextConditioning | None = None, write: bool = False, tap: Tap | None = None,
+    ) -> Float[Tensor, "b t c h w"]:  # fmt: skip
+        """Velocity (noise minus data) of every latent step in float32; a step sees itself and the steps before it.
 
         Args:
-            latents: "b t c h w", noised according to `level`.
-            level: "b t" in [0, 1]; of a shortcut model also "b t 2", with how far to step (else as flow matching).
-            actions: grouped actions "b t g".
-            cache: keys and values of earlier steps; the given step follows them. Several steps only into an empty one.
+            latents: noised according to `level`.
+            level: in [0, 1]. A shortcut model also takes "b t 2", with step sizes; without them it is flow matching.
+            actions: grouped actions (see `videowm.actions.group`).
+            cache: keys and values of earlier steps. The given step follows them; several steps need an empty cache.
             text: tokens and mask, one text a clip. With a cache, give `text_conditioning`'s result, made once.
             write: the given steps are finished and stay in the cache.
-        Returns:
-            velocity (noise minus data) "b t c h w", float32.
+            tap: called with every block's index and the residual stream at its end; its result replaces the stream.
         """
         if cache is None:
-            graphed = self.graphs is not None and self.training and torch.is_grad_enabled()
-            return (self.graphed if graphed else self.velocity)(latents, level, actions, *(text or ()))
+            graphed = self.graphs is not None and self.training and torch.is_grad_enabled() and tap is None
+            if graphed:
+                return self.graphed(latents, level, actions, *(text or ()))
+            return self.velocity(latents, level, actions, *(text or ()), tap=tap)
         text = text if isinstance(text, TextConditioning) else self.text_conditioning(*(text or ()))
         t, modulations = latents.shape[1], self.modulations(level, actions, text)
         if t == 1:
-            out = self.one_step(latents, modulations, cache, text)
+            out = self.one_step(latents, modulations, cache, text, tap=tap)
         elif cache.next_step:
             raise ValueError(f"{t} steps were given to a cache that holds {cache.next_step}: give one after the other")
         else:
-            out = self.sequence(latents, modulations, text, cache)
+            out = self.sequence(latents, modulations, text, cache, tap=tap)
         if write:
             cache.advance(t)
         return out
 
-    def velocity(self, latents: Tensor, level: Tensor, actions: Tensor, *text: Tensor) -> Tensor:
-        """The same without a cache."""
-        text = self.text_conditioning(*text)
-        return self.sequence(latents, self.modulations(level, actions, text), text)
+    def velocity(
+        self, latents: Tensor, level: Tensor, actions: Tensor, *text: Tensor, tap: Tap | None = None
+    ) -> Float[Tensor, "b t c h w"]:
+        """As `forward` without a cache; `text` is nothing, or tokens and mask."""
+        conditioning = self.text_conditioning(*text)
+        return self.sequence(latents, self.modulations(level, actions, conditioning), conditioning, tap=tap)
 
     def graphed(self, *inputs: Tensor) -> Tensor:
-        """The same in training, as CUDA graphs, recorded once for every shape."""
+        """As `velocity` in training, by CUDA graphs that are captured once for every shape."""
         shapes = tuple(x.shape for x in inputs)
         if shapes not in self.graphs:
             self.graphs[shapes] = capture(self, self.velocity, inputs)
         return self.graphs[shapes](*inputs)
 
     def text_conditioning(self, *text: Tensor) -> TextConditioning:
-        """What the blocks take of a text (see `TextTokens`); nothing where the network has no text."""
+        """The blocks' input from a text's tokens and mask (`TextTokens`); empty where the network has no text."""
         if bool(text) != (self.text_condition is not None):
             raise ValueError("a text was given to a model without" if text else "a model with text was given none")
         return self.text_condition(*text) if text else TextConditioning(None, [None] * self.depth)
 
-    def modulations(self, level: Tensor, actions: Tensor, text: TextConditioning | None = None) -> list[Tensor]:
-        """Shifts, scales and gates "b t 6 1 d" of every block ("b t 9 1 d" with text), "b t 2 1 d" of the head."""
+    def modulations(
+        self, level: Float[Tensor, "b t"] | Float[Tensor, "b t 2"], actions: Float[Tensor, "b t g"],
+        text: TextConditioning | None = None,
+    ) -> list[Float[Tensor, "b t parts 1 d"]]:  # fmt: skip
+        """Shifts, scales and gates of every block (6 parts, 9 with cross-attention), then those of the head (2)."""
         dtype = self.embed.weight.dtype
         if self.config.shortcut and level.ndim == 2:
             level = level_with_step_size(level, 0)
@@ -236,9 +260,10 @@ class DiT(ModelMixin, ConfigMixin):
         return list(whole.split([self.parts] * self.depth + [2], dim=2))
 
     def sequence(
-        self, latents: Tensor, modulations: list[Tensor], text: TextConditioning, cache: KVCache | None = None
-    ) -> Tensor:
-        """Velocity "b t c h w" of a clip from its first step on; keys and values go into an empty cache."""
+        self, latents: Float[Tensor, "b t c h w"], modulations: list[Tensor], text: TextConditioning,
+        cache: KVCache | None = None, *, tap: Tap | None = None,
+    ) -> Float[Tensor, "b t c h w"]:  # fmt: skip
+        """Velocity of a clip from its first step on; keys and values go into an empty cache."""
         t, stream = latents.shape[1], self.stream(latents)
         rotary = self.rotary.angles(torch.arange(t, device=latents.device))
         for i, block in enumerate(self.blocks):
@@ -249,35 +274,44 @@ class DiT(ModelMixin, ConfigMixin):
             blocks = self.compiled and store is None and latents.is_cuda  # FlexAttention is slow where not compiled
             mask = self.mask(t, self.windows[i], latents.device, blocks=blocks)
             stream = run(*stream, modulations[i], rotary, mask, store, text.blocks[i])
+            stream = stream if tap is None else self.tapped(tap, i, stream)
         return self.unpatched(self.head(*stream, modulations[-1]))
 
     def one_step(
-        self, latents: Tensor, modulations: list[Tensor], cache: KVCache, text: TextConditioning | None = None, *,
-        static: bool = False,
-    ) -> Tensor:  # fmt: skip
-        """Velocity "b 1 c h w" of the step that follows those in the cache; see `KVCache.store` for `static`."""
+        self, latents: Float[Tensor, "b 1 c h w"], modulations: list[Tensor], cache: KVCache,
+        text: TextConditioning | None = None, *, static: bool = False, tap: Tap | None = None,
+    ) -> Float[Tensor, "b 1 c h w"]:  # fmt: skip
+        """Velocity of the step that follows those in the cache; see `KVCache.store` for `static`."""
         stream = self.stream(latents)
         for i, block in enumerate(self.blocks):
             store, mask = cache.store(i, 1, static=static)
             run = block if static else block.forward
             stream = run(*stream, modulations[i], cache.angles, mask, store, text and text.blocks[i])
+            stream = stream if tap is None else self.tapped(tap, i, stream)
         return self.unpatched((self.head if static else self.head.forward)(*stream, modulations[-1]))
 
-    def stream(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents "b t c h w" -> an empty stream and their tokens as its first update, "b t s d", with a gate of 1."""
+    @staticmethod
+    def tapped(tap: Tap, block: int, stream: Stream) -> Stream:
+        """The stream after a tap: the block's last update is added at once, and nothing is left for the next block."""
+        x, update, gate = stream
+        whole = x.float() + gate.float() * update.float()  # rounded once, as the kernels do
+        return tap(block, whole.to(x.dtype)), torch.zeros_like(update), gate
+
+    def stream(self, latents: Float[Tensor, "b t c h w"]) -> Stream:
+        """The first block's input: an empty stream, and the patches' tokens as an update with a gate of 1."""
         patches = rearrange(latents, "b t c (h p) (w q) -> b t (h w) (p q c)", p=self.patch, q=self.patch)
         tokens = self.embed(patches.to(self.embed.weight.dtype))
         return torch.zeros_like(tokens), tokens, torch.ones_like(tokens[:, :, :1])
 
-    def unpatched(self, tokens: Tensor) -> Tensor:
-        """What the head says "b t s (p q c)" -> "b t c h w"."""
+    def unpatched(self, tokens: Float[Tensor, "b t s patch"]) -> Float[Tensor, "b t c h w"]:
+        """The latents that the head's patches "b t s (p q c)" make up."""
         h, w = self.grid
         return rearrange(tokens, "b t (h w) (p q c) -> b t c (h p) (w q)", h=h, w=w, p=self.patch, q=self.patch)
 
     def mask(self, steps: int, window: int | None, device: torch.device, *, blocks: bool) -> Mask:
-        """The mask of a clip of `steps` latent steps, made once, for FlexAttention if it is to be of `blocks`.
+        """The mask of a clip of `steps` latent steps, made once; None where every token sees every other.
 
-        None where every token sees every other. On a CPU FlexAttention has no gradient.
+        With `blocks` it is FlexAttention's, which has no gradient on a CPU.
         """
         if steps == 1:
             return None
@@ -290,7 +324,11 @@ class DiT(ModelMixin, ConfigMixin):
         return self.masks[key]
 
     def new_cache(self, batch: int, window: int, *, sinks: int = 0) -> KVCache:
-        """An empty cache for `batch` streams that see `window` latent steps, the present one included."""
+        """An empty cache for `batch` streams that see `window` latent steps, the present one included.
+
+        Raises:
+            UserError: the window has no room for `sinks` steps, the present one and one that slides.
+        """
         if sinks and sinks > window - 2:
             most = max(0, window - 2)
             raise UserError(f"{sinks} sinks leave no room in a window of {window} latent steps: give {most} at most")

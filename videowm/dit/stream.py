@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from videowm.dit import flow, shortcut
-from videowm.dit.model import DiT
+from videowm.dit.model import DiT, Tap
 from videowm.dit.sample import METHODS, Sampler
 from videowm.dit.text import TextConditioning, TextTokens
 from videowm.types import UserError
@@ -47,6 +47,7 @@ class LatentStream:
         graph: bool = False,
         text: TextTokens | None = None,
         empty: TextTokens | None = None,
+        tap: Tap | None = None,
     ) -> None:
         """Read the context: clean latents "b t c h w" and their grouped actions "b t g".
 
@@ -55,8 +56,18 @@ class LatentStream:
             generator: of the noise on the context, where the sampler wants some (default: seed 0 on the CPU).
             graph: capture the latent step on a GPU.
             text: of a model with text, one for each clip; `empty` is the empty one, a single row, for guidance.
+            tap: sees and may replace the residual streams (`videowm.dit.model.Tap`) of every pass: the context's,
+                each sampler evaluation's, and the one that writes a finished step. Guidance branches follow one
+                another along b, the guided stream first.
+
+        Raises:
+            UserError: a guidance that the model cannot have, or `graph` beside `tap`.
         """
-        self.model, self.sampler = model, sampler or Sampler()
+        if graph and tap is not None:
+            raise UserError(
+                "graph=True and a tap were given, but a CUDA graph replays no Python: leave out one of them"
+            )
+        self.model, self.sampler, self.tap = model, sampler or Sampler(), tap
         self.generator = generator or torch.Generator().manual_seed(0)
         device = context.device
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -78,7 +89,7 @@ class LatentStream:
         context = self.noised(context, self.draw(context), self.level[:, -1:])
         levels = self.level[:, -1:].expand(-1, context.shape[1])
         self.text = self.text_of(text, empty)
-        model(context, levels, self.each_branch(actions), self.cache, text=self.text, write=True)
+        model(context, levels, self.each_branch(actions), self.cache, text=self.text, write=True, tap=tap)
 
     def weaker_branches(self) -> list[GuidanceBranch]:
         """The stream itself, then what guides it."""
@@ -152,7 +163,7 @@ class LatentStream:
 
         def run(x: Tensor, i: int) -> Tensor:
             here = [m[:, i, None] for m in modulations]
-            return self.model.one_step(x, here, self.cache, self.text, static=self.use_graph)
+            return self.model.one_step(x, here, self.cache, self.text, static=self.use_graph, tap=self.tap)
 
         def velocity(x: Tensor, i: int) -> Tensor:
             first, *others = run(x.repeat(count, 1, 1, 1, 1), i).split(b)
