@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from scipy.optimize import brentq
 
 from scaling.law import Cost, Law, optimum
 from videowm import config as configuration
+from videowm.limits import Count, Flops, NonNegative, Positive, Range
 from videowm.train.rule import batch_by_rule, horizon, rate_by_rule
 from videowm.types import UserError
 
@@ -26,7 +27,7 @@ OF_THE_GRID = frozenset({"depth", "seed", "budget", "name", "out", "train.steps"
 class OptimumConfig:
     """Where the best size of a budget is expected: one of the two."""
 
-    tokens_per_parameter: float | None = None  # D = ratio x N
+    tokens_per_parameter: Positive | None = None  # D = ratio x N
     law: str | None = None  # law.json of a surface
 
     def __post_init__(self) -> None:
@@ -38,28 +39,26 @@ class OptimumConfig:
 class GridConfig:
     """The runs of a study by their budgets. Sizes are depths; nothing else of the base configuration moves."""
 
-    budgets: list[float]  # training FLOPs
-    targets: list[float] = field(default_factory=list)  # budgets to predict: one run each, at the expected optimum
-    optimum: OptimumConfig | None = None
+    budgets: list[Flops]  # training FLOPs
+    targets: list[Flops] = field(default_factory=list)  # budgets to predict: one run each, at the expected optimum
+    optimum: OptimumConfig | None = None  # around which sizes are chosen
     target_optimum: OptimumConfig | None = None  # of targets, such as the fitted law; None: `optimum`
-    sizes: list[int] | None = None  # depths, the same at every budget; else `per_budget` around the optimum
-    per_budget: int = 5
-    spread: float = 4.0  # the sizes span N/spread ... N*spread
-    seeds: int = 1
-    seeds_at_lowest: int | None = None  # at the lowest budget; None: as everywhere
-    # one long run a (size, seed), cooled down at every budget; under the rule, which then takes tokens in steps of 4
-    # times, at those of one step. False: every run is its own, with the batch and the rate of its own tokens
-    trunks: bool = True
+    sizes: list[Count] | None = None  # depths, the same at every budget; else `per_budget` around the optimum
+    per_budget: Count = 5  # sizes at each budget
+    spread: Annotated[float, Range(at_least=1, at_most=1e6)] = 4.0  # the sizes span N/spread ... N*spread
+    seeds: Count = 1  # runs of every size and budget
+    seeds_at_lowest: Count | None = None  # at the lowest budget; None: as everywhere
+    # A trunk is one long run a (size, seed). Under the rule, which then takes tokens in steps of 4 times, its batch and
+    # rate are those of one step. Otherwise every run is its own, with the batch and the rate of its own tokens.
+    trunks: bool = True  # runs of one size and seed share a trunk, which is cooled down at every budget
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # every run once under each arm's dotted overrides
     force: bool = False  # take runs below 1,000 steps too
 
     def __post_init__(self) -> None:
-        if not self.budgets or min([*self.budgets, *self.targets]) <= 0:
-            raise UserError(f"grid.budgets {self.budgets} cannot be used: give at least one number of FLOPs above 0")
+        if not self.budgets:
+            raise UserError("grid.budgets is empty: give at least one number of FLOPs")
         if self.optimum is None and (self.sizes is None or (self.targets and self.target_optimum is None)):
             raise UserError("grid.optimum is missing: give tokens_per_parameter or law, around which sizes are chosen")
-        if self.spread < 1 or min(self.per_budget, self.seeds, self.seeds_at_lowest or 1) < 1:
-            raise UserError("grid.spread, per_budget, seeds and seeds_at_lowest are 1 or more: correct the grid")
         for arm, overrides in self.arms.items():
             if not isinstance(overrides, dict) or not OF_THE_GRID.isdisjoint(overrides):
                 raise UserError(
@@ -72,20 +71,18 @@ class GridConfig:
 class CheckConfig:
     """Runs that find the best learning rate over widths and horizons, in shares of the base's own (`check-lr`)."""
 
-    depths: list[int]
-    tokens: list[float]  # target tokens of a run, one value a horizon
-    factors: list[float] = field(default_factory=lambda: [0.25, 0.5, 1.0, 2.0, 4.0])  # of the base's learning rate
-    seeds: int = 2
-    tolerance: float = 1.0  # notches (steps of `factors`) that the best one may move
+    depths: list[Count]  # sizes of the checked runs
+    tokens: list[Positive]  # target tokens of a run, one value a horizon
+    factors: list[Positive] = field(default_factory=lambda: [0.25, 0.5, 1.0, 2.0, 4.0])  # of the base's learning rate
+    seeds: Count = 2  # runs of every learning rate
+    tolerance: NonNegative = 1.0  # notches (steps of `factors`) that the best one may move
     force: bool = False  # take runs below 1,000 steps too
 
     def __post_init__(self) -> None:
-        if not self.depths or not self.tokens or min(self.depths) < 1 or min(self.tokens) <= 0 or self.seeds < 1:
-            raise UserError("check_lr needs depths, tokens and seeds of 1 or more: correct them")
-        if len(set(self.factors)) < 3 or min(self.factors) <= 0:
-            raise UserError(
-                f"check_lr.factors {self.factors} show no optimum: give three or more different ones above 0"
-            )
+        if not self.depths or not self.tokens:
+            raise UserError("check_lr.depths and check_lr.tokens are empty: give one number or more in each")
+        if len(set(self.factors)) < 3:
+            raise UserError(f"check_lr.factors {self.factors} show no optimum: give three or more different ones")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 
@@ -14,6 +14,7 @@ from scaling.grid import FEWEST_STEPS, CheckConfig, GridConfig, expand
 from scaling.records import read_record
 from videowm import config as configuration
 from videowm.files import write_atomic
+from videowm.limits import Count, Flops, Positive, Range
 from videowm.types import UserError
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ class SweepConfig:
     grid: GridConfig | None = None  # instead of points: budgets and sizes
     check_lr: CheckConfig | None = None  # what `check-lr` runs, in OUT/check-lr
     set: dict[str, Any] = field(default_factory=dict)  # dotted overrides of all points
-    title: str = "Quality against compute"
-    strip_clips: int = 4  # starts shown in the report's strip
-    strip_frames: int = 48  # frames each of them is rolled out
-    strip_at: list[float] = field(default_factory=list)  # multiples of the least compute that it shows; empty: all
-    retries: int = 1  # further tries of a point that failed before it got any further
-    speed: float | None = None  # FLOP/s to estimate hours with, until points of this sweep have been timed
-    cap: float | None = None  # FLOPs that all points together may spend
+    title: str = "Quality against compute"  # of the report
+    strip_clips: Count = 4  # starts shown in the report's strip
+    strip_frames: Count = 48  # frames each of them is rolled out
+    strip_at: list[Positive] = field(default_factory=list)  # multiples of the least compute that it shows; empty: all
+    retries: Annotated[int, Range(at_least=0, at_most=100)] = 1  # further tries of a point that stands still
+    speed: Flops | None = None  # FLOP/s to estimate hours with, until points of this sweep have been timed
+    cap: Flops | None = None  # FLOPs that all points together may spend
     slurm: dict[str, Any] = field(default_factory=dict)  # options of sbatch by their long names, for `run --slurm`
 
 

@@ -44,7 +44,7 @@ def test_a_mistake_in_a_real_process(python):
     ended = python("-m", "videowm", "train", "configs/vae/quickstart.yaml", "train.stesp=3")
     assert ended.returncode == 2 and ended.stdout == ""
     [line] = ended.stderr.splitlines()
-    assert line.startswith("videowm: ") and "unknown key 'stesp', did you mean 'steps'?" in line
+    assert line.startswith("videowm: ") and "unknown key 'train.stesp', did you mean 'train.steps'?" in line
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Strict typed configuration: YAML -> dataclasses, dotted overrides, did-you-mean, dump, hash. Imports no torch.
 
 A configuration is a frozen dataclass beside the class that it configures. A YAML file holds only what differs from
-the defaults. An unknown key, a wrong type or a number outside its `videowm.limits.Range` is a `UserError` that names
-the key, what was expected and the likely right one.
+the defaults. An unknown key, a wrong type or a number outside its `videowm.limits.Range` is a `UserError`. It names
+the dotted key, what was expected and the likely right one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import dataclasses
 import difflib
 import json
 import math
+import reprlib
 import types
 import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -24,6 +27,7 @@ from videowm.limits import LARGEST, Range
 from videowm.types import UserError
 
 T = TypeVar("T")
+RESOLVED = "# every key with its value; the last line is three dots"  # first line of what `dump` writes
 
 
 def load(cls: type[T], path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> T:
@@ -47,14 +51,16 @@ def parse_args(top: argparse.ArgumentParser, argv: list[str] | None) -> argparse
 def read(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
     """The plain mapping of a YAML file with the overrides applied, not yet checked against a dataclass."""
     try:
-        data = yaml.load(Path(path).read_text(), UniqueKeys)  # noqa: S506 - a SafeLoader
+        text = Path(path).read_text()
+        data = yaml.load(text, UniqueKeys)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise UserError(f"no configuration at {path} ({error.strerror}): give the path of a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path} is not valid YAML ({first}): correct the file") from None
-    if data is None:
-        data = {}
+    if text.startswith(RESOLVED) and not text.rstrip().endswith("\n..."):
+        raise UserError(f"{path} is cut off (its last line is not three dots): restore it, or train in another folder")
+    data = {} if data is None else data
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a {type(data).__name__}, expected `key: value` lines")
     for override in overrides:
@@ -81,15 +87,15 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def apply_override(data: dict[str, Any], override: str, cls: type | None = None) -> None:
-    """Set `a.b=value` in the nested mapping `data`, which is to become a `cls`."""
+    """Set `a.b=value` in the nested mapping `data`, which becomes a `cls`. Text keys take the value as it stands."""
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise UserError(f"override {override!r} is not of the form key.sub=value")
+    (*parents, last), hint = keys_of(cls, key)
     try:
-        value = parse_scalar(text)
+        value = text if takes_text(hint, text) else parse_scalar(text)
     except yaml.YAMLError:
         raise UserError(f"override {override!r}: the value is not valid YAML") from None
-    *parents, last = keys_of(cls, key)
     for parent in parents:
         inner = data.setdefault(parent, {})
         if isinstance(inner, list):
@@ -103,18 +109,28 @@ def apply_override(data: dict[str, Any], override: str, cls: type | None = None)
     data[last] = value
 
 
-def keys_of(hint: Any, key: str) -> list[str]:
-    """The keys of a dotted one. Below a `dict[str, Any]` the rest is one key: a sweep's `set` holds dotted ones."""
+def keys_of(hint: Any, key: str) -> tuple[list[str], Any]:
+    """The keys of a dotted one and the type there. Below a `dict[str, Any]` the rest is one key, as in `set`."""
     first, dot, rest = key.partition(".")
     if get_origin(hint) in (Union, types.UnionType):
         hint = next((arg for arg in get_args(hint) if arg is not type(None)), None)
-    if not dot:
-        return [first]
     if get_origin(hint) is dict:
         below = get_args(hint)[1]
-        return [key] if below is Any else [first, *keys_of(below, rest)]
+        return ([key], Any) if below is Any or not dot else with_first(first, keys_of(below, rest))
     below = typing.get_type_hints(hint).get(first) if dataclasses.is_dataclass(hint) else None
-    return [first, *keys_of(below, rest)]
+    return with_first(first, keys_of(below, rest)) if dot else ([first], below)
+
+
+def with_first(first: str, place: tuple[list[str], Any]) -> tuple[list[str], Any]:
+    return [first, *place[0]], place[1]
+
+
+def takes_text(hint: Any, text: str) -> bool:
+    """Whether a key holds text alone and `text` is meant literally: neither quoted, nor empty, nor a null."""
+    options = set(get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,))
+    if not options <= {str, Path, type(None)} or not options & {str, Path}:
+        return False
+    return text[:1] not in ("", "'", '"') and not (type(None) in options and text in ("null", "~"))
 
 
 def parse_scalar(text: str) -> Any:
@@ -130,63 +146,126 @@ def as_number(value: str) -> Any:
         return value
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a value stands: the file, the dotted key, and the class of the whole file."""
+
+    file: str
+    top: type
+    key: str = ""
+
+    def below(self, key: Any) -> Place:
+        return dataclasses.replace(self, key=f"{self.key}.{key}" if self.key else str(key))
+
+    def item(self, index: int) -> Place:
+        return dataclasses.replace(self, key=f"{self.key}[{index}]")
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.key}"
+
+
 def build(cls: type[T], data: dict[str, Any], where: str = "configuration") -> T:
-    """Check the nested mapping `data` against the dataclass `cls` and return an instance."""
+    """Check the nested mapping `data` against the dataclass `cls` and return an instance.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value has another type or lies outside its range.
+    """
+    return built(cls, data, Place(where, cls))
+
+
+def built(cls: type[T], data: dict[str, Any], where: Place) -> T:
+    """An instance of the dataclass `cls` that stands at `where`."""
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     values = {}
     for key, value in data.items():
+        place = where.below(key)
         if key not in fields:
-            raise UserError(f"{where}: unknown key {key!r}{suggest(key, fields)}")
-        values[key] = convert(hints[key], value, f"{where}: {key}")
+            raise UserError(f"{where.file}: unknown key {brief(place.key)}{nearest(place, fields)}")
+        values[key] = convert(hints[key], value, place)
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
-            raise UserError(f"{where}: key {name!r} is missing (a {type_name(hints[name])})")
+            key = where.below(name).key
+            raise UserError(f"{where.file}: key {key!r} is missing (a {type_name(hints[name])}): give it")
     return cls(**values)
 
 
-def suggest(word: str, known) -> str:
+def every_key(cls: type, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a configuration class, groups of keys included."""
+    for name, hint in typing.get_type_hints(cls).items():
+        yield prefix + name
+        if nested := nested_class(hint):
+            yield from every_key(nested, f"{prefix}{name}.")
+
+
+def nested_class(hint: Any) -> type | None:
+    """The configuration class that a hint names, alone or in a union with None."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return next((option for option in options if dataclasses.is_dataclass(option)), None)
+
+
+def nearest(place: Place, siblings: Iterable[str]) -> str:
+    """The tail of the sentence about an unknown key: the most similar key of the whole file, else its siblings."""
+
+    def likeness(known: str) -> float:
+        parts = [text.rpartition(".") for text in (place.key, known)]
+        last = difflib.SequenceMatcher(None, parts[0][2], parts[1][2]).ratio()
+        apart = 0.01 * known.count(".") + 0.1 if parts[0][0] != parts[1][0] else 0.0
+        return max(last - apart, difflib.SequenceMatcher(None, place.key, known).ratio() - 0.2)
+
+    best = max(every_key(place.top), key=likeness)
+    return f", did you mean {best!r}?" if likeness(best) >= 0.55 else f"; known: {', '.join(sorted(siblings))}"
+
+
+def suggest(word: str, known: Iterable[Any]) -> str:
     """The tail of an error sentence: the likely right word, else the list of the known ones."""
     close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(map(str, known)))}"
 
 
-def convert(hint: Any, value: Any, where: str) -> Any:
+def brief(value: Any) -> str:
+    """A value in an error sentence: one line, long ones cut in the middle."""
+    shorter = reprlib.Repr()
+    shorter.maxstring, shorter.maxother = 120, 120
+    return shorter.repr(value)
+
+
+def convert(hint: Any, value: Any, where: Place) -> Any:
     """`value` as the annotated type `hint`, within its range; int becomes float where a float is wanted."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return within(args[1:], convert(args[0], value, where), where)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise UserError(f"{where}: expected keys of {hint.__name__}, got {value!r}")
-        return build(hint, value, where)
+            raise UserError(f"{where}: expected keys of {hint.__name__}, got {brief(value)}")
+        return built(hint, value, where)
     if origin in (Union, types.UnionType):
         return convert_union(args, value, where)
     if origin is Literal:
         if isinstance(value, bool) and (word := "on" if value else "off") in args:
             value = word  # to YAML 1.1 these words are booleans
         if value not in args:
-            raise UserError(f"{where}: {value!r} is not a choice{suggest(value, args)}")
+            raise UserError(f"{where}: {brief(value)} is not a choice{suggest(value, args)}")
         return value
     if origin in (list, tuple):
         return convert_sequence(hint, origin, args, value, where)
     if origin is dict or hint is dict:
         if not isinstance(value, dict):
-            raise UserError(f"{where}: expected a mapping, got {value!r}")
+            raise UserError(f"{where}: expected a mapping, got {brief(value)}")
         return dict(value)
     return convert_plain(hint, value, where)
 
 
-def within(limits: tuple[Any, ...], value: Any, where: str) -> Any:
+def within(limits: tuple[Any, ...], value: Any, where: Place) -> Any:
     """`value`, if it lies within every `Range` of an annotation."""
     for limit in limits:
         if isinstance(limit, Range) and isinstance(value, int | float) and not limit.holds(value):
-            raise UserError(f"{where}: {value!r} is out of range, expected a number {limit}")
+            raise UserError(f"{where}: {value!r} is out of range, expected a number that is {limit}")
     return value
 
 
-def convert_union(args: tuple, value: Any, where: str) -> Any:
+def convert_union(args: tuple, value: Any, where: Place) -> Any:
     if value is None and type(None) in args:
         return None
     options = [arg for arg in args if arg is not type(None)]
@@ -200,20 +279,20 @@ def convert_union(args: tuple, value: Any, where: str) -> Any:
             refused.append(str(error))
     if outside := [text for text in refused if "is out of range" in text]:
         raise UserError(outside[0])
-    raise UserError(f"{where}: expected {' or '.join(map(type_name, args))}, got {value!r}")
+    raise UserError(f"{where}: expected {' or '.join(map(type_name, args))}, got {brief(value)}")
 
 
-def convert_sequence(hint: Any, origin: type, args: tuple, value: Any, where: str) -> Any:
+def convert_sequence(hint: Any, origin: type, args: tuple, value: Any, where: Place) -> Any:
     if not isinstance(value, (list, tuple)):
-        raise UserError(f"{where}: expected {type_name(hint)}, got {value!r}")
+        raise UserError(f"{where}: expected {type_name(hint)}, got {brief(value)}")
     if origin is tuple and args[-1] is not Ellipsis:
         if len(value) != len(args):
-            raise UserError(f"{where}: expected {len(args)} values, got {len(value)}: {value!r}")
-        return tuple(convert(arg, v, f"{where}[{i}]") for i, (arg, v) in enumerate(zip(args, value, strict=True)))
-    return origin(convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+            raise UserError(f"{where}: expected {len(args)} values, got {len(value)}: {brief(value)}")
+        return tuple(convert(arg, v, where.item(i)) for i, (arg, v) in enumerate(zip(args, value, strict=True)))
+    return origin(convert(args[0], v, where.item(i)) for i, v in enumerate(value))
 
 
-def convert_plain(hint: Any, value: Any, where: str) -> Any:
+def convert_plain(hint: Any, value: Any, where: Place) -> Any:
     if hint is Any:
         return value
     if hint is float:
@@ -230,7 +309,7 @@ def convert_plain(hint: Any, value: Any, where: str) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise UserError(f"{where}: expected {type_name(hint)}, got {value!r}")
+        raise UserError(f"{where}: expected {type_name(hint)}, got {brief(value)}")
     return value
 
 
@@ -274,11 +353,20 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def dump(config: Any) -> str:
-    """The fully resolved configuration as YAML; `load` of it gives the same object."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
+    """A resolved configuration, or the mapping of one, as YAML; `load` of it gives the same object."""
+    return f"{RESOLVED}\n{yaml.safe_dump(to_dict(config), sort_keys=False, explicit_end=True)}"
 
 
-def digest(config: Any, *, without: tuple[str, ...] = ()) -> str:
-    """Hash of what a run computes: the resolved configuration without the named top-level keys (paths, devices)."""
-    data = {k: v for k, v in to_dict(config).items() if k not in without}
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping -> dotted keys; an empty mapping is a value."""
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return out
+
+
+def digest(config: Any, *, without: Iterable[str] = ()) -> str:
+    """Hash (16 digits) of a configuration, or of the mapping of one, without the named dotted keys."""
+    left_out = set(without)
+    data = {key: value for key, value in flatten(to_dict(config)).items() if key not in left_out}
     return short_hash(json.dumps(data, sort_keys=True))

@@ -7,8 +7,9 @@ reference in the documentation prints it. Numbers are always finite; a key witho
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_origin
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,20 @@ class Range:
         return " and ".join(f"{word} {limit:g}" for word, limit in words.items() if math.isfinite(limit))
 
 
+def ranges(hint: Any) -> Iterator[Range]:
+    """Every range in an annotation, those within unions, lists and tuples too."""
+    if get_origin(hint) is Annotated:
+        yield from (extra for extra in get_args(hint)[1:] if isinstance(extra, Range))
+    for inner in get_args(hint):
+        yield from ranges(inner)
+
+
 LARGEST = 2**53  # beyond it a float no longer holds every whole number
 
 Count = Annotated[int, Range(at_least=1, at_most=10**9)]  # how many of something there must be
 Whole = Annotated[int, Range(at_least=0, at_most=10**9)]  # how many of something there may be; 0: none
+LARGEST_SIZE = 2**16
+Size = Annotated[int, Range(at_least=1, at_most=LARGEST_SIZE)]  # width, channels, side of a network's part
 Seed = Annotated[int, Range(at_least=0, at_most=LARGEST)]
 Positive = Annotated[float, Range(above=0, at_most=1e12)]
 NonNegative = Annotated[float, Range(at_least=0, at_most=1e12)]

@@ -6,14 +6,13 @@ import dataclasses
 import inspect
 import json
 import re
-import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
-from videowm.config import to_dict, type_name
-from videowm.limits import Range
+from videowm.config import nested_class, to_dict, type_name
+from videowm.limits import ranges
 
 
 @dataclass(frozen=True)
@@ -36,20 +35,12 @@ def keys(cls: type, prefix: str = "") -> Iterator[Key]:
         if nested is not None:
             yield from keys(nested, f"{name}.")
             continue
-        base, limits = (get_args(hint)[0], get_args(hint)[1:]) if get_origin(hint) is Annotated else (hint, ())
-        yield Key(name, type_name(base), limits_in(hint, limits), default_of(field), comments.get(field.name, ""))
+        yield Key(name, type_name(hint), limits_in(hint), default_of(field), comments.get(field.name, ""))
 
 
-def nested_class(hint: Any) -> type | None:
-    """The configuration class that a hint names, alone or in a union with None."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return next((option for option in options if dataclasses.is_dataclass(option)), None)
-
-
-def limits_in(hint: Any, limits: tuple[Any, ...]) -> str:
+def limits_in(hint: Any) -> str:
     """The ranges of a hint in words, those within a union or list too."""
-    inner = [a for arg in get_args(hint) if get_origin(arg) is Annotated for a in get_args(arg)[1:]]
-    return "; ".join(dict.fromkeys(str(limit) for limit in (*limits, *inner) if isinstance(limit, Range)))
+    return "; ".join(dict.fromkeys(map(str, ranges(hint))))
 
 
 def default_of(field: dataclasses.Field) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from videowm.dit.shortcut import power_of
+from videowm.limits import Range, Share, Whole
 from videowm.types import UserError
 
+Steps = Annotated[int, Range(at_least=1, at_most=1000)]
+Guidance = Annotated[float, Range(at_least=-100, at_most=100)]
 Velocity = Callable[[Tensor, int], Tensor]  # (x, i) -> velocity of x at levels[i]
 
 
@@ -24,16 +27,16 @@ class Sampler:
     1, 2, 4, 8 or 16 equal Euler steps.
     """
 
-    steps: int = 5  # Euler: evaluations of the network; Heun: intervals, two evaluations each but the last
-    method: Literal["euler", "heun"] = "heun"
-    levels: list[float] | None = None  # the levels themselves, from 1 to 0, instead of `steps`
-    shift: float | None = None  # None: the model's own
-    action_guidance: float = 1.0  # classifier-free (arXiv 2207.12598) on the actions, dropped in training
-    text_guidance: float = 1.0  # the same on the text, against the empty one
-    history_guidance: float = 1.0  # on the context (arXiv 2502.06764), against a context noised to `history_level`
-    history_level: float = 1.0
-    context_level: float = 0.3  # noise on finished steps, with this as their level: hides what drifts
-    sinks: int = 0  # first steps that a sliding window never forgets
+    steps: Steps = 5  # Euler: evaluations of the network; Heun: intervals, two evaluations each but the last
+    method: Literal["euler", "heun"] = "heun"  # of integration
+    levels: list[Share] | None = None  # the levels themselves, from 1 to 0, instead of `steps`
+    shift: Annotated[float, Range(above=0, at_most=1000)] | None = None  # of the schedule; None: the model's own
+    action_guidance: Guidance = 1.0  # classifier-free (arXiv 2207.12598) on the actions, dropped in training
+    text_guidance: Guidance = 1.0  # the same on the text, against the empty one
+    history_guidance: Guidance = 1.0  # on the context (arXiv 2502.06764), against a context noised to `history_level`
+    history_level: Share = 1.0  # noise level of that context
+    context_level: Share = 0.3  # noise on finished steps, with this as their level: hides what drifts
+    sinks: Whole = 0  # first steps that a sliding window never forgets
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -15,6 +15,7 @@ from videowm.bootstrap import standard_error
 from videowm.data.latents import Latents, normalised
 from videowm.dit import DiT, flow
 from videowm.dit.text import TextTokens
+from videowm.limits import Count, Seed
 from videowm.types import UserError
 
 
@@ -22,11 +23,11 @@ from videowm.types import UserError
 class HeldoutConfig:
     """The bank. `context` clean steps at least come before a target; targets are all later steps of the window."""
 
-    clips: int = 96
-    window: int = 8
-    context: int = 3
-    seed: int = 0
-    batch: int = 96
+    clips: Count = 96  # windows of held-out clips, at most
+    window: Count = 8  # latent steps of a window
+    context: Count = 3  # clean latent steps before the first target
+    seed: Seed = 0  # of levels and noise
+    batch: Count = 96  # windows computed at once
 
 
 @dataclass(frozen=True)

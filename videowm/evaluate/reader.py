@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from videowm.config import suggest
 from videowm.data.dataset import Dataset
+from videowm.limits import Size, Whole
 from videowm.types import UserError
 
 MOTION = ("forward", "sideways", "turn")  # from x, y and heading: what an observer on board sees change
@@ -24,10 +25,10 @@ MOTION = ("forward", "sideways", "turn")  # from x, y and heading: what an obser
 class ReaderConfig:
     """The window and the network. Row `lag` of the window's rows is what is read: its action and its state."""
 
-    frames: int = 5
-    lag: int = 0  # an action shows in the frames after it: steer is read at R² 0.46, with lag 1 0.37, with 2 0.31
-    width: int = 32
-    features: int = 32
+    frames: Size = 5  # frames of a window
+    lag: Whole = 0  # row that is read; steer is read at R² 0.46, with lag 1 at 0.37, with 2 at 0.31
+    width: Size = 32  # channels of the first layer, a multiple of 8
+    features: Size = 32  # numbers that describe a window, for the Fréchet distance
     state: list[str] = field(default_factory=list)  # state columns, or forward, sideways, turn
 
     def __post_init__(self) -> None:

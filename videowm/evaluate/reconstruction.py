@@ -13,6 +13,7 @@ from videowm.bootstrap import standard_error
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.evaluate import fidelity
+from videowm.limits import Count
 from videowm.vae.codec import DiffusersCodec, to_float
 from videowm.vae.loss import moved
 
@@ -21,9 +22,9 @@ from videowm.vae.loss import moved
 class ReconstructionConfig:
     """Held-out clips that are reconstructed."""
 
-    clips: int = 48
-    frames: int = 33
-    batch: int = 4
+    clips: Count = 48  # held-out clips, at most
+    frames: Count = 33  # frames of a clip, 1 + k * time stride
+    batch: Count = 4  # clips computed at once
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.dit.sample import Sampler
 from videowm.evaluate import fidelity
+from videowm.limits import Count, Seed, Whole
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import to_float
@@ -26,12 +27,12 @@ class RolloutConfig:
     Without any (`clips: 0`) the frames need not be there, the latents are enough.
     """
 
-    clips: int = 48
-    context_frames: int = 9
-    horizon: int = 16
+    clips: Whole = 48  # held-out starts; 0: no rollouts
+    context_frames: Count = 9  # true frames before a rollout, 1 + k * time stride
+    horizon: Count = 16  # frames rolled out, a multiple of the time stride
     sampler: Sampler = field(default_factory=Sampler)
-    seed: int = 0
-    batch: int = 16
+    seed: Seed = 0  # of the starting noise
+    batch: Count = 16  # rollouts computed at once
 
 
 @dataclass(frozen=True)

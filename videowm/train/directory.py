@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from videowm import config as configuration
+from videowm.files import write_atomic
 from videowm.train import trunk
+from videowm.train.config import FREE
 from videowm.types import UserError
 
 if TYPE_CHECKING:
@@ -35,10 +35,7 @@ def prepare_directory(out: Path, resolved: dict[str, Any]) -> None:
         check_same_run(out, resolved)
     elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise UserError(f"{out} is not empty and holds no run (no config.yaml): choose another out=")
-    out.mkdir(parents=True, exist_ok=True)
-    aside = out / f".config.{os.getpid()}"
-    aside.write_text(yaml.safe_dump(resolved, sort_keys=False))
-    os.replace(aside, out / "config.yaml")
+    write_atomic(out / "config.yaml", configuration.dump(resolved).encode())
 
 
 def check_same_run(out: Path, resolved: dict[str, Any], free: frozenset[str] = frozenset()) -> None:
@@ -47,7 +44,7 @@ def check_same_run(out: Path, resolved: dict[str, Any], free: frozenset[str] = f
     if not (out / "config.yaml").exists():
         raise UserError(f"{out} has a record but no config.yaml, so it cannot be this run: choose another out=")
     longer = {"train.steps"} if resolved["train"]["trunk"] else set()
-    if differs := trunk.first_difference(out, resolved, trunk.FREE | longer | free):
+    if differs := trunk.first_difference(out, resolved, FREE | longer | free):
         key, there, here = differs
         raise UserError(
             f"{out} holds another run: {key} is {there!r} there and {here!r} here; "

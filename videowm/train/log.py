@@ -11,6 +11,8 @@ from typing import Any
 from accelerate.tracking import GeneralTracker
 from tqdm import tqdm
 
+from videowm.config import flatten
+
 logger = logging.getLogger("videowm")
 
 
@@ -100,17 +102,6 @@ def keep_until(path: Path, step: int) -> None:
     aside = path.with_suffix(".tmp")
     aside.write_text("".join(line + "\n" for line in kept))
     os.replace(aside, path)
-
-
-def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mapping -> dotted names."""
-    out: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            out |= flatten(value, f"{prefix}{key}.")
-        else:
-            out[f"{prefix}{key}"] = value
-    return out
 
 
 def wandb_settings(out: Path, name: str) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def train(
         raise UserError(
             f"the rule gives train.batch and train.lr to world models, not to task {task.name}: give numbers"
         )
+    if late := [step for step in config.keep_at if step > config.steps]:
+        raise UserError(f"train.keep_at {late} lies beyond the run's {config.steps} steps: give steps of the run")
     if record := finished(out, config, resolved):
         return record
     config = dataclasses.replace(config, keep_at=sorted({*config.keep_at, *trunk.kept_before(out)}))
@@ -198,9 +200,8 @@ class Run:
 
     def batches(self) -> Iterator[list[dict[str, Tensor]]]:
         """For every step still to do, its accumulation steps' samples."""
-        steps = range(self.step, self.config.steps)
         micro = self.config.accumulate
-        items = Items(self.task, [(step, self.slots(m)) for step in steps for m in range(micro)])
+        items = Items(self.task, range(self.step, self.config.steps), [self.slots(m) for m in range(micro)])
         pin = self.accelerator.device.type == "cuda"
         workers = max(self.config.workers, int(pin))
         loader = torch.utils.data.DataLoader(items, batch_size=None, num_workers=workers, pin_memory=pin,

@@ -37,8 +37,13 @@ def build(data: dict[str, Any], where: str = "configuration") -> Any:
 
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Any:
-    """The checked configuration of a YAML file with overrides."""
-    return build(configuration.read(path, overrides), where=str(path))
+    """The checked configuration of a YAML file with overrides.
+
+    Raises:
+        UserError: the file cannot be read, or a key or a value in it cannot be used.
+    """
+    task = configuration.read(path, [text for text in overrides if text.partition("=")[0] == "task"]).get("task")
+    return configuration.load(config_class(task, str(path)), path, overrides)
 
 
 def build_task(config: Any) -> Any:

@@ -67,11 +67,13 @@ class Task(Protocol):
 class Items(torch.utils.data.Dataset):
     """Samples by (step, slots), for a DataLoader that keeps their order."""
 
-    def __init__(self, task: Task, items: list[tuple[int, range]]) -> None:
-        self.task, self.items = task, items
+    def __init__(self, task: Task, steps: range, parts: list[range]) -> None:
+        """`parts` are the slots of each accumulation step of a step."""
+        self.task, self.steps, self.parts = task, steps, parts
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.steps) * len(self.parts)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.task.load(*self.items[index])
+        step, part = divmod(index, len(self.parts))
+        return self.task.load(self.steps[step], self.parts[part])

@@ -12,18 +12,12 @@ from typing import Any
 import yaml
 
 from videowm import config as configuration
+from videowm.config import flatten
 from videowm.train import checkpoint, registry
-from videowm.train.config import StartConfig
-from videowm.train.log import flatten
+from videowm.train.config import FREE, StartConfig
 from videowm.types import UserError
 
-# What executes a run and does not change what it computes, and what sets a branch apart from its trunk.
-FREE = frozenset(
-    ["out", "resident", "train.start.run"]
-    + [f"train.{key}" for key in ("workers", "log_every", "save_every", "keep", "keep_at", "trackers", "accumulate")]
-    + [f"train.{key}" for key in ("compile", "checkpointing", "gate.after", "gate.errors", "gate.failing")]
-    + [f"train.rule.{key}" for key in ("tokens", "batch", "lr")]  # what it gave is in train.batch and train.lr
-)
+# What sets a branch apart from its trunk.
 OF_A_BRANCH = frozenset(["budget", *(f"train.{key}" for key in ("steps", "cooldown", "trunk", "start", "start.step"))])
 
 

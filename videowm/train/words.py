@@ -12,6 +12,7 @@ from torch import Tensor
 from videowm.data.latents import Latents
 from videowm.data.words import WindowCaptions, captions_beside, embedded
 from videowm.dit.text import ByteText, FrozenText, TextTokens, encoder_width
+from videowm.limits import Share, Size
 from videowm.types import UserError
 
 DRAWN = ("empty", "synthetic", "short")  # what is logged of a batch, as shares of its samples
@@ -22,17 +23,14 @@ class TextConfig:
     """Captions as a condition. As in DALL-E 3 (Betker et al. 2023) nearly all of them are synthetic."""
 
     encoder: str = "bytes"  # trained with the network; else a frozen one's local folder or hub name
-    length: int = 128  # tokens, words with the byte encoder; longer captions are cut, shorter ones padded
+    length: Size = 128  # tokens, words with the byte encoder; longer captions are cut, shorter ones padded
     into: Literal["cross", "pooled"] = "cross"  # the mean in the step's condition; cross: and attention in every block
     captions: list[str] = field(default_factory=list)  # hash, model or "state"; none: all beside the dataset
-    synthetic: float = 0.95  # share of captions by a model, where a clip has one by a model and an original
-    short: float = 0.5  # share of short captions
-    drop: float = 0.1  # share of empty ones, for guidance
+    synthetic: Share = 0.95  # share of captions by a model, where a clip has one by a model and an original
+    short: Share = 0.5  # share of short captions
+    drop: Share = 0.1  # share of empty ones, for guidance
 
     def __post_init__(self) -> None:
-        for name in ("synthetic", "short", "drop"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"text.{name} {getattr(self, name)} is no share: give 0 to 1")
         if self.encoder == "bytes":
             ByteText(self.length)  # refuses a length that it cannot read
 

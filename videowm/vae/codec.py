@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import diffusers
 import torch
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videowm.config import suggest
+from videowm.limits import LARGEST_SIZE, Count, Range, Size
 from videowm.types import UserError, latent_steps, pixel_frames
 from videowm.vae.sizes import sized
 
@@ -51,11 +53,11 @@ CHUNK = {"AutoencoderKLWan": 4, "AutoencoderKLMagvit": 4}  # frames after the fi
 class SizeConfig:
     """Strides, latent channels and size of an autoencoder, whatever its class."""
 
-    time: int = 4
-    space: int = 8
-    channels: int = 8
-    width: int = 32  # of the first block, the others twice that
-    layers: int = 1  # residual layers a block
+    time: Size = 4  # time stride, a power of two
+    space: Size = 8  # space stride, a power of two
+    channels: Size = 8  # latent channels
+    width: Size = 32  # of the first block, the others twice that; a multiple of 8
+    layers: Annotated[int, Range(at_least=1, at_most=64)] = 1  # residual layers a block
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ class VAEConfig:
     AutoencoderKLCogVideoX loads and trains, but sees the future: it takes `args` only.
     """
 
-    model: str = "AutoencoderKLCosmos"
+    model: str = "AutoencoderKLCosmos"  # diffusers class
     size: SizeConfig | None = None
-    args: dict[str, Any] = field(default_factory=dict)
-    pretrained: str | None = None
-    local: int | None = None  # latent steps that Cosmos' attention in time sees; None: the whole past
+    args: dict[str, Any] = field(default_factory=dict)  # arguments of the class, beside those that `size` gives
+    pretrained: str | None = None  # folder or hub name of a saved autoencoder to begin with
+    local: Count | None = None  # latent steps that Cosmos' attention in time sees; None: the whole past
     qk_norm: bool = False  # queries and keys of mean square 1 in Cosmos' attention, whose scores else grow without end
 
 
@@ -90,12 +92,42 @@ def build_vae(config: VAEConfig) -> nn.Module:
             )
         return exact(adapt(load_vae(config.pretrained), local=config.local, qk_norm=config.qk_norm))
     cls = vae_class(config.model)
-    known = inspect.signature(cls.__init__).parameters
-    for key in config.args:
-        if key not in known:
-            raise UserError(f"vae.args: {config.model} takes no {key!r}{suggest(key, set(known) - {'self'})}")
+    defaults = {name: p.default for name, p in inspect.signature(cls.__init__).parameters.items() if name != "self"}
+    for key, value in config.args.items():
+        if key not in defaults:
+            raise UserError(f"vae.args: {config.model} takes no {key!r}{suggest(key, defaults)}")
+        check_argument(f"vae.args.{key}", value, defaults[key])
     size = {} if config.size is None else sized(config.model, **asdict(config.size))
-    return exact(adapt(cls(**size | config.args), local=config.local, qk_norm=config.qk_norm))
+    try:
+        vae = cls(**size | config.args)
+    except Exception as error:  # noqa: BLE001 - each class fails in its own ways where its arguments do not fit
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"vae.args: {config.model} cannot be built of {config.args} ({reason}): give as many entries in every list "
+            "as there are blocks, and sizes that its norms divide"
+        ) from None
+    return exact(adapt(vae, local=config.local, qk_norm=config.qk_norm))
+
+
+def check_argument(name: str, value: Any, default: Any) -> None:
+    """Refuse a value of another kind than the class's default, and sizes that no network has."""
+    if value is None or default is None:
+        return
+    if isinstance(default, list | tuple):
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{name}: expected a list such as {list(default)[:4]}, got {value!r}")
+        for one in value if default else ():
+            check_argument(name, one, default[0])
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise UserError(f"{name}: expected true or false, got {value!r}")
+    if isinstance(default, str) and not isinstance(value, str):
+        raise UserError(f"{name}: expected a word such as {default!r}, got {value!r}")
+    if isinstance(default, float) and not (number and math.isfinite(value)):
+        raise UserError(f"{name}: expected a finite number, got {value!r}")
+    if type(default) is int and not (number and 1 <= value <= LARGEST_SIZE and value == int(value)):
+        raise UserError(f"{name}: expected a whole number from 1 to {LARGEST_SIZE}, got {value!r}")
 
 
 def exact(vae: nn.Module) -> nn.Module:

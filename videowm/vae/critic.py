@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from videowm.limits import NonNegative, Positive, Share, Size
 from videowm.types import UserError
 
 # AdamW's steps do not depend on the size of a gradient, but the clipping of all gradients together does. The critic's
@@ -29,17 +30,14 @@ class AdversarialConfig:
     from the share `start` of the run on.
     """
 
-    weight: float = 0.0
-    start: float = 0.5
-    width: int = 32
-    rate: float = 0.1
+    weight: NonNegative = 0.0  # against the pull of all other terms; 0: there is no critic
+    start: Share = 0.5  # share of the run from which on the autoencoder listens to the critic
+    width: Size = 32  # channels of the critic's first layer, a multiple of 8
+    rate: Positive = 0.1  # learning rate of the critic, in learning rates of the run
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or not 0 <= self.start <= 1 or self.rate <= 0 or self.width < 8 or self.width % 8:
-            raise UserError(
-                f"loss.adversarial {self} cannot be used: give a weight from 0 on, a start from 0 to 1, a rate above 0 "
-                "and a width that is a multiple of 8"
-            )
+        if self.width % 8:
+            raise UserError(f"loss.adversarial.width {self.width} cannot be used: give a multiple of 8")
 
 
 class Critic(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from videowm.limits import NonNegative
 from videowm.types import UserError
 from videowm.vae.critic import AdversarialConfig
 
@@ -31,14 +32,14 @@ class VAELossConfig:
     0.004 they take weights 250 times as large.
     """
 
-    log: bool = False
-    l1: float = 0.1
-    kl: float = 0.0
-    ssim: float = 0.0
-    gradient: float = 0.0
-    motion: float = 0.0
-    moved: float = 0.0
-    lpips: float = 0.0
+    log: bool = False  # the logarithm of a clip's error counts instead of the error
+    l1: NonNegative = 0.1  # mean absolute error
+    kl: NonNegative = 0.0  # divergence of N(latents, 1) from N(0, 1)
+    ssim: NonNegative = 0.0  # 1 - SSIM
+    gradient: NonNegative = 0.0  # L1 between spatial differences
+    motion: NonNegative = 0.0  # MSE between frame differences
+    moved: NonNegative = 0.0  # squared error of the pixels that moved
+    lpips: NonNegative = 0.0  # learned perceptual distance; needs the package lpips
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
 
 

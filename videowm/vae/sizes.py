@@ -73,16 +73,13 @@ def sized(model: str, *, time: int, space: int, channels: int, width: int, layer
     if model not in SIZES:
         raise UserError(f"vae.size: {model!r} is sized by its own vae.args only{suggest(model, SIZES)}")
     make, offered = SIZES[model]
-    if any(n < 1 or n & (n - 1) for n in (time, space)) or space < 2 or not offered(time, space):
+    if any(n & (n - 1) for n in (time, space)) or space < 2 or not offered(time, space):
         raise UserError(
             f"vae.size: {model} does not offer strides of {time} in time and {space} in space: give powers of two, "
             "time no larger than space, and at most 4 for Wan and Magvit"
         )
-    if channels < 1 or layers < 1 or width < 8 or width % 8:
-        raise UserError(
-            f"vae.size: channels {channels}, width {width}, layers {layers} cannot be used: give 1 or more, and a "
-            "width that is a multiple of 8"
-        )
+    if width % 8:
+        raise UserError(f"vae.size.width {width} cannot be used: give a multiple of 8")
     return make(time, space, channels, width, layers)
 
 

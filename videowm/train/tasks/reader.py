@@ -18,6 +18,7 @@ from videowm.data.dataset import Dataset
 from videowm.data.resident import Resident, ResidentFrames
 from videowm.evaluate import scores
 from videowm.evaluate.reader import Reader, ReaderConfig, describe, targets
+from videowm.limits import Count, Seed
 from videowm.train.config import TrainConfig
 from videowm.train.task import Draws, Task
 from videowm.vae.codec import to_float
@@ -27,12 +28,12 @@ from videowm.vae.codec import to_float
 class ReaderRun:
     """`task: reader`: train the network that reads actions and state off frames."""
 
-    task: Literal["reader"]
-    out: str
-    data: str
-    seed: int = 0
-    clip: int = 17  # frames read at once, of which all windows are samples
-    heldout_clips: int = 64
+    task: Literal["reader"]  # what is trained
+    out: str  # run directory
+    data: str  # dataset that `videowm record` or `import` wrote
+    seed: Seed = 0  # of weights, order and noise
+    clip: Count = 17  # frames read at once, of which all windows are samples
+    heldout_clips: Count = 64  # clips of held-out episodes on which it is measured
     resident: Resident = "auto"  # frames on the device, decoded once; auto: where they fit and enough are read
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

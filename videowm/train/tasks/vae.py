@@ -17,6 +17,7 @@ from videowm.data.dataset import Dataset
 from videowm.data.resident import Resident, ResidentFrames
 from videowm.dit.graph import capture
 from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
+from videowm.limits import Count, Seed
 from videowm.train.config import TrainConfig
 from videowm.train.task import Draws, Task
 from videowm.types import latent_steps
@@ -31,11 +32,11 @@ logger = logging.getLogger("videowm")
 class VAERun:
     """`task: vae`: train a video autoencoder on the clips of a dataset."""
 
-    task: Literal["vae"]
-    out: str
-    data: str
-    seed: int = 0
-    frames: int = 9  # frames a clip, 1 + k * time stride
+    task: Literal["vae"]  # what is trained
+    out: str  # run directory
+    data: str  # dataset that `videowm record` or `import` wrote
+    seed: Seed = 0  # of weights and order
+    frames: Count = 9  # frames a clip, 1 + k * time stride
     resident: Resident = "auto"  # frames on the device, decoded once; auto: where they fit and enough are read
     vae: VAEConfig = field(default_factory=VAEConfig)
     loss: VAELossConfig = field(default_factory=VAELossConfig)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -20,6 +20,7 @@ from videowm.data.resident import Resident, lies_there
 from videowm.dit import DiT, flow, shortcut
 from videowm.evaluate.heldout import HeldoutConfig, heldout, make_bank
 from videowm.evaluate.rollouts import RolloutConfig, rollouts, starting_points
+from videowm.limits import Count, Flops, Range, Seed, Share, Size, Whole
 from videowm.pipeline import TrainedOn, WorldModelPipeline
 from videowm.train.config import TrainConfig
 from videowm.train.flops import clip_training_flops, model_families, parameters
@@ -35,28 +36,28 @@ from videowm.vae.codec import DiffusersCodec, load_vae
 class FlowConfig:
     """How noise levels and conditions are drawn in training."""
 
-    location: float = 0.0  # of the logit-normal distribution of levels
-    scale: float = 1.5
-    drop_actions: float = 0.0  # share of samples trained without actions
-    shortcut: int = 0  # one of so many samples learns to step far, for rollouts in 1 to 4 steps (4 is good); 0: none
-    shift: float = 1.0  # of the sampling schedule
+    location: Annotated[float, Range(at_least=-10, at_most=10)] = 0.0  # mean of the levels' logit (arXiv 2403.03206)
+    scale: Annotated[float, Range(above=0, at_most=10)] = 1.5  # standard deviation of the levels' logit
+    drop_actions: Share = 0.0  # share of samples trained without actions
+    shortcut: Whole = 0  # one of so many samples learns to step far, for rollouts in 1 to 4 steps (4 is good); 0: none
+    shift: Annotated[float, Range(above=0, at_most=1000)] = 1.0  # of the sampling schedule (ibid., eq. 23)
 
 
 @dataclass(frozen=True)
 class WorldRun:
     """`task: world`: train the diffusion transformer on encoded latents."""
 
-    task: Literal["world"]
-    out: str
-    latents: str
-    seed: int = 0
-    depth: int = 4
-    patch: int = 2
-    hidden: int | None = None  # width, 64 * depth unless given
-    local: int | None = None  # latent steps that three of four blocks see; None: all see all
-    window: int = 8  # latent steps a sample
+    task: Literal["world"]  # what is trained
+    out: str  # run directory
+    latents: str  # folder that `videowm encode` wrote
+    seed: Seed = 0  # of weights, order and noise
+    depth: Annotated[int, Range(at_least=1, at_most=256)] = 4  # blocks; also sets the width
+    patch: Size = 2  # side of the square of latent elements that is one token
+    hidden: Size | None = None  # width, 64 * depth unless given
+    local: Count | None = None  # latent steps that three of four blocks see; None: all see all
+    window: Count = 8  # latent steps a sample
     resident: Resident = "auto"  # latents on the device; auto: on a GPU with room for twice as much
-    budget: float | None = None  # training FLOPs; sets train.steps
+    budget: Flops | None = None  # training FLOPs; sets train.steps
     text: TextConfig | None = None  # captions as a condition; None: no words at all
     flow: FlowConfig = field(default_factory=FlowConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
