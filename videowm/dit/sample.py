@@ -14,7 +14,7 @@ from videowm.limits import Range, Share, Whole
 from videowm.types import UserError
 
 Steps = Annotated[int, Range(at_least=1, at_most=1000)]
-Guidance = Annotated[float, Range(at_least=-100, at_most=100)]
+Guidance = Annotated[float, Range(at_least=0, at_most=1000)]
 Velocity = Callable[[Tensor, int], Tensor]  # (x, i) -> velocity of x at levels[i]
 
 
