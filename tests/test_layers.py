@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"types"},
-    {"limits", "files", "bootstrap", "metrics", "device"},
+    {"limits", "files", "lock", "bootstrap", "metrics", "device"},
     {"config", "record", "options"},
     {"reference", "worlds"},
     {"arguments"},

@@ -84,9 +84,12 @@ def record(world: str, out: AnyPath, options: RecordOptions) -> Path:
     """
     from videowm.data.recording import record_episodes
 
-    o = checked(options)
+    o, arguments = checked(options), {}
+    for argument in o.world_args:
+        configuration.apply_override(arguments, argument)
     return record_episodes(world, out, episodes=o.episodes, seed=o.seed, workers=o.workers, frames=o.frames,
-                           frame_skip=o.frame_skip, test_share=o.test_share, lossless=o.lossless)  # fmt: skip
+                           frame_skip=o.frame_skip, test_share=o.test_share, lossless=o.lossless,
+                           arguments=arguments)  # fmt: skip
 
 
 def import_(source: AnyPath, out: AnyPath, options: ImportOptions = ImportOptions()) -> Path:

@@ -56,7 +56,7 @@ def data_verbs(verb: Verb) -> None:
 
     p = verb(record, "play a game with a scripted driver and record a dataset",
              "videowm record carracing --out data/carracing --episodes 200 --seed 0 --workers 2")  # fmt: skip
-    p.add_argument("world", help="the game: carracing, carracing-noisy, takecover or fourrooms")
+    p.add_argument("world", help="carracing, carracing-noisy, takecover, fourrooms, or a world of an installed package")
     p.add_argument("--out", type=Path, required=True, help="dataset directory to write")
     add_options(p, api.RecordOptions)
 
@@ -229,8 +229,8 @@ def main(argv: list[str] | None = None) -> None:
         where = f" for {error.filename}" if error.filename else ""
         print(f"videowm: no space left on the disk{where}: free some and run the same command again", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("videowm: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"videowm: stopped; {stop or 'the same command goes on from the last checkpoint'}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from videowm.types import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, over the quota, over the largest file
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.[^.]*)?")  # the names that `atomic` writes to
 HASH_DIGITS = 16  # hexadecimal digits of a hash that names something
 
@@ -72,6 +73,21 @@ def is_full(error: BaseException) -> bool:
 def no_room(path: Path) -> UserError:
     """The sentence for a full disk."""
     return UserError(f"no room for {path}: free disk space, or raise the quota, and run the same command again")
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Around work that writes below `folder`: what the system refuses becomes one sentence.
+
+    Raises:
+        UserError: the folder is read-only, below a file, a circle of links, or its name is too long.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        raise UserError(f"{folder} cannot be written ({error.strerror}): give a folder that you may write") from None
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -28,7 +28,8 @@ class RecordOptions:
     seed: Seed = 0  # episode i draws its random numbers from (seed, i)
     workers: Count = 1  # processes; the recording is the same for any number
     frames: Frames = 261  # most frames of an episode
-    frame_skip: Count = 4  # game steps per frame
+    frame_skip: Count | None = None  # game steps per frame (default: the world's own, 4 of those in this package)
+    world_args: tuple[str, ...] = ()  # more arguments of the world, as KEY=VALUE
     test_share: HeldOut = 0.1  # share of the episodes that are held out
     lossless: bool = False  # store bit-exact video, several times larger
 

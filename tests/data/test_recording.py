@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 import videowm.types
 from videowm.data.dataset import Dataset
-from videowm.data.recording import play_episode, record_episodes
+from videowm.data.recording import Recording, play_episode, record_episodes
 from videowm.types import UserError
 from videowm.worlds.carracing import CarRacing
 
@@ -83,12 +84,93 @@ def test_finished_recording_costs_nothing_and_other_settings_are_refused(lossy, 
         record_episodes("carracing", tmp_path, **settings)
 
 
-@pytest.mark.parametrize("wrong", [{"episodes": 0}, {"frames": 1}, {"workers": 0}, {"test_share": 1.5}, {"seed": -1}])
+def test_what_is_lost_or_damaged_is_made_again(lossy, tmp_path, capfd, settings):
+    """Guards "record it again" that says "already recorded": a lost video, a changed bit and a cut table come back.
+
+    Captions that were added since stay as they are, and so does the hash that latents are made from.
+    """
+    out = shutil.copytree(lossy, tmp_path / "data")
+    videos = sorted(out.glob("videos/*/*/*.mp4"))
+    videos[0].unlink()
+    content = bytearray(videos[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    videos[1].write_bytes(content)
+    os.truncate(out / "meta/episodes/chunk-000/file-000.parquet", 99)
+    added = {"captions.jsonl": b'{"episode_index": 0, "caption": "mine"}\n', "captions/abc.jsonl": b"{}\n"}
+    (out / "captions").mkdir()
+    for name, text in added.items():
+        (out / name).write_bytes(text)
+    record_episodes("carracing", out, **settings)
+    assert contents(out) == contents(lossy) | added
+    assert "3 files are missing or damaged" in "".join(capfd.readouterr())
+
+
+def test_a_second_recording_is_refused(lossy, tmp_path, settings):
+    """Guards two recordings into one folder, of which one removed the files that the other was writing."""
+    out = tmp_path / "both"
+    program = script(tmp_path, out, **settings)
+    with subprocess.Popen([sys.executable, program], env=ENVIRONMENT) as first:
+        while not any(out.glob("data/*/*.parquet")):
+            assert first.poll() is None, "the first recording ended too early"
+            time.sleep(0.01)
+        with pytest.raises(UserError, match="another process is recording into .*both: wait for it"):
+            record_episodes("carracing", out, **settings)
+    assert first.returncode == 0 and contents(out) == contents(lossy)
+
+
+def test_interrupted_recordings_say_what_is_kept(tmp_path):
+    """Guards Ctrl-C: tracebacks of the workers, a promise of checkpoints that there are not, and a lost first part."""
+    out, options = tmp_path / "data", ["--episodes", "40", "--frames", "30", "--workers", "2"]
+    command = [sys.executable, "-m", "videowm", "record", "carracing", "--out", str(out), *options]
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while not any(out.glob("data/*/*.parquet")):
+            assert process.poll() is None, "the recording ended before it could be interrupted"
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)[1].splitlines()
+    kept = 10 * len(list(out.glob("data/*/*.parquet")))
+    assert process.returncode == 130 and not any("Traceback" in line for line in said)
+    assert f"stopped; {kept} of 40 episodes are kept in {out}" in said[-1] and 0 < kept < 40
+    assert not (out / ".lock").exists()
+
+
+WRONG = [{"episodes": 0}, {"episodes": -1}, {"frames": 1}, {"workers": 0}, {"test_share": 2}, {"seed": -1}, 
+         {"group": 0}, {"frame_skip": 0}, {"arguments": {"gravity": 2}}]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_senseless_settings_are_one_sentence(wrong, tmp_path, settings):
-    """Guards tracebacks from numpy or multiprocessing for a wrong number."""
-    with pytest.raises(UserError):
+    """Guards tracebacks from numpy or multiprocessing for a wrong number; the sentence names it, nothing is written."""
+    [(name, value)] = wrong.items()
+    with pytest.raises(UserError, match=f"{name}.* {value}|no argument 'gravity'"):
         record_episodes("carracing", tmp_path / "x", **(settings | wrong))
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("where", ["file", "file/below", "loop", "n" * 300])
+def test_places_that_cannot_be_written(where, tmp_path, settings):
+    """Guards tracebacks for a file, a folder below a file, a circle of links, and a name that is too long."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="is a file|cannot be written") as error:
+        record_episodes("carracing", tmp_path / where, **settings)
+    assert "\n" not in str(error.value) and (tmp_path / "file").read_text() == "mine"
+
+
+def test_settings_of_older_recordings_are_read(lossy, tmp_path):
+    """Guards recordings from before worlds had arguments, and a traceback for a note that was cut."""
+    note = tmp_path / "meta/recording.json"
+    note.parent.mkdir()
+    text = (lossy / "meta/recording.json").read_text()
+    assert "arguments" not in text, "the bytes, and so the hash, of a recording without arguments stay"
+    note.write_text(text)
+    assert Recording.read(tmp_path) == Recording.read(lossy) and Recording.read(lossy).arguments == {}
+    for damaged in (text[:50], "[]", text.replace('"episodes": 5', '"episodes": "many"'), text.replace("seed", "sed")):
+        note.write_text(damaged)
+        with pytest.raises(UserError, match="recording.json"):
+            Recording.read(tmp_path)
 
 
 def test_full_disk_is_one_sentence_and_leaves_nothing_half_written(tmp_path, settings):

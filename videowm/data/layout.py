@@ -259,11 +259,12 @@ def make_info(layout: Layout, episodes: list[dict], total_tasks: int, test_share
 def seal(root: Path, info: dict[str, Any]) -> None:
     """Write meta/files.json, the size and sha256 of every file, then meta/info.json: the dataset is finished.
 
-    captions.jsonl is left out because captions may be added later; the original ones are in meta/tasks.parquet too.
+    Captions are left out because more may be added later; the original ones are in meta/tasks.parquet too.
     """
     content = (json.dumps(info, indent=4, ensure_ascii=False) + "\n").encode()
-    skip = {"captions.jsonl", "meta/files.json", "meta/info.json"}
-    paths = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
+    skip = {"meta/files.json", "meta/info.json"}
+    found = (p for folder in ("data", "meta", "videos") for p in (root / folder).rglob("*"))
+    paths = (p.relative_to(root).as_posix() for p in found if p.is_file() and not p.name.startswith("."))
     files = {path: fingerprint(root / path) for path in sorted(paths) if path not in skip}
     files["meta/info.json"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     write_json(root / "meta/files.json", files)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from videowm import config
 from videowm.data.dataset import Dataset
-from videowm.data.recording import Recording, play_ahead
+from videowm.data.recording import Recording, check_workers, play_ahead
 from videowm.types import Clip, Episode, UserError
 
 EPISODES = 32  # a shard of latents, the last one fewer
@@ -19,21 +19,20 @@ class PlayedSource:
     """`episodes` new episodes of a recorded dataset's world, played with its settings under another seed.
 
     Their frames are the game's own, bit for bit: nothing was lost to video encoding.
+
+    Raises:
+        UserError: the dataset was not recorded here, the seed is its own, or a number is out of range.
     """
 
     unit = "episode"
 
     def __init__(self, dataset: Dataset, *, episodes: int, seed: int, workers: int) -> None:
-        path = dataset.root / "meta/recording.json"
-        if not path.exists():
-            raise UserError(f"{dataset.root} was not recorded here (no {path.name}), so no more of it can be played")
-        recorded = Recording(**json.loads(path.read_text()))
+        recorded = Recording.read(dataset.root)
         if seed == recorded.seed:
             raise UserError(f"--seed {seed} is the seed of {dataset.root} itself, whose test episodes it would repeat: "
                             "give another")  # fmt: skip
-        if workers < 1:
-            raise UserError(f"workers {workers} cannot be used: give the number of processes, 1 or more")
-        self.settings = replace(recorded, episodes=episodes, seed=seed, group=EPISODES)
+        check_workers(workers)
+        self.settings = config.check(replace(recorded, episodes=episodes, seed=seed, group=EPISODES))
         self.workers = workers
 
     @property

@@ -1,4 +1,4 @@
-"""Record a world into a dataset: seeded, parallel over file groups, and continued after an interruption.
+"""Record a world into a dataset: seeded, parallel over file groups, continued after an interruption, and mended.
 
 Equal settings give equal bytes whatever the number of workers: every episode has its own random numbers, every file
 group is written by one process with one encoder thread.
@@ -6,29 +6,36 @@ group is written by one process with one encoder thread.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import multiprocessing.util
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from videowm.data.layout import Layout, finish, write_group
-from videowm.files import leftovers, write_json
+from videowm import config
+from videowm.data.layout import NOTE as NOTE_KEY
+from videowm.data.layout import Layout, fingerprint, finish, write_group
+from videowm.files import leftovers, read_json, write_atomic, write_json, writing
+from videowm.limits import Count, Range, Seed
+from videowm.lock import FolderLock
 from videowm.types import Episode, UserError
 from videowm.worlds import World, open_world
 
+NOTE = "meta/recording.json"
 ATTEMPTS = 100  # at an episode that ends at once
 
 
@@ -37,23 +44,42 @@ class Recording:
     """The settings that decide every byte of a recorded dataset; kept in meta/recording.json."""
 
     world: str
-    episodes: int
-    seed: int
-    frames: int
-    frame_skip: int
-    test_share: float
+    episodes: Count
+    seed: Seed
+    frames: Annotated[int, Range(at_least=2, at_most=10**9)]  # at most, of an episode
+    frame_skip: Count | None  # physics steps a frame; None in a world that has no such thing
+    test_share: Annotated[float, Range(at_least=0, below=1)]
     lossless: bool
-    group: int
+    group: Count  # episodes a file group
+    arguments: dict[str, Any] = field(default_factory=dict)  # more that the world's constructor took
 
-    def __post_init__(self) -> None:
-        if self.episodes < 1 or self.frames < 2 or self.group < 1:
-            raise UserError(f"{self.episodes} episodes of {self.frames} frames: give at least 1 episode of 2 frames")
-        if self.seed < 0 or not 0 <= self.test_share < 1:
-            raise UserError(f"seed {self.seed}, test_share {self.test_share}: give a seed from 0 on, a share in [0, 1)")
+    @classmethod
+    def read(cls, root: Path) -> Recording:
+        """The settings that the dataset at `root` was recorded with.
+
+        Raises:
+            UserError: the dataset was not recorded here, or the file is damaged.
+        """
+        if not (root / NOTE).exists():
+            raise UserError(f"{root} was not recorded here (no {NOTE}): give a dataset of videowm record")
+        return config.build(cls, read_json(root / NOTE, "restore it, or record anew"), where=str(root / NOTE))
+
+    def write(self, root: Path) -> None:
+        """Write meta/recording.json. Settings without arguments give the bytes that they gave before there were any."""
+        write_json(root / NOTE, {key: value for key, value in vars(self).items() if key != "arguments" or value})
+
+    def open(self) -> World:
+        """The world, as it was recorded."""
+        return open_world(self.world, self.frame_skip, **self.arguments)
 
     def layout(self, world: World) -> Layout:
         names = {"action_names": world.action_names, "state_names": world.state_names}
         return Layout(self.world, world.fps, world.size, **names, lossless=self.lossless, group=self.group)
+
+    @property
+    def groups(self) -> range:
+        """The numbers of all file groups."""
+        return range(-(-self.episodes // self.group))
 
     def members(self, file_index: int) -> range:
         """The episodes of a file group."""
@@ -68,53 +94,131 @@ def record_episodes(
     seed: int = 0,
     workers: int = 1,
     frames: int = 261,
-    frame_skip: int = 4,
+    frame_skip: int | None = None,
     test_share: float = 0.1,
     lossless: bool = False,
     group: int = 10,
+    arguments: dict[str, Any] | None = None,
 ) -> Path:
-    """Record `episodes` episodes of up to `frames` frames into `out`; the same call again continues or does nothing."""
-    settings = Recording(world, episodes, seed, frames, frame_skip, test_share, lossless, group)
+    """Record `episodes` episodes into the folder `out`, and return it.
+
+    The same call again makes what is missing or damaged, or does nothing.
+
+    Args:
+        world: name of the world.
+        out: new folder, or one of the same recording.
+        episodes: their number.
+        seed: of the recording; episode i draws its random numbers from (seed, i).
+        workers: processes; they change no byte.
+        frames: at most, of an episode.
+        frame_skip: physics steps a frame; None means the world's default.
+        test_share: share of the episodes that are held out, the last ones.
+        lossless: whether the video keeps every bit.
+        group: episodes a file.
+        arguments: more of what the world's constructor takes.
+
+    Raises:
+        UserError: the world is unknown, a number is out of range, `out` holds something else or cannot be written, or
+            another process records into it.
+    """
+    game, out = open_world(world, frame_skip, **arguments or {}), Path(out)
+    wanted = {"world": world, "episodes": episodes, "seed": seed, "frames": frames, "frame_skip": game.frame_skip,
+              "test_share": test_share, "lossless": lossless, "group": group, "arguments": arguments or {}}  # fmt: skip
+    settings = config.build(Recording, wanted, where="record")
+    check_workers(workers)
+    layout = settings.layout(game)
+    with writing(out):
+        check_folder(out, settings)
+        if is_recorded(out):
+            tqdm.write(f"{out} is already recorded: {episodes} episodes of {world}, seed {seed}")
+            return out
+        lock = FolderLock(out, f"another process is recording into {out}: wait for it, or give another --out")
+        try:
+            check_folder(out, settings)  # once more: another process may have begun before the lock was free
+            record_missing(settings, out, layout, workers)
+        except KeyboardInterrupt:
+            kept = sum(len(settings.members(i)) for i in settings.groups if is_whole(out, layout.paths(i)))
+            text = f"{kept} of {episodes} episodes are kept in {out}, the same command records the others"
+            raise KeyboardInterrupt(text) from None
+        finally:
+            lock.remove()
+    return out
+
+
+def check_workers(workers: int) -> None:
+    """Refuse a number of processes that cannot be."""
     if workers < 1:
         raise UserError(f"workers {workers} cannot be used: give the number of processes, 1 or more")
-    game, out = open_world(world, frame_skip), Path(out)
-    layout = settings.layout(game)
-    if claim(out, settings):
-        tqdm.write(f"{out} is already recorded: {episodes} episodes of {world}, seed {seed}")
-        return out
-    missing = [i for i in range(-(-episodes // group)) if not (out / layout.paths(i)[0]).exists()]
-    todo = sum(len(settings.members(i)) for i in missing) * frames
-    with tqdm(total=todo, unit=" frames", desc=f"record {world}", smoothing=0.1) as bar:
+
+
+def check_folder(out: Path, settings: Recording) -> None:
+    """Refuse a folder that holds something else than a part of this recording."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file, expected a folder: give another --out")
+    if not (out / NOTE).exists():
+        if out.is_dir() and any(path.is_file() and not path.name.startswith(".") for path in out.rglob("*")):
+            raise UserError(f"{out} holds something else than a recording: give a new or empty folder")
+        return
+    present, wanted = vars(Recording.read(out)), vars(settings)
+    differing = [f"{k} {present[k]} there, {v} now" for k, v in wanted.items() if present[k] != v]
+    if differing:
+        raise UserError(f"{out} was recorded with other settings ({'; '.join(differing)}): give another --out")
+
+
+def is_recorded(out: Path) -> bool:
+    """Whether the recording is finished and every file has its recorded size and sha256."""
+    return (out / "meta/info.json").exists() and not changed_files(out)
+
+
+def changed_files(out: Path) -> list[str]:
+    """The files of a finished recording that are missing or not as they were written."""
+    listed = out / "meta/files.json"
+    try:
+        files = read_json(listed, "")
+        return [path for path, file in files.items() if not (out / path).is_file() or fingerprint(out / path) != file]
+    except UserError:
+        return [listed.relative_to(out).as_posix()]
+
+
+def is_whole(out: Path, paths: tuple[str, str]) -> bool:
+    """Whether a file group (parquet, mp4) is there; its parquet is written last and ends with what is read here."""
+    data, video = (out / path for path in paths)
+    try:
+        return video.is_file() and NOTE_KEY in (pq.read_schema(data).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def record_missing(settings: Recording, out: Path, layout: Layout, workers: int) -> None:
+    """Record what is missing or damaged, and finish the dataset. The caller holds the folder's lock."""
+    clean(out)
+    if not (out / NOTE).exists():
+        settings.write(out)
+    damaged = changed_files(out) if (out / "meta/info.json").exists() else []
+    if damaged:
+        tqdm.write(f"{out}: {len(damaged)} files are missing or damaged ({damaged[0]} first) and are made again")
+        (out / "meta/info.json").unlink()  # until all is mended the dataset is unfinished
+    missing = [i for i in settings.groups if set(layout.paths(i)) & set(damaged) or not is_whole(out, layout.paths(i))]
+    for file_index in missing:
+        (out / layout.paths(file_index)[0]).unlink(missing_ok=True)
+    todo = sum(len(settings.members(i)) for i in missing) * settings.frames
+    with tqdm(total=todo, unit=" frames", desc=f"record {settings.world}", smoothing=0.1) as bar:
         if workers == 1:
             for file_index in missing:
                 record_group(settings, out, file_index, bar.update)
         else:
             record_parallel(settings, out, missing, workers, bar)
     clean(out)  # once more: the workers of a killed run end a moment after it
-    finish(out, layout, test_share)
-    return out
-
-
-def claim(out: Path, settings: Recording) -> bool:
-    """Make `out` this recording's folder; True when it is already finished."""
-    wanted, note = vars(settings), out / "meta/recording.json"
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file, expected a folder: give another --out")
-    if not note.exists():
-        if out.is_dir() and {path for path in out.rglob("*") if path.is_file()} - set(leftovers(out)):
-            raise UserError(f"{out} holds something else than a recording: give a new or empty folder")
-        write_json(note, wanted)
-    present = json.loads(note.read_text())
-    differing = [f"{k} {present.get(k)} there, {v} now" for k, v in wanted.items() if present.get(k) != v]
-    if differing:
-        raise UserError(f"{out} was recorded with other settings ({'; '.join(differing)}): give another --out")
-    clean(out)
-    return (out / "meta/info.json").exists()
+    captions = out / "captions.jsonl"
+    added = captions.read_bytes() if damaged and captions.exists() else None
+    finish(out, layout, settings.test_share)
+    if added is not None:  # there may be more than the original ones
+        write_atomic(captions, added)
 
 
 def clean(out: Path) -> None:
-    """Remove what an interrupted write left behind."""
-    for leftover in leftovers(out):
+    """Remove what interrupted writes left behind. Captions may be written beside a recording and are not touched."""
+    for leftover in [*leftovers(out / "data"), *leftovers(out / "videos"), *leftovers(out / "meta")]:
         leftover.unlink(missing_ok=True)
 
 
@@ -143,7 +247,7 @@ def play_ahead(
 
 def play_in_worker(settings: Recording, number: int, keep: Callable[[Episode, int], Any]) -> Any:
     if settings.world not in _worlds:  # a simulator may take longer to start than an episode to play
-        _worlds[settings.world] = open_world(settings.world, settings.frame_skip)
+        _worlds[settings.world] = settings.open()
     return keep(play_episode(_worlds[settings.world], settings.seed, number, settings.frames), number)
 
 
@@ -153,8 +257,8 @@ _worlds: dict[str, World] = {}  # of a worker process, which plays for one recor
 def record_parallel(settings: Recording, out: Path, missing: list[int], workers: int, bar: tqdm) -> None:
     """Record the missing file groups in `workers` fresh processes."""
     context = multiprocessing.get_context("spawn")
-    done = context.Value("q", 0)
-    pool = ProcessPoolExecutor(min(workers, len(missing) or 1), context, start_worker, (done,))
+    done, stopped = context.Value("q", 0), context.Event()
+    pool = ProcessPoolExecutor(min(workers, len(missing) or 1), context, start_worker, (done, stopped))
     try:
         running: set[Future] = {pool.submit(record_in_worker, settings, out, i) for i in missing}
         while running:
@@ -165,13 +269,18 @@ def record_parallel(settings: Recording, out: Path, missing: list[int], workers:
     except BrokenProcessPool:
         raise UserError("a recording process was killed, perhaps for memory: run again with fewer --workers") from None
     finally:
+        stopped.set()
         pool.shutdown(cancel_futures=True)
 
 
-def start_worker(done: Any = None) -> None:
-    """Keep the shared frame counter, and leave when the main process is gone, even when it was killed."""
-    global _done
-    _done = done
+def start_worker(done: Any = None, stopped: Any = None) -> None:
+    """Keep the shared frame counter and the sign to stop; leave when the main process is gone, even when it was killed.
+
+    Ctrl-C reaches every process of a terminal: the main process answers it, and a worker stops after its episode.
+    """
+    global _done, _stopped
+    _done, _stopped = done, stopped
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), end_engines(), os._exit(1)), daemon=True).start()
     multiprocessing.util.Finalize(None, end_engines, exitpriority=0)
@@ -188,13 +297,15 @@ def record_in_worker(settings: Recording, out: Path, file_index: int) -> None:
     def count(frames: int) -> None:
         with _done.get_lock():
             _done.value += frames
+        if _stopped.is_set():
+            raise SystemExit
 
     record_group(settings, out, file_index, count)
 
 
 def record_group(settings: Recording, out: Path, file_index: int, progress: Any) -> None:
     """Play and write the episodes of one file group; `progress(frames)` is called after each."""
-    world, episodes = open_world(settings.world, settings.frame_skip), []
+    world, episodes = settings.open(), []
     for number in settings.members(file_index):
         episodes.append(play_episode(world, settings.seed, number, settings.frames))
         progress(settings.frames)
@@ -222,12 +333,27 @@ def game_seed(rng: np.random.Generator) -> int:
     return int(rng.integers(2**31))
 
 
+def check_promises(world: World, frame: np.ndarray, state: np.ndarray, action: np.ndarray) -> None:
+    """Refuse a world whose picture, state or driver does not give what its attributes promise."""
+    promised = {
+        "picture": (frame, (*world.size, 3), np.uint8),
+        "state": (state, (len(world.state_names),), np.float32),
+        "driver's action": (action, (len(world.action_names),), np.float32),
+    }
+    for what, (given, shape, kind) in promised.items():
+        if given.shape != shape or given.dtype != kind:
+            raise UserError(f"the {what} of world {world.name!r} is {given.dtype} {given.shape}, expected "
+                            f"{np.dtype(kind)} {shape}: correct the world")  # fmt: skip
+
+
 def play_once(world: World, rng: np.random.Generator, frames: int) -> Episode:
     """One episode of `frames` rows, fewer where the game ends."""
     world.reset(game_seed(rng))
     driver, rows, done = world.driver(rng), [], False
     while len(rows) < frames and not done:
         frame, state, action = world.render(), world.state(), next(driver)
+        if not rows:
+            check_promises(world, frame, state, action)
         reward, done = world.step(action)
         rows.append((frame, action, reward, done, state))
     pixels, actions, rewards, dones, states = (np.stack(column) for column in zip(*rows, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -21,7 +20,7 @@ from videowm.evaluate.scenes import Played, Scenes, random_actions, through_code
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import to_float
-from videowm.worlds import World, open_world
+from videowm.worlds import World
 
 SPARE = 8  # starts looked at for one that is wanted
 
@@ -38,12 +37,10 @@ class Replay:
     """The real game of a recording, brought back to any moment of any episode."""
 
     def __init__(self, dataset: Dataset) -> None:
-        path = dataset.root / "meta/recording.json"
-        if not path.exists():
-            raise UserError(f"{dataset.root} was not recorded here (no {path.name}): its game cannot be played again")
-        self.dataset = dataset
-        self.settings = Recording(**json.loads(path.read_text()))
-        self.world: World = open_world(self.settings.world, self.settings.frame_skip)
+        self.dataset, self.settings = dataset, Recording.read(dataset.root)
+        self.world: World = self.settings.open()
+        if not self.world.state_names:
+            raise UserError(f"the world {self.world.name!r} has no states by which its game could be found again")
         self._seeds: dict[int, int] = {}
 
     def reset(self, episode: int) -> None:
