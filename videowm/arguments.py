@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
-from videowm.config import convert
+from videowm.config import Place, convert
 from videowm.reference import field_comments
 
 T = TypeVar("T")
@@ -67,7 +67,8 @@ def options_from(cls: type[T], args: argparse.Namespace, flags: Flags = types.Ma
         if dataclasses.is_dataclass(hint):
             values[field.name] = options_from(hint, args, flags)
         elif hasattr(args, field.name):
-            values[field.name] = convert(hint, getattr(args, field.name), flag_of(field.name, flags))
+            flag = Place("", cls, flag_of(field.name, flags))
+            values[field.name] = convert(hint, getattr(args, field.name), flag)
     return cls(**values)
 
 

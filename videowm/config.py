@@ -148,7 +148,7 @@ def as_number(value: str) -> Any:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value stands: the file, the dotted key, and the class of the whole file."""
+    """Where a value stands: the file (empty on the command line), the dotted key, and the class of the whole file."""
 
     file: str
     top: type
@@ -161,7 +161,7 @@ class Place:
         return dataclasses.replace(self, key=f"{self.key}[{index}]")
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.key}"
+        return f"{self.file}: {self.key}" if self.file else self.key
 
 
 def build(cls: type[T], data: dict[str, Any], where: str = "configuration") -> T:
