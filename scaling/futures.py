@@ -15,7 +15,7 @@ from scaling.plan import SweepConfig
 from videowm import config as configuration
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
-from videowm.data.latents import read_index
+from videowm.data.latents import LatentsIndex
 from videowm.device import default_device
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from
 from videowm.generation import named_actions
@@ -119,7 +119,7 @@ def pictures(sweep: SweepConfig, shown: dict[str, str]) -> tuple[dict[str, Pictu
         if start is None:
             horizon = sweep.strip_frames // pipeline.time_stride * pipeline.time_stride
             settings = configuration.build(RolloutConfig, resolved["rollout"] | {"horizon": horizon})
-            dataset = Dataset(read_index(Path(resolved["latents"]))["data"])
+            dataset = Dataset(LatentsIndex.read(resolved["latents"]).data)
             where = spread_starts(dataset, settings.context_frames, horizon, sweep.strip_clips)
             start = start_from(pipeline, dataset, where, settings)
         rollouts[row] = to_uint8(roll(pipeline, start, settings))

@@ -70,7 +70,7 @@ def codec(vae_run):
 def encode(dataset):
     """Encode the recording into `out` with a codec that was loaded from `vae`."""
     from videowm.data.dataset import Dataset
-    from videowm.data.latents import encode_dataset
+    from videowm.data.encode import encode_dataset
     from videowm.vae.codec import to_float
 
     def run(out: Path, codec, vae: Path, **settings) -> Path:
@@ -152,7 +152,7 @@ def worded(dataset, codec, vae_run, tmp_path_factory) -> Path:
     latents."""
     from videowm.data.captions import Captions, caption_from_state, captions_path, header_name
     from videowm.data.dataset import Dataset
-    from videowm.data.latents import encode_dataset
+    from videowm.data.encode import encode_dataset
     from videowm.files import write_json
     from videowm.vae.codec import to_float
 

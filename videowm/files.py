@@ -20,7 +20,7 @@ from videowm.types import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, over the quota, over the largest file
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
-LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.[^.]*)?")  # the names that `atomic` writes to
+LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp(\.[^.]*)?", re.DOTALL)  # the names that `atomic` writes to
 HASH_DIGITS = 16  # hexadecimal digits of a hash that names something
 
 
@@ -52,6 +52,29 @@ def atomic(path: Path) -> Iterator[Path]:
 def leftovers(folder: Path) -> list[Path]:
     """The files below `folder` that `atomic` calls of killed processes left behind, or of living ones write now."""
     return [path for path in Path(folder).rglob(".*.tmp*") if LEFTOVER.fullmatch(path.name)]
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what calls of `atomic` have left below `folder`, except files of processes that this machine runs."""
+    for path in leftovers(folder):
+        if not is_alive(int(LEFTOVER.fullmatch(path.name)[1])):
+            path.unlink(missing_ok=True)
+
+
+def is_alive(process: int) -> bool:
+    """Whether this machine runs a process of that id."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """The paths below `folder` that fit `pattern`, sorted, without hidden ones; `Path.glob` alone finds those too."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def current_umask() -> int:

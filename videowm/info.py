@@ -52,21 +52,20 @@ def dataset_info(path: Path, *, verify: bool) -> str:
 
 
 def latents_info(path: Path, *, verify: bool) -> str:
-    from videowm.data.latents import Latents, read_index
+    from videowm.data.latents import LatentsIndex
 
-    index = read_index(path)
+    index = LatentsIndex.read(path)
     if verify:
-        Latents.open(path, "train"), Latents.open(path, "test")
-    c, h, w = index["shape"]
-    played = index.get("played")
+        index.verify(path)
+    c, h, w = index.shape
+    played = index.played
     source = f", training clips from {played['episodes']} episodes played with seed {played['seed']}" if played else ""
     return "\n".join(
         [
-            f"latents   {path} of {index['data']} ({index['world']}), {index['dtype']}",
-            f"clips     {index['clips']['train']} train, {index['clips']['test']} test, "
-            f"{index['frames']} frames each{source}",
-            f"shape     {index['steps']} steps x {c} channels x {h} x {w}, strides {tuple(index['stride'])}",
-            f"made by   VAE {index['vae_hash']} ({index['vae']}) from dataset {index['data_hash']}",
+            f"latents   {path} of {index.data} ({index.world}), {index.dtype}",
+            f"clips     {index.clips['train']} train, {index.clips['test']} test, {index.frames} frames each{source}",
+            f"shape     {index.steps} steps x {c} channels x {h} x {w}, strides {index.stride}",
+            f"made by   VAE {index.vae_hash} ({index.vae}) from dataset {index.data_hash}",
         ]
     )
 

@@ -78,7 +78,7 @@ def measure_world(run: Path, options: EvaluateOptions, task: WorldTask) -> dict[
 def finished_model(run: Path, task: WorldTask, device: torch.device) -> DiT:
     """The transformer of a smaller run on the same latents as the task's."""
     smaller = WorldModelPipeline.open(run)
-    if smaller.trained_on.vae_hash != task.latents.index["vae_hash"]:
+    if smaller.trained_on.vae_hash != task.latents.index.vae_hash:
         raise UserError(f"{run} was trained on latents of another autoencoder: name runs of the same sweep")
     return smaller.transformer.to(device).eval()
 

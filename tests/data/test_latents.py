@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from videowm.data.dataset import Dataset
-from videowm.data.latents import Latents, normalised, read_index
+from videowm.data.latents import Latents, LatentsIndex, normalised
 from videowm.types import UserError
 from videowm.vae.codec import DiffusersCodec, load_vae, to_float
 
@@ -74,7 +74,7 @@ def test_opened_latents_are_normalised(latents):
     assert actions.mean(0).abs().max() < 1e-4 and (actions.std(0) - 1).abs().max() < 1e-3
     raw = load_file(latents / "test-00000.safetensors")["latents"]
     assert torch.equal(test.latents, raw)
-    mean, std = (torch.tensor(train.index[key])[:, None, None] for key in ("mean", "std"))
+    mean, std = (torch.tensor(getattr(train.index, key))[:, None, None] for key in ("mean", "std"))
     torch.testing.assert_close(normalised(raw, test.scale) * std + mean, raw.float(), rtol=1e-4, atol=1e-4)
 
 
@@ -141,10 +141,10 @@ def test_a_damaged_shard_is_refused(folder, split, how):
 def test_an_index_that_is_not_there_or_damaged(folder, tmp_path):
     """Guards tracebacks for a folder that was never encoded and for a file that was cut off."""
     with pytest.raises(UserError, match="no finished latents"):
-        read_index(tmp_path)
+        LatentsIndex.read(tmp_path)
     os.truncate(folder / "latents.json", 30)
     with pytest.raises(UserError, match="latents.json is damaged"):
-        read_index(folder)
+        LatentsIndex.read(folder)
 
 
 def test_clips_that_are_too_long(encode, codec, vae_run, tmp_path):
@@ -199,12 +199,12 @@ def test_several_processes_go_on_together(encode, codec, vae_run, dataset, pytho
 
 def test_the_cost_of_rounding_is_in_the_index(encode, codec, vae_run, latents, tmp_path):
     """Guards a storage type whose cost nobody sees: bf16 costs more than fp16, and fp32 nothing."""
-    cost = {"fp16": read_index(latents)}
+    cost = {"fp16": LatentsIndex.read(latents)}
     for dtype in ("bf16", "fp32"):
-        cost[dtype] = read_index(encode(tmp_path / dtype, codec, vae_run, dtype=dtype))
-    assert 0 < cost["fp16"]["rounding_rms"] < 1e-3 < cost["bf16"]["rounding_rms"] < 1e-2
-    assert 120 > cost["fp16"]["rounding_db"] > cost["bf16"]["rounding_db"] > 40
-    assert cost["fp32"]["rounding_db"] is None and cost["fp32"]["rounding_rms"] == 0
+        cost[dtype] = LatentsIndex.read(encode(tmp_path / dtype, codec, vae_run, dtype=dtype))
+    assert 0 < cost["fp16"].rounding_rms < 1e-3 < cost["bf16"].rounding_rms < 1e-2
+    assert 120 > cost["fp16"].rounding_db > cost["bf16"].rounding_db > 40
+    assert cost["fp32"].rounding_db is None and cost["fp32"].rounding_rms == 0
 
 
 def test_latents_that_are_not_finite(encode, vae_run, tmp_path):

@@ -12,7 +12,8 @@ import torch
 from videowm.actions.group import group_actions
 from videowm.bootstrap import standard_error
 from videowm.data.dataset import Dataset
-from videowm.data.latents import Latents, normalised, write_index, write_shard
+from videowm.data.encode import write_index, write_shard
+from videowm.data.latents import Latents, Origin, normalised
 from videowm.evaluate.heldout import HeldoutConfig, bank_losses, heldout, make_bank, shuffled
 from videowm.pipeline import WorldModelPipeline
 
@@ -27,8 +28,8 @@ def driven(dataset, codec, vae_run, tmp_path_factory):
     """
     out, rng = tmp_path_factory.mktemp("driven"), np.random.default_rng(0)
     recording = Dataset(dataset)
-    made_by = {"data": str(dataset), "data_hash": recording.hash, "vae": str(vae_run), "vae_hash": codec.hash,
-               "frames": 33, "dtype": "fp32"}  # fmt: skip
+    origin = Origin(data=str(dataset), data_hash=recording.hash, vae=str(vae_run), vae_hash=codec.hash, frames=33,
+                    dtype="fp32")  # fmt: skip
     patterns = rng.normal(size=(12, 4, 8, 8)) / 12**0.5
     for split, clips in (("train", 96), ("test", 32)):
         actions = rng.normal(size=(clips, 32, 3)).astype(np.float32)
@@ -38,8 +39,8 @@ def driven(dataset, codec, vae_run, tmp_path_factory):
         latents = np.einsum("tnj,jchw->ntchw", np.stack(value), patterns) + 0.1 * rng.normal(size=(clips, 9, 4, 8, 8))
         number = torch.arange(clips)
         shard = {"latents": torch.tensor(latents, dtype=torch.float32), "actions": torch.from_numpy(actions)}
-        write_shard(out / f"{split}-00000.safetensors", shard | {"episode": number, "start": 0 * number}, made_by)
-    write_index(out, recording, codec, 9, made_by)
+        write_shard(out / f"{split}-00000.safetensors", shard | {"episode": number, "start": 0 * number}, origin)
+    write_index(out, recording, codec, 9, origin)
     return out
 
 

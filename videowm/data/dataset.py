@@ -5,11 +5,10 @@ Frames are found by integer index, never by time. `layout.py` writes what is rea
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ import pyarrow.parquet as pq
 
 from videowm.config import suggest
 from videowm.data.layout import column_values, fingerprint
+from videowm.data.meta import feature_names, read_captions, read_episodes, read_files, read_info, remedy, splits_of
+from videowm.files import short_hash, visible
 from videowm.types import Clip, UserError
 
 OPEN_READERS = 8  # decord readers that one process keeps open
@@ -29,10 +30,24 @@ class Dataset:
 
     Cheap to open and to send to workers: columns are read when first asked for, and each process opens its own video
     readers, because one that was opened before a fork hangs in the child.
+
+    Attributes:
+        root: the folder.
+        info: the content of meta/info.json.
+        name: the world, or the robot.
+        fps: frames a second.
+        size: (H, W) pixels.
+        lengths: rows, thus frames, of each episode, int64 "episodes".
+        action_names: of the elements of an action.
+        state_names: of the elements of a state; none where no state was recorded.
+
+    Raises:
+        UserError: the folder holds no finished dataset, or its description is damaged.
     """
 
     def __init__(self, root: str | Path, video_key: str | None = None) -> None:
         self.root = Path(root)
+        self.remedy = remedy(self.root)
         self.info: dict[str, Any] = read_info(self.root)
         features = self.info["features"]
         keys = [key for key, feature in features.items() if feature["dtype"] == "video"]
@@ -45,11 +60,13 @@ class Dataset:
         self.fps = float(self.info["fps"])
         self.action_names = feature_names(features, "action")
         self.state_names = feature_names(features, "observation.state")
-        shape = [int(n) for n in features[self.video_key]["shape"]]
+        shape = features[self.video_key]["shape"]
         self.size: tuple[int, int] = (shape[1], shape[2]) if shape[0] == 3 else (shape[0], shape[1])
-        self._index = read_episodes(self.root, self.video_key)
-        self.lengths = np.array(self._index["length"], np.int64)  # rows, thus frames, of each episode
-        self._sizes = {path: file["bytes"] for path, file in read_files(self.root).items()}
+        self._index = read_episodes(self.root, self.video_key, self.info.get("total_frames"))
+        self.lengths = np.array(self._index["length"], np.int64)
+        self._splits = splits_of(self.root, self.info, len(self.lengths))
+        self._files = read_files(self.root)
+        self._verified: set[str] = set()
         self._columns: dict[tuple[str, str], np.ndarray] = {}
         self._captions: list[str] | None = None
         self._readers: OrderedDict[str, Any] = OrderedDict()
@@ -68,22 +85,16 @@ class Dataset:
         """16 hex digits that change with any frame, action or other recorded value; added captions do not count."""
         listed = self.root / "meta/files.json"
         if listed.exists():
-            return hashlib.sha256(listed.read_bytes()).hexdigest()[:16]
-        parts = sorted((self.root / "data").rglob("*.parquet")) + sorted((self.root / "videos").rglob("*.mp4"))
+            return short_hash(listed.read_bytes())
+        parts = visible(self.root, "data/**/*.parquet") + visible(self.root, "videos/**/*.mp4")
         sizes = [f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}" for path in parts]
-        info = (self.root / "meta/info.json").read_bytes()
-        return hashlib.sha256(info + "\n".join(sizes).encode()).hexdigest()[:16]
+        return short_hash((self.root / "meta/info.json").read_bytes(), "\n".join(sizes))
 
     def split(self, name: str) -> list[int]:
         """Episodes of "train" or "test"; where no test split is declared, it is the last tenth of the episodes."""
         if name not in ("train", "test"):
             raise UserError(f"unknown split {name!r}{suggest(name, ('train', 'test'))}")
-        splits = self.info.get("splits") or {}
-        if "train" in splits and "test" in splits:
-            first, end = (int(n) for n in splits[name].split(":"))
-            return list(range(first, min(end, self.num_episodes)))
-        train = self.num_episodes - (max(1, round(0.1 * self.num_episodes)) if self.num_episodes > 1 else 0)
-        return list(range(train)) if name == "train" else list(range(train, self.num_episodes))
+        return list(self._splits[name])
 
     def frames(self, episode: int, indices: Iterable[int]) -> np.ndarray:
         """Frames `indices` (0 is the first, any order, repeats allowed) of an episode, uint8 "f H W 3"."""
@@ -96,8 +107,10 @@ class Dataset:
         path, start = self.video_path(episode), self.first_frame(episode)
         reader = self._reader(path)
         if start + length > len(reader):
-            raise UserError(f"{path} holds {len(reader)} frames, episode {episode} needs {start + length}: {REMEDY}")
-        with readable(path):
+            raise UserError(
+                f"{path} holds {len(reader)} frames, episode {episode} needs {start + length}: {self.remedy}"
+            )
+        with readable(path, self.remedy):
             frames = reader.get_batch((indices + start).tolist()).asnumpy()
             # A reader left as it is decodes on while the next one works: 2.5 times the time per clip over 3 files.
             reader.seek(0)
@@ -126,21 +139,17 @@ class Dataset:
     def column(self, episode: int, name: str) -> np.ndarray:
         """Column `name` of the data files, "f" or "f k" in its own number type."""
         length = self._length(episode)
-        path = self._path(self.info["data_path"], "data", episode)
+        path = self.table_path(episode)
         rows = np.flatnonzero(self._read_column(path, "episode_index") == episode)
         if len(rows) != length:
-            raise UserError(f"{path} holds {len(rows)} rows of episode {episode}, expected {length}: {REMEDY}")
+            raise UserError(f"{path} holds {len(rows)} rows of episode {episode}, expected {length}: {self.remedy}")
         return self._read_column(path, name)[rows[0] : rows[0] + length]
 
     def caption(self, episode: int) -> str:
         """The newest caption of an episode; LeRobot's task where there is none."""
         self._length(episode)
         if self._captions is None:
-            self._captions = [" ".join(tasks or []) for tasks in self._index["tasks"]]
-            path = self.root / "captions.jsonl"
-            for line in path.read_text().splitlines() if path.exists() else []:
-                entry = json.loads(line)
-                self._captions[entry["episode_index"]] = entry["caption"]
+            self._captions = read_captions(self.root, [" ".join(tasks or []) for tasks in self._index["tasks"]])
         return self._captions[episode]
 
     def clip(self, episode: int, start: int, frames: int) -> Clip:
@@ -149,19 +158,41 @@ class Dataset:
         return Clip(pixels, self.actions(episode)[start : start + frames - 1], episode, start)
 
     def verify(self) -> None:
-        """Compare every file with its recorded size and sha256; UserError names those that are missing or changed."""
-        files = read_files(self.root)
-        if not files:
+        """Compare every file with its recorded size and sha256.
+
+        Raises:
+            UserError: files are missing or changed, or the dataset has no meta/files.json to compare with.
+        """
+        if not self._files:
             raise UserError(f"{self.root} has no meta/files.json to verify against: `videowm import` it to get one")
-        paths = {path: self.root / path for path in files}
-        wrong = [p for p, file in paths.items() if not file.is_file() or fingerprint(file) != files[p]]
+        self._compare(list(self._files))
+
+    def verify_episodes(self, episodes: Iterable[int]) -> None:
+        """Compare the files that hold some episodes with their sha256, each once; nothing where none was recorded.
+
+        Raises:
+            UserError: a file is missing or changed.
+        """
+        paths = {path for episode in episodes for path in (self.video_path(episode), self.table_path(episode))}
+        names = sorted(path.relative_to(self.root).as_posix() for path in paths)
+        self._compare([name for name in names if name in self._files and name not in self._verified])
+
+    def _compare(self, names: list[str]) -> None:
+        """Compare files, named as in meta/files.json, with what was recorded of them."""
+        paths = {name: self.root / name for name in names}
+        wrong = [n for n, path in paths.items() if not path.is_file() or fingerprint(path) != self._files[n]]
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise UserError(f"{', '.join(wrong[:3])}{more} in {self.root} changed since it was written: {REMEDY}")
+            raise UserError(f"{', '.join(wrong[:3])}{more} in {self.root} changed since it was written: {self.remedy}")
+        self._verified.update(names)
 
     def video_path(self, episode: int) -> Path:
         """The video file that holds an episode."""
         return self._path(self.info["video_path"], f"videos/{self.video_key}", episode)
+
+    def table_path(self, episode: int) -> Path:
+        """The parquet file that holds an episode's rows."""
+        return self._path(self.info["data_path"], "data", episode)
 
     def first_frame(self, episode: int) -> int:
         """Index of the episode's frame 0 within its video file."""
@@ -183,8 +214,8 @@ class Dataset:
             try:
                 names = pq.read_schema(path).names
                 table = pq.read_table(path, columns=[name] if name in names else [])
-            except (OSError, pa.ArrowInvalid):
-                raise UserError(f"{path} is missing or no parquet file: {REMEDY}") from None
+            except (OSError, pa.ArrowException):
+                raise UserError(f"{path} is missing or no parquet file: {self.remedy}") from None
             if name not in names:
                 raise UserError(f"{path} has no column {name!r}{suggest(name, names)}")
             self._columns[key] = column_values(table[name])
@@ -208,83 +239,21 @@ class Dataset:
         import decord
 
         if not path.is_file():
-            raise UserError(f"{path} is missing: {REMEDY}")
-        expected = self._sizes.get(path.relative_to(self.root).as_posix())
-        if expected is not None and path.stat().st_size != expected:
-            raise UserError(f"{path} has {path.stat().st_size} bytes, expected {expected}: {REMEDY}")
+            raise UserError(f"{path} is missing: {self.remedy}")
+        file = self._files.get(path.relative_to(self.root).as_posix())
+        if file is not None and path.stat().st_size != file["bytes"]:
+            raise UserError(f"{path} has {path.stat().st_size} bytes, expected {file['bytes']}: {self.remedy}")
         decord.logging.set_level(decord.logging.QUIET)
-        with readable(path):
+        with readable(path, self.remedy):
             return decord.VideoReader(str(path), num_threads=1)
 
 
-REMEDY = "record, import or download it again"
-
-
-class readable:
+@contextmanager
+def readable(path: Path, remedy: str) -> Iterator[None]:
     """decord's errors as one sentence that names the file; its own class is no RuntimeError, so both are caught."""
+    import decord
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        import decord
-
-        if isinstance(error, RuntimeError | decord.DECORDError):
-            raise UserError(f"{self.path} is damaged or no video that decord can read: {REMEDY}") from None
-
-
-def read_info(root: Path) -> dict[str, Any]:
-    """meta/info.json, checked for what the reader needs."""
-    path = root / "meta/info.json"
-    if not path.is_file():
-        started = (root / "meta/recording.json").exists()
-        remedy = "run the same record command again" if started else "give a folder that record or import wrote"
-        raise UserError(f"{root} holds no finished dataset (no meta/info.json): {remedy}")
     try:
-        info = json.loads(path.read_text())
-        version, missing = str(info["codebase_version"]), {"fps", "features", "data_path", "video_path"} - set(info)
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is not the description of a LeRobot dataset: {REMEDY}") from None
-    if not version.startswith("v3."):
-        raise UserError(f"{root} has LeRobot layout {version}, expected v3.0: convert it with lerobot's own converter")
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(sorted(missing))}: {REMEDY}")
-    return info
-
-
-def read_files(root: Path) -> dict[str, dict[str, Any]]:
-    """meta/files.json: {path: {"sha256", "bytes"}}, empty for a dataset that has none."""
-    path = root / "meta/files.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def read_episodes(root: Path, video_key: str) -> dict[str, list]:
-    """The columns of meta/episodes that locate an episode, in episode order."""
-    places = [f"{kind}/{key}" for kind in ("data", f"videos/{video_key}") for key in ("chunk_index", "file_index")]
-    wanted = ["episode_index", "tasks", "length", *places, f"videos/{video_key}/from_timestamp"]
-    paths = sorted((root / "meta/episodes").glob("*/*.parquet"))
-    try:
-        table = pa.concat_tables([pq.read_table(path, columns=wanted) for path in paths])
-    except (OSError, pa.ArrowInvalid):
-        raise UserError(f"{root}/meta/episodes is missing, damaged or lacks one of {wanted}: {REMEDY}") from None
-    columns = table.sort_by("episode_index").to_pydict()
-    if columns.pop("episode_index") != list(range(len(table))):
-        raise UserError(f"{root}/meta/episodes does not number the episodes 0, 1, 2, …: {REMEDY}")
-    return columns
-
-
-def feature_names(features: dict[str, Any], key: str) -> tuple[str, ...]:
-    """Names of a vector's elements; LeRobot allows a list, a mapping to a list, or none at all."""
-    if key not in features:
-        return ()
-    names, size = features[key].get("names"), int(np.prod(features[key]["shape"]))
-    while isinstance(names, dict) and names:
-        names = next(iter(names.values())) if len(names) == 1 else list(names)
-    if isinstance(names, list) and len(names) == 1 and isinstance(names[0], list):
-        names = names[0]
-    if not isinstance(names, list) or len(names) != size:
-        return tuple(f"{key.split('.')[-1]}_{i}" for i in range(size))
-    return tuple(map(str, names))
+        yield
+    except (RuntimeError, decord.DECORDError):
+        raise UserError(f"{path} is damaged or no video that decord can read: {remedy}") from None

@@ -56,7 +56,7 @@ class WindowCaptions:
         `known` are captions that have their numbers already, "" first; the first of equal overlaps is taken.
         """
         numbers = {caption: number for number, caption in enumerate(known)}
-        starts = latents.index["steps"] - window + 1
+        starts = latents.index.steps - window + 1
         table = np.zeros((len(latents), starts, len(WRITERS), len(FORMS)), np.int64)
         step = np.arange(starts)
         first = np.where(step == 0, 0, 1 + latents.stride * (step - 1))

@@ -45,16 +45,16 @@ class TrainingText:
 
     def __init__(self, config: TextConfig, latents: Latents, window: int, folder: str) -> None:
         index = latents.index
-        if index.get("played"):
+        if index.played:
             raise UserError(f"{folder} holds newly played clips, which have no captions: encode without --play")
         self.config, self.folder, self.window = config, Path(folder), window
-        self.sources = captions_beside(index["data"], config.captions)
+        self.sources = captions_beside(index.data, config.captions)
         dataset = {captions.header["dataset"] for captions in self.sources.values()}
-        if dataset != {index["data_hash"]}:
-            raise UserError(f"{index['data']} changed since {folder} was made of it: encode it again")
+        if dataset != {index.data_hash}:
+            raise UserError(f"{index.data} changed since {folder} was made of it: encode it again")
         self.windows = WindowCaptions.of(latents, self.sources, window, [""])
         if len(self.windows.captions) == 1:
-            raise UserError(f"no caption beside {index['data']} is of a training clip in {folder}: caption more of it")
+            raise UserError(f"no caption beside {index.data} is of a training clip in {folder}: caption more of it")
         byte = config.encoder == "bytes"
         self.encoder = ByteText(config.length) if byte else FrozenText.open(config.encoder, config.length)
         self.tokens = self.encode(self.windows.captions)

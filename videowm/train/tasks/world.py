@@ -15,7 +15,7 @@ from videowm import config as configuration
 from videowm.actions.group import drop_actions, group_actions, grouped_size
 from videowm.data.clips import pick
 from videowm.data.dataset import Dataset
-from videowm.data.latents import Latents, normalised, read_index
+from videowm.data.latents import Latents, LatentsIndex, normalised
 from videowm.data.resident import Resident, lies_there
 from videowm.dit import DiT, flow, shortcut
 from videowm.evaluate.heldout import HeldoutConfig, heldout, make_bank
@@ -78,10 +78,10 @@ class WorldTask(Task):
         self.config, self.seed = config, config.seed
         self.latents = Latents.open(config.latents, "train")
         index = self.latents.index
-        if not 2 <= config.window <= index["steps"]:
+        if not 2 <= config.window <= index.steps:
             raise UserError(
-                f"window {config.window} does not fit the {index['steps']} latent steps of {config.latents}: "
-                f"give 2 to {index['steps']}"
+                f"window {config.window} does not fit the {index.steps} latent steps of {config.latents}: "
+                f"give 2 to {index.steps}"
             )
         self.grouped = group_actions(self.latents.actions, self.latents.stride)
         self.text = config.text and TrainingText(config.text, self.latents, config.window, config.latents)
@@ -187,18 +187,18 @@ class WorldTask(Task):
 
     def dataset(self) -> Dataset:
         """The recording that the latents were made of."""
-        dataset = Dataset(self.latents.index["data"])
-        if dataset.hash != self.latents.index["data_hash"]:
+        dataset = Dataset(self.latents.index.data)
+        if dataset.hash != self.latents.index.data_hash:
             raise UserError(f"{dataset.root} changed since {self.config.latents} was made of it: encode it again")
         return dataset
 
     def pipeline(self) -> WorldModelPipeline:
         """The trained model with the autoencoder that made its latents."""
         index = self.latents.index
-        vae = load_vae(index["vae"])
-        if DiffusersCodec(vae).hash != index["vae_hash"]:
+        vae = load_vae(index.vae)
+        if DiffusersCodec(vae).hash != index.vae_hash:
             raise UserError(
-                f"{self.config.latents} was made by another autoencoder than {index['vae']} holds now: encode again"
+                f"{self.config.latents} was made by another autoencoder than {index.vae} holds now: encode again"
             )
         scheduler = FlowMatchEulerDiscreteScheduler(shift=self.config.flow.shift)
         pipeline = WorldModelPipeline(vae, self.model, scheduler, **self.text_parts())
@@ -221,10 +221,10 @@ class WorldTask(Task):
     def record(self) -> dict[str, Any]:
         config, index = self.config, self.latents.index
         samples = config.train.steps * config.train.batch
-        stride = index["stride"][0]
+        stride = index.stride[0]
         processed = samples * config.window * self.model.tokens
         seen = samples * (1 + stride * (config.window - 1))
-        unique = len(self.latents) * (1 + stride * (index["steps"] - 1))
+        unique = len(self.latents) * (1 + stride * (index.steps - 1))
         silent = () if self.text else ("text",)  # runs without text have the hash that they had before there was any
         return {
             "depth": config.depth,
@@ -233,14 +233,14 @@ class WorldTask(Task):
             "tokens": {"target": processed, "processed": processed},
             "frames": {"seen": seen, "unique": min(seen, unique)},
             "flops": {"train": self.clip_flops * samples, "encode": None},
-            "hashes": {"data": index["data_hash"], "vae": index["vae_hash"], "bank": self.bank.hash},
+            "hashes": {"data": index.data_hash, "vae": index.vae_hash, "bank": self.bank.hash},
             **({"text": self.text.record()} if self.text else {}),
         }
 
 
-def make_model(config: WorldRun, index: dict[str, Any]) -> DiT:
+def make_model(config: WorldRun, index: LatentsIndex) -> DiT:
     """A transformer of the configuration's size for latents of the folder described by `index`."""
-    channels, height, width = index["shape"]
+    channels, height, width = index.shape
     if height % config.patch or width % config.patch:
         raise UserError(f"patch {config.patch} does not divide the latent size {height}x{width}: use 1 or a divisor")
     hidden = config.hidden or 64 * config.depth
@@ -249,11 +249,11 @@ def make_model(config: WorldRun, index: dict[str, Any]) -> DiT:
             f"depth {config.depth}, hidden {config.hidden}: give a depth of 1 or more and a width that is a multiple "
             f"of 64 (below 128, of 8)"
         )
-    actions = grouped_size(len(index["action_names"]), index["stride"][0])
+    actions = grouped_size(len(index.action_names), index.stride[0])
     trained_on = TrainedOn(
-        latents_mean=index["mean"], latents_std=index["std"], action_mean=index["action_mean"],
-        action_std=index["action_std"], action_names=index["action_names"], world=index["world"], fps=index["fps"],
-        window=config.window, vae_hash=index["vae_hash"], drop_actions=config.flow.drop_actions,
+        latents_mean=index.mean, latents_std=index.std, action_mean=index.action_mean,
+        action_std=index.action_std, action_names=index.action_names, world=index.world, fps=index.fps,
+        window=config.window, vae_hash=index.vae_hash, drop_actions=config.flow.drop_actions,
         text=config.text and asdict(config.text),
     )  # fmt: skip
     return DiT(
@@ -274,7 +274,7 @@ def make_model(config: WorldRun, index: dict[str, Any]) -> DiT:
 def meta_model(config: WorldRun) -> DiT:
     """The configuration's transformer without memory, to count on."""
     with torch.device("meta"):
-        return make_model(config, read_index(Path(config.latents)))
+        return make_model(config, LatentsIndex.read(config.latents))
 
 
 def with_steps(config: WorldRun) -> WorldRun:

@@ -1,0 +1,348 @@
+"""Encode a dataset once: shards of latents, each whole or not there, and their index. `latents.py` reads them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from videowm.data.clips import stretches
+from videowm.data.dataset import Dataset
+from videowm.data.latents import DTYPES, FILE, SPLITS, LatentsIndex, Origin
+from videowm.data.played import PlayedSource
+from videowm.files import atomic, remove_leftovers, sha256_of, short_hash, visible
+from videowm.types import Clip, UserError, VideoCodec, latent_steps
+
+SHARD = 64  # clips a file
+Missing = dict[str, list[int]]  # split -> numbers of its shards that are to be made
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which of several encoding processes this one is; each makes its own shards, the first writes the index."""
+
+    process: int = 0
+    processes: int = 1
+
+    def share(self, shards: int) -> range:
+        """This process's shards, whatever is there already: so no shard falls between two processes."""
+        return range(self.process, shards, self.processes)
+
+    def bar(self, split: str, sizes: list[int], missing: list[int], unit: str) -> tqdm:
+        """Progress over this process's share, shown by the first one."""
+        total = sum(sizes[number] for number in self.share(len(sizes)))
+        done = total - sum(sizes[number] for number in missing)
+        whose = f" (process 1 of {self.processes})" if self.processes > 1 else ""
+        return tqdm(total=total, initial=done, desc=f"encode {split}{whose}", unit=unit, dynamic_ncols=True,
+                    disable=self.process > 0)  # fmt: skip
+
+
+def encode_dataset(
+    dataset: Dataset,
+    codec: VideoCodec,
+    out: Path,
+    *,
+    frames: int,
+    vae: str,
+    to_frames: Callable[[np.ndarray], Tensor],
+    batch: int = 4,
+    dtype: str = "fp16",
+    played: PlayedSource | None = None,
+    part: Part = Part(),  # noqa: B008 - frozen
+) -> LatentsIndex | None:
+    """Encode both splits into `out`; the same call again makes only the shards that are missing or damaged.
+
+    With `played` the training clips come from newly played episodes: no frame of them went through video encoding,
+    whose loss is in the test split only.
+
+    Args:
+        dataset: what is encoded.
+        codec: the autoencoder.
+        out: the folder of the latents.
+        frames: frames of a clip, 1 + k * time stride.
+        vae: where the autoencoder was opened from, for the index.
+        to_frames: turns clips uint8 "b f H W 3" into the codec's input.
+        batch: clips that are encoded at once.
+        dtype: the type that latents are stored in.
+        played: newly played training episodes.
+        part: which of several processes this one is.
+
+    Returns:
+        The index; None in all processes but the first.
+
+    Raises:
+        UserError: `frames` fits no clip, `out` holds other latents, the dataset is damaged, or the disk is full.
+    """
+    latent_steps(frames, codec.stride[0])
+    if batch < 1:
+        raise UserError(f"batch {batch} cannot be used: give the number of clips encoded at once, 1 or more")
+    origin = Origin(data=str(dataset.root), data_hash=dataset.hash, vae=vae, vae_hash=codec.hash, frames=frames,
+                    dtype=dtype, played=played and played.note)  # fmt: skip
+    work = Encoding(dataset, codec, out, origin, to_frames, batch, played)
+    for split, missing in work.missing(part).items():
+        work.make(split, missing, part)
+    if part.process > 0:
+        return None
+    work.wait()
+    return work.finish()
+
+
+class Encoding:
+    """One folder of latents in the making: which shards it has, what is missing, and how that is made."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        codec: VideoCodec,
+        out: Path,
+        origin: Origin,
+        to_frames: Callable[[np.ndarray], Tensor],
+        batch: int,
+        played: PlayedSource | None,
+    ) -> None:
+        self.dataset, self.codec, self.out, self.origin = dataset, codec, out, origin
+        self.to_frames, self.batch, self.frames = to_frames, batch, origin.frames
+        self.index = finished_index(out, origin)
+        self.listed = self.index.files if self.index else {}
+        self.sound: set[Path] = set()  # shards that were made or checked here
+        self.sources = {"train": played or Stored(dataset, "train"), "test": Stored(dataset, "test")}
+        self.sizes = {split: source.sizes(self.frames) for split, source in self.sources.items()}
+        if not all(self.sizes.values()):
+            raise UserError(
+                f"{dataset.root} has no train and test episodes of {self.frames} frames: encode with fewer --frames"
+            )
+        self.steps = latent_steps(self.frames, codec.stride[0])
+        shape = (0, self.steps, codec.channels, *(n // k for n, k in zip(dataset.size, codec.stride[1:])))
+        self.empty = torch.zeros(shape, dtype=DTYPES[origin.dtype])  # a shard's episodes may all be too short
+
+    def path(self, split: str, number: int) -> Path:
+        """The file of a shard."""
+        return self.out / f"{split}-{number:05d}.safetensors"
+
+    def intact(self, path: Path) -> bool:
+        """Whether a shard is there, whole, and the one that the index lists or that this call would make."""
+        if path not in self.sound and path.is_file():
+            listed = sha256_of(path) == self.listed.get(path.name)
+            self.sound |= {path} if listed or is_shard(path, self.origin) else set()
+        return path in self.sound
+
+    def missing(self, part: Part) -> Missing:
+        """The shards of this process's share that are not there or damaged."""
+        return {
+            split: [number for number in part.share(len(sizes)) if not self.intact(self.path(split, number))]
+            for split, sizes in self.sizes.items()
+        }
+
+    def make(self, split: str, missing: list[int], part: Part) -> None:
+        """Encode some shards of a split."""
+        source, sizes = self.sources[split], self.sizes[split]
+        if not missing:
+            return
+        with part.bar(split, sizes, missing, source.unit) as bar:
+            for number, clips in zip(missing, source.shards(missing, self.frames), strict=True):
+                path = self.path(split, number)
+                write_shard(path, self.encode(clips), self.origin)
+                self.sound.add(path)
+                bar.update(sizes[number])
+
+    @torch.no_grad()
+    def encode(self, clips: list[Clip]) -> dict[str, Tensor]:
+        """Latents "n t c h w" in the stored type, actions "n f-1 a", episode "n" and start "n"."""
+        groups = [clips[i : i + self.batch] for i in range(0, len(clips), self.batch)]
+        latents = [self.codec.encode(self.to_frames(pixels(group))).to("cpu", self.empty.dtype) for group in groups]
+        for group, part in zip(groups, latents):
+            if not torch.isfinite(part).all():
+                raise UserError(
+                    f"latents of episode {group[0].episode} from frame {group[0].start} on are not finite in "
+                    f"{part.dtype}: train the autoencoder again, or encode with --dtype fp32"
+                )
+        width = len(self.dataset.action_names)
+        shape = (len(clips), -1, width) if clips else (0, 0, width)
+        return {
+            "latents": torch.cat([self.empty, *latents]),
+            "actions": torch.from_numpy(np.array([clip.actions for clip in clips], np.float32).reshape(shape)),
+            "episode": torch.tensor([clip.episode for clip in clips], dtype=torch.int64),
+            "start": torch.tensor([clip.start for clip in clips], dtype=torch.int64),
+        }
+
+    def wait(self, *, seconds: float = 0.5) -> None:
+        """Until the other processes' shards are there; whoever started them ends this one when one of them fails."""
+        left = [self.path(split, number) for split, sizes in self.sizes.items() for number in range(len(sizes))]
+        while left := [path for path in left if not self.intact(path)]:
+            time.sleep(seconds)
+
+    def finish(self) -> LatentsIndex:
+        """Write the index, or bring the hashes of shards that were made again into the one that is there."""
+        remove_leftovers(self.out)
+        if self.index is None:
+            test = next(self.sources["test"].shards([0], self.frames))[: self.batch]
+            cost = rounding_cost(self.codec, pixels(test), self.to_frames, self.empty.dtype)
+            return write_index(self.out, self.dataset, self.codec, self.steps, self.origin, **cost)
+        index = replace(self.index, files={name: sha256_of(self.out / name) for name in self.listed})
+        if index != self.index:  # another device rounds in another way
+            index.write(self.out)
+        return index
+
+
+def finished_index(out: Path, origin: Origin) -> LatentsIndex | None:
+    """The index that `out` has; None where there is none or it is damaged, so that this call makes it again.
+
+    Raises:
+        UserError: the folder holds latents of another autoencoder, dataset or setting.
+    """
+    try:
+        index = LatentsIndex.read(out)
+    except UserError:
+        return None
+    origin.check_same(index, out / FILE)
+    return index
+
+
+@torch.no_grad()
+def rounding_cost(
+    codec: VideoCodec, clips: np.ndarray, to_frames: Callable[[np.ndarray], Tensor], dtype: torch.dtype
+) -> dict[str, float | None]:
+    """What storing latents in `dtype` costs on some clips uint8 "b f H W 3".
+
+    rounding_rms: error of the stored latents, relative to their spread. rounding_db: PSNR of the frames decoded from
+    them against those decoded from latents as they were encoded; None where nothing is rounded.
+    """
+    latents = codec.encode(to_frames(clips))
+    stored = latents.to(dtype).to(latents.dtype)
+    if torch.equal(stored, latents):
+        return {"rounding_rms": 0.0, "rounding_db": None}
+    error = (codec.decode(stored).float() - codec.decode(latents).float()).square().mean().clamp_min(1e-12)
+    relative = (stored - latents).float().square().mean().sqrt() / latents.float().std().clamp_min(1e-6)
+    return {"rounding_rms": relative.item(), "rounding_db": 10 * (4 / error).log10().item()}
+
+
+class Stored:
+    """The clips of a split as they lie on disk."""
+
+    unit = "clip"
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        self.dataset, self.split = dataset, split
+
+    def parts(self, frames: int) -> list[list[tuple[int, int]]]:
+        """The clips (episode, start) of each shard."""
+        where = stretches(self.dataset, self.split, frames)
+        return [where[i : i + SHARD] for i in range(0, len(where), SHARD)]
+
+    def sizes(self, frames: int) -> list[int]:
+        """Clips of each shard."""
+        return [len(part) for part in self.parts(frames)]
+
+    def shards(self, numbers: list[int], frames: int) -> Iterator[list[Clip]]:
+        """The clips of each of the shards `numbers`.
+
+        Raises:
+            UserError: a file that these clips are in is not what was recorded.
+        """
+        parts = [self.parts(frames)[number] for number in numbers]
+        self.dataset.verify_episodes({episode for part in parts for episode, _ in part})
+        for part in parts:
+            yield [self.dataset.clip(episode, start, frames) for episode, start in part]
+
+
+def pixels(clips: list[Clip]) -> np.ndarray:
+    """The frames of some clips, uint8 "b f H W 3"."""
+    return np.stack([clip.frames for clip in clips])
+
+
+def write_shard(path: Path, tensors: dict[str, Tensor], origin: Origin) -> None:
+    """Write a shard, whole or not at all, with a hash of its content."""
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    made_by = json.dumps(asdict(origin))
+    with atomic(path) as aside:
+        save_file(tensors, aside, metadata={"made_by": made_by, "content": content_hash(made_by, tensors)})
+
+
+def content_hash(made_by: str, tensors: dict[str, Tensor]) -> str:
+    """16 hex digits of all that a shard holds."""
+    parts: list[str | bytes] = [made_by]
+    for name, tensor in sorted(tensors.items()):
+        parts += [
+            name,
+            str(tensor.dtype),
+            str(tuple(tensor.shape)),
+            tensor.flatten().view(torch.uint8).numpy().tobytes(),
+        ]
+    return short_hash(*parts)
+
+
+def is_shard(path: Path, origin: Origin) -> bool:
+    """Whether a file is a whole shard of `origin`; one that was cut off or damaged since is not.
+
+    Raises:
+        UserError: the shard is whole, but of another autoencoder, dataset or setting.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            note: dict[str, Any] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        theirs = Origin(**json.loads(note["made_by"]))
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError):
+        return False
+    sound = note.get("content") == content_hash(note["made_by"], tensors)
+    if sound or "content" not in note:  # shards had no such hash at first
+        origin.check_same(theirs, path)
+    return sound
+
+
+def write_index(
+    out: Path, dataset: Dataset, codec: VideoCodec, steps: int, origin: Origin, **cost: float | None
+) -> LatentsIndex:
+    """Make the statistics over the training clips, and write latents.json.
+
+    Args:
+        out: a folder with all of its shards.
+        dataset: what they were made of.
+        codec: what made them.
+        steps: latent steps of a clip.
+        origin: what the shards hold of where they are from.
+        cost: `rounding_cost`.
+
+    Raises:
+        UserError: no training clip is as long as asked for.
+    """
+    files = {split: visible(out, f"{split}-*.safetensors") for split in SPLITS}
+    train = [part for part in map(load_file, files["train"]) if len(part["latents"])]
+    if not train:
+        raise UserError(f"no played episode has {origin.frames} frames: encode with fewer --frames, or --play more")
+    latents = torch.cat([shard["latents"].float() for shard in train])
+    actions = torch.cat([shard["actions"] for shard in train]).flatten(0, 1).double()
+    index = LatentsIndex(
+        **asdict(origin),
+        **cost,
+        stride=tuple(codec.stride),
+        steps=steps,
+        shape=tuple(latents.shape[2:]),
+        mean=latents.mean(dim=(0, 1, 3, 4)).tolist(),
+        std=latents.std(dim=(0, 1, 3, 4)).clamp_min(1e-6).tolist(),
+        action_mean=actions.mean(0).tolist(),
+        action_std=actions.std(0).clamp_min(1e-3).tolist(),
+        action_names=list(dataset.action_names),
+        world=dataset.name,
+        fps=dataset.fps,
+        clips={split: sum(map(clip_count, paths)) for split, paths in files.items()},
+        files={path.name: sha256_of(path) for path in sorted(sum(files.values(), []))},
+    )
+    index.write(out)
+    return index
+
+
+def clip_count(path: Path) -> int:
+    """Clips of a shard."""
+    with safe_open(path, "pt") as file:
+        return file.get_slice("latents").get_shape()[0]
