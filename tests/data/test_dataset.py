@@ -166,7 +166,7 @@ def test_damaged_tables_are_named(copy):
     with pytest.raises(UserError, match="file-000.parquet is missing or no parquet"):
         Dataset(copy).actions(0)
     (copy / "meta/info.json").write_text("{")
-    with pytest.raises(UserError, match="info.json is damaged .not JSON.: run the same videowm record command again"):
+    with pytest.raises(UserError, match="info.json is damaged .not JSON.: run the same record command again"):
         Dataset(copy)
     (copy / "meta/info.json").write_text('{"codebase_version": "v2.1"}')
     with pytest.raises(UserError, match="v2.1, expected v3.0"):

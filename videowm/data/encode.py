@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -263,14 +262,14 @@ def pixels(clips: list[Clip]) -> np.ndarray:
 def write_shard(path: Path, tensors: dict[str, Tensor], origin: Origin) -> None:
     """Write a shard, whole or not at all, with a hash of its content."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    made_by = json.dumps(asdict(origin))
+    note = asdict(origin) | {"content": content_hash(origin, tensors)}
     with atomic(path) as aside:
-        save_file(tensors, aside, metadata={"made_by": made_by, "content": content_hash(made_by, tensors)})
+        save_file(tensors, aside, metadata={"made_by": json.dumps(note)})  # one key: several come in any order
 
 
-def content_hash(made_by: str, tensors: dict[str, Tensor]) -> str:
+def content_hash(origin: Origin, tensors: dict[str, Tensor]) -> str:
     """16 hex digits of all that a shard holds."""
-    parts: list[str | bytes] = [made_by]
+    parts: list[str | bytes] = [json.dumps(asdict(origin))]
     for name, tensor in sorted(tensors.items()):
         parts += [
             name,
@@ -289,13 +288,14 @@ def is_shard(path: Path, origin: Origin) -> bool:
     """
     try:
         with safe_open(path, "pt") as file:
-            note: dict[str, Any] = file.metadata() or {}
+            note = json.loads(file.metadata()["made_by"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        theirs = Origin(**json.loads(note["made_by"]))
-    except (SafetensorError, OSError, TypeError, KeyError, ValueError):
+        content = note.pop("content", None)
+        theirs = Origin(**note)
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError):
         return False
-    sound = note.get("content") == content_hash(note["made_by"], tensors)
-    if sound or "content" not in note:  # shards had no such hash at first
+    sound = content == content_hash(theirs, tensors)
+    if sound or content is None:  # shards had no such hash at first
         origin.check_same(theirs, path)
     return sound
 

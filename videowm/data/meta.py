@@ -23,7 +23,7 @@ def remedy(root: Path) -> str:
     """The command that makes a damaged file of a dataset again, for the end of an error sentence."""
     for verb, file in (("record", "recording.json"), ("import", "import.json")):
         if (root / "meta" / file).exists():
-            return f"run the same videowm {verb} command again"
+            return f"run the same {verb} command again"
     return "record, import or download it again"
 
 
