@@ -165,7 +165,7 @@ def test_a_dataset_with_a_broken_video(videowm, dataset, vae_run, tmp_path, dama
     else:
         video.write_bytes(b"no video".ljust(size))
     ended = videowm("encode", broken, "--vae", vae_run, "--out", tmp_path / "latents", "--frames", 33)
-    one_sentence(ended, str(video), "record, import or download it again")
+    one_sentence(ended, str(video), "missing or changed", "run the same record command again")
     assert not (tmp_path / "latents/latents.json").exists()
 
 

@@ -178,7 +178,7 @@ def encode(data: AnyPath, vae: AnyPath, out: AnyPath, options: EncodeOptions = E
         UserError: frames that do not fit the autoencoder's time stride, or latents of another autoencoder in `out`.
     """
     from videowm.data.dataset import Dataset
-    from videowm.data.latents import Part, encode_dataset
+    from videowm.data.encode import Part, encode_dataset
     from videowm.data.played import PlayedSource
     from videowm.device import Process, default_device
     from videowm.vae.codec import DiffusersCodec, load_vae, to_float

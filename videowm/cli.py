@@ -160,16 +160,16 @@ def train(args: argparse.Namespace) -> None:
 
 def encode(args: argparse.Namespace) -> None:
     """The first process says what was made."""
-    from videowm.data.latents import read_index
+    from videowm.data.latents import LatentsIndex
     from videowm.device import Process
 
     out = api.encode(args.data, args.vae, args.out, options_from(api.EncodeOptions, args))
     if Process.current().rank > 0:
         return
-    index = read_index(out)
-    lossless = index.get("rounding_db") is None
-    cost = "" if lossless else f", {index['dtype']} costs {index['rounding_rms']:.1e} ({index['rounding_db']:.0f} dB)"
-    print(f"{out}: clips of {index['frames']} frames, {index['clips']}, made by VAE {index['vae_hash']}{cost}")
+    index = LatentsIndex.read(out)
+    lossless = index.rounding_db is None
+    cost = "" if lossless else f", {index.dtype} costs {index.rounding_rms:.1e} ({index.rounding_db:.0f} dB)"
+    print(f"{out}: clips of {index.frames} frames, {index.clips}, made by VAE {index.vae_hash}{cost}")
 
 
 def latents(args: argparse.Namespace) -> None:

@@ -180,10 +180,10 @@ class Dataset:
     def _compare(self, names: list[str]) -> None:
         """Compare files, named as in meta/files.json, with what was recorded of them."""
         paths = {name: self.root / name for name in names}
-        wrong = [n for n, path in paths.items() if not path.is_file() or fingerprint(path) != self._files[n]]
+        wrong = [path for n, path in paths.items() if not path.is_file() or fingerprint(path) != self._files[n]]
         if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise UserError(f"{', '.join(wrong[:3])}{more} in {self.root} changed since it was written: {self.remedy}")
+            more = f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""
+            raise UserError(f"{wrong[0]}{more} is missing or changed since it was written: {self.remedy}")
         self._verified.update(names)
 
     def video_path(self, episode: int) -> Path:
