@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from videowm.actions.group import drop_actions
 from videowm.data.dataset import Dataset
 from videowm.dit import DiT
 from videowm.dit.attention import block_causal_mask
@@ -274,6 +275,34 @@ def test_a_stream_gives_the_frames_of_a_call(pipeline, episode):
     steps = [stream.step(actions[:, known - 1 + i * k :][:, :k], noise[:, i, None]) for i in range(predicted // k)]
     torch.testing.assert_close(torch.cat(steps, dim=1), whole.frames[:, known:], rtol=1e-4, atol=1e-4)
     assert (steps[0] - frames[:, known - 1 : known]).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_without_actions_is_what_training_drops(pipeline, episode, monkeypatch):
+    """Guards mean actions taken for none: their presence flag is 1, and training's is 0 where it drops the actions."""
+    monkeypatch.setattr(pipeline, "trained_on", replace(pipeline.trained_on, drop_actions=0.1))
+    frames, actions = episode[0][:, :5], episode[1][:, :12]
+    noise, k = torch.randn(1, 2, 4, 8, 8, generator=seeded(2)), pipeline.time_stride
+    none = pipeline(frames, None, horizon=8, noise=noise, sampler=Sampler(2))
+    dropped = drop_actions(pipeline.group(actions), torch.tensor([True]))
+    context = pipeline.normalise(pipeline.codec.encode(frames))
+    expected = rollout(pipeline.transformer, context, dropped, noise, sampler=Sampler(2), window=5)
+    torch.testing.assert_close(none.latents[:, 2:], expected, rtol=1e-4, atol=1e-5)
+    mean = torch.tensor(pipeline.trained_on.action_mean).expand(1, 12, -1)
+    assert (pipeline(frames, mean, noise=noise, sampler=Sampler(2)).latents - none.latents).abs().max() > 1e-3
+    stream = pipeline.start(frames, sampler=Sampler(2))
+    steps = [stream.step(None, noise[:, i, None]) for i in range(8 // k)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), none.frames[:, 5:], rtol=1e-4, atol=1e-4)
+
+
+def test_without_actions_needs_a_model_that_went_without(pipeline, episode):
+    """Guards several frames of context without actions that silently get zeros, which are actions."""
+    assert not pipeline.trained_on.drop_actions
+    with pytest.raises(UserError, match="horizon None without actions predicts nothing"):
+        pipeline(episode[0][:, :5], None)
+    for call in (lambda f: pipeline(f, None, horizon=4), pipeline.start, lambda f: pipeline.start(f[:, :1]).step(None)):
+        with pytest.raises(UserError, match="was never trained without actions: give the actions"):
+            call(episode[0][:, :5])
 
 
 def test_a_stream_does_not_grow(pipeline, episode):

@@ -13,7 +13,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 
-from videowm.actions.group import check_actions, group_actions
+from videowm.actions.group import check_actions, group_actions, grouped_size
 from videowm.dit import DiT
 from videowm.dit.model import Tap
 from videowm.dit.sample import Sampler
@@ -36,7 +36,8 @@ class WorldModelOutput(BaseOutput):
 def rollout(
     transformer: DiT, context: Tensor, actions: Tensor, noise: Tensor, *, sampler: Sampler | None = None,
     shift: float = 1.0, window: int | None = None, generator: torch.Generator | None = None,
-    text: TextTokens | None = None, empty: TextTokens | None = None, tap: Tap | None = None,
+    text: TextTokens | None = None, empty: TextTokens | None = None, past_noise: Tensor | None = None,
+    tap: Tap | None = None,
 ) -> Tensor:  # fmt: skip
     """Predict latent steps one after the other, each from those before it.
 
@@ -48,15 +49,18 @@ def rollout(
         window: latent steps seen at once, the new one included; None: all.
         generator: of the noise on finished steps, where the sampler wants some.
         text, empty: of a model with text: one for each context, and the empty one.
+        past_noise: the noise on context and finished steps itself "b t0+n c h w", instead of a generator.
         tap: as in `LatentStream`.
     Returns:
         predicted latents "b n c h w".
     """
     known, count = context.shape[1], noise.shape[1]
+    past = [None] * (known + count) if past_noise is None else past_noise.split(1, dim=1)
     stream = LatentStream(transformer, context, actions[:, :known], sampler=sampler, shift=shift,
                           window=window or known + count, generator=generator, text=text, empty=empty,
-                          tap=tap)  # fmt: skip
-    return torch.cat([stream.step(actions[:, known + i, None], noise[:, i, None]) for i in range(count)], dim=1)
+                          past_noise=None if past_noise is None else past_noise[:, :known], tap=tap)  # fmt: skip
+    steps = range(known, known + count)
+    return torch.cat([stream.step(actions[:, i, None], noise[:, i - known, None], past[i]) for i in steps], dim=1)
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,18 @@ class WorldModelPipeline(DiffusionPipeline):
         mean, std = self.statistics("action", actions)
         return group_actions((actions - mean) / std, self.time_stride)
 
+    def without_actions(self, latents: Tensor) -> Tensor:
+        """Grouped actions "b t g" of latents "b t c h w" without any, as training drops them: all zeros.
+
+        Raises:
+            UserError: the model was never trained without actions.
+        """
+        if not self.trained_on.drop_actions:
+            raise UserError(
+                "this model was never trained without actions: give the actions, or train it with flow.drop_actions=0.1"
+            )
+        return latents.new_zeros(*latents.shape[:2], grouped_size(len(self.trained_on.action_names), self.time_stride))
+
     def check(self, frames: Tensor, actions: Tensor) -> None:
         """Refuse inputs that do not belong together."""
         if frames.ndim != 5 or actions.ndim != 3 or len(frames) != len(actions):
@@ -145,19 +161,23 @@ class WorldModelPipeline(DiffusionPipeline):
                 f"frames {tuple(frames.shape)} and actions {tuple(actions.shape)} given, "
                 "expected (b, f, 3, H, W) and (b, n, a) with the same b"
             )
-        shape = self.transformer.config
-        expected = (3, shape.height * self.codec.stride[1], shape.width * self.codec.stride[2])
-        if tuple(frames.shape[2:]) != expected or not torch.isfinite(frames).all():
-            raise UserError(
-                f"frames of {tuple(frames.shape[2:])} from {frames.min():g} to {frames.max():g} were given, "
-                f"expected {expected} and finite numbers from -1 to 1"
-            )
+        self.check_frames(frames)
         for one in actions:
             check_actions(one, size=len(self.trained_on.action_names))
         if actions.shape[1] < frames.shape[1]:
             raise UserError(
                 f"{actions.shape[1]} actions for {frames.shape[1]} context frames leave nothing to predict: give "
                 f"{frames.shape[1] - 1} actions for the context and one for every frame to predict"
+            )
+
+    def check_frames(self, frames: Tensor) -> None:
+        """Refuse frames of another size than the model's, or that are not finite."""
+        shape = self.transformer.config
+        expected = (3, shape.height * self.codec.stride[1], shape.width * self.codec.stride[2])
+        if tuple(frames.shape[2:]) != expected or not torch.isfinite(frames).all():
+            raise UserError(
+                f"frames of {tuple(frames.shape[2:])} from {frames.min():g} to {frames.max():g} were given, "
+                f"expected {expected} and finite numbers from -1 to 1"
             )
 
     def text_conditioning(self, prompt: str | list[str] | None, rows: int, futures: int) -> dict[str, TextTokens]:
@@ -188,14 +208,26 @@ class WorldModelPipeline(DiffusionPipeline):
                 "train it with flow.drop_actions=0.1, or leave the guidance at 1"
             )
 
-    def context(self, frames: Tensor, actions: Tensor, futures: int) -> tuple[Tensor, Tensor]:
-        """Latents "b*futures t c h w" of the context that fits the time stride, and the raw actions from there on."""
+    def context(self, frames: Tensor, futures: int) -> Tensor:
+        """Latents "b*futures t c h w" of the last of the frames "b f 3 H W" that fit the time stride."""
         if futures < 1:
             raise UserError(f"{futures} futures cannot be rolled out: give 1 or more")
-        left_out, device = (frames.shape[1] - 1) % self.time_stride, self._execution_device
-        frames, actions = frames[:, left_out:].to(device), actions[:, left_out:].to(device)
-        latents = self.normalise(self.codec.encode(frames))
-        return latents.repeat_interleave(futures, 0), actions.repeat_interleave(futures, 0)
+        frames = frames[:, self.left_out(frames) :].to(self._execution_device)
+        return self.normalise(self.codec.encode(frames)).repeat_interleave(futures, 0)
+
+    def left_out(self, frames: Tensor) -> int:
+        """How many of the first frames "b f 3 H W" do not fit the time stride: the VAE takes 1 + k frames."""
+        return (frames.shape[1] - 1) % self.time_stride
+
+    def grouped(self, frames: Tensor, actions: Tensor, futures: int) -> Tensor:
+        """Grouped actions "b*futures t g" from the first used frame on.
+
+        Whole latent steps are predicted, so the last action is repeated up to the end of one.
+        """
+        actions = actions[:, self.left_out(frames) :].to(self._execution_device)
+        padding = -actions.shape[1] % self.time_stride
+        actions = torch.cat([actions, actions[:, -1:].expand(-1, padding, -1)], dim=1)
+        return self.group(actions).repeat_interleave(futures, 0)
 
     def start(
         self,
@@ -213,7 +245,7 @@ class WorldModelPipeline(DiffusionPipeline):
 
         Args:
             frames: context "b f 3 H W" in [-1, 1], f >= 1.
-            actions: "b f-1 a" between the context frames; None where there is one frame.
+            actions: "b f-1 a" between the context frames; None: without actions, as training drops them.
             generator, sampler, futures, prompt, tap: as in a call.
             graph: on a GPU, compile the network and record a latent step as a CUDA graph: seconds at first, then fast.
 
@@ -221,66 +253,91 @@ class WorldModelPipeline(DiffusionPipeline):
             >>> stream = pipeline.start(frames[:, :1])
             >>> next_frames = stream.step(actions)  # "b k a" -> "b k 3 H W", k the VAE's time stride
         """
+        if actions is None and frames.shape[1] == 1:  # nothing led to the first frame
+            actions = torch.zeros(len(frames), 0, len(self.trained_on.action_names))
+        self.check_sampler(sampler)
         if actions is None:
-            actions = torch.zeros(len(frames), frames.shape[1] - 1, len(self.trained_on.action_names))
-        if actions.shape[1] != frames.shape[1] - 1:
+            self.check_frames(frames)
+        elif actions.shape[1] != frames.shape[1] - 1:
             raise UserError(f"{actions.shape[1]} actions were given between {frames.shape[1]} frames, "
                             f"expected {frames.shape[1] - 1}")  # fmt: skip
-        self.check_sampler(sampler)
-        self.check(frames, torch.cat([actions, actions.new_zeros(len(actions), 1, actions.shape[2])], dim=1))
-        text = self.text_conditioning(prompt, len(frames), futures)
-        context, actions = self.context(frames, actions, futures)
-        return VideoStream(self, context, actions, text, generator=generator, sampler=sampler, graph=graph,
+        else:
+            self.check(frames, torch.cat([actions, actions.new_zeros(len(actions), 1, actions.shape[2])], dim=1))
+        text, context = self.text_conditioning(prompt, len(frames), futures), self.context(frames, futures)
+        grouped = self.without_actions(context) if actions is None else self.grouped(frames, actions, futures)
+        return VideoStream(self, context, grouped, text, generator=generator, sampler=sampler, graph=graph,
                            tap=tap)  # fmt: skip
 
     @torch.no_grad()
     def __call__(
         self,
         frames: Tensor,
-        actions: Tensor,
+        actions: Tensor | None,
         *,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
+        past_noise: Tensor | None = None,
         sampler: Sampler | None = None,
         futures: int = 1,
         prompt: str | list[str] | None = None,
+        horizon: int | None = None,
         tap: Tap | None = None,
     ) -> WorldModelOutput:
         """Roll out the future of `frames` under `actions`.
 
         Args:
             frames: context "b f 3 H W" in [-1, 1], f >= 1. The VAE takes 1 + k frames; earlier ones are left out.
-            actions: "b n a", n >= f: f-1 actions between the context frames, then one for every frame to predict.
+            actions: "b n a", n >= f: f-1 actions between the context frames, then one for every frame to predict;
+                None: without actions, as training drops them.
             generator: source of the starting noise, on the CPU or the pipeline's device.
             noise: the starting noise itself "b*futures steps c h w", instead of a generator.
+            past_noise: the noise with which past steps are remembered "b*futures context+steps c h w", likewise.
             sampler: how a latent step is drawn (default: 5 steps of Heun's).
             futures: rollouts from each context, each from noise of its own.
             prompt: what is to be seen, one for all contexts or one each, of a model with text.
+            horizon: frames to predict, where no actions are given that say so.
             tap: sees and may replace the residual streams at the ends of blocks, as in `LatentStream`.
         Returns:
             context and predicted frames, n+1 in all (fewer by the context frames left out); the futures of a context
             follow one another.
+        Raises:
+            UserError: inputs that do not belong together, or that this model was not trained for.
         """
         self.check_sampler(sampler)
-        self.check(frames, actions)
+        if actions is None:
+            self.check_frames(frames)
+        else:
+            self.check(frames, actions)
+            horizon = actions.shape[1] + 1 - frames.shape[1]
+        if horizon is None or horizon < 1:
+            raise UserError(f"horizon {horizon} without actions predicts nothing: give 1 frame or more")
         text = self.text_conditioning(prompt, len(frames), futures)
-        k, device = self.time_stride, self._execution_device
-        context, actions = self.context(frames, actions, futures)
-        wanted = actions.shape[1] + 1
-        padding = -actions.shape[1] % k  # whole latent steps are predicted; what is too much is cut off below
-        actions = torch.cat([actions, actions[:, -1:].expand(-1, padding, -1)], dim=1)
-        grouped = self.group(actions)
-        shape = (len(context), grouped.shape[1] - context.shape[1], *context.shape[2:])
-        if noise is None:
-            noise = torch.randn(shape, generator=generator, device=generator.device if generator else device)
-        if tuple(noise.shape) != shape:
-            raise UserError(f"noise of shape {tuple(noise.shape)} was given, expected {shape}")
-        predicted = rollout(self.transformer, context, grouped, noise.to(device), sampler=sampler,
+        k, context = self.time_stride, self.context(frames, futures)
+        steps = -(-horizon // k)  # whole latent steps are predicted; what is too much is cut off below
+        start = torch.cat([context, context.new_zeros(len(context), steps, *context.shape[2:])], dim=1)
+        grouped = self.without_actions(start) if actions is None else self.grouped(frames, actions, futures)
+        noise = drawn_or_given("noise", noise, start[:, context.shape[1] :], generator)
+        if past_noise is not None:
+            past_noise = drawn_or_given("past_noise", past_noise, start)
+        predicted = rollout(self.transformer, context, grouped, noise, sampler=sampler,
                             shift=self.scheduler.config.shift, window=self.trained_on.window,
-                            generator=generator, tap=tap, **text)  # fmt: skip
-        latents = torch.cat([context, predicted], dim=1)
-        decoded = self.codec.decode(self.denormalise(latents))[:, :wanted]
-        return WorldModelOutput(decoded, latents, pixel_frames(context.shape[1], k))
+                            generator=generator, past_noise=past_noise, tap=tap, **text)  # fmt: skip
+        latents, known = torch.cat([context, predicted], dim=1), pixel_frames(context.shape[1], k)
+        decoded = self.codec.decode(self.denormalise(latents))[:, : known + horizon]
+        return WorldModelOutput(decoded, latents, known)
+
+
+def drawn_or_given(what: str, noise: Tensor | None, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normal noise shaped and placed like `like`: the caller's, if its shape fits, or newly drawn.
+
+    Raises:
+        UserError: noise of another shape was given.
+    """
+    if noise is None:
+        noise = torch.randn(like.shape, generator=generator, device=generator.device if generator else like.device)
+    if noise.shape != like.shape:
+        raise UserError(f"{what} of shape {tuple(noise.shape)} was given, expected {tuple(like.shape)}")
+    return noise.to(like.device)
 
 
 class VideoStream:
@@ -295,12 +352,12 @@ class VideoStream:
         self, pipeline: WorldModelPipeline, context: Tensor, actions: Tensor, text: dict[str, TextTokens], *,
         generator: torch.Generator | None, sampler: Sampler | None, graph: bool, tap: Tap | None = None,
     ) -> None:  # fmt: skip
-        """`context` is clean, normalised latents "b t c h w", `actions` the raw ones "b n a" between its frames,
+        """`context` is clean, normalised latents "b t c h w", `actions` their grouped ones "b t g",
         `text` the result of `WorldModelPipeline.text_conditioning`."""
         self.pipeline, self.generator = pipeline, generator
         if graph and context.is_cuda:
             pipeline.transformer.compile_blocks()
-        self.stream = LatentStream(pipeline.transformer, context, pipeline.group(actions), sampler=sampler,
+        self.stream = LatentStream(pipeline.transformer, context, actions, sampler=sampler,
                                    shift=pipeline.scheduler.config.shift, window=pipeline.trained_on.window,
                                    generator=generator, graph=graph, tap=tap, **text)  # fmt: skip
         self.decoder = StreamDecoder(pipeline.codec, otherwise=pipeline.trained_on.window)
@@ -309,21 +366,21 @@ class VideoStream:
             self.decoder.step(pipeline.denormalise(step))
 
     @torch.no_grad()
-    def step(self, actions: Tensor, noise: Tensor | None = None) -> Tensor:
+    def step(self, actions: Tensor | None, noise: Tensor | None = None) -> Tensor:
         """The next frames "b k 3 H W" in [-1, 1] under the actions "b k a" that lead to them.
 
         Args:
-            actions: one for each frame; k is the autoencoder's time stride.
+            actions: one for each frame; k is the autoencoder's time stride. None: without actions.
             noise: the starting noise "b 1 c h w", instead of the generator's.
         """
         b, k = len(self.last), self.pipeline.time_stride
-        if tuple(actions.shape[:2]) != (b, k):
+        if actions is None:
+            grouped = self.pipeline.without_actions(self.last)
+        elif tuple(actions.shape[:2]) != (b, k):
             raise UserError(f"actions {tuple(actions.shape)} were given, expected ({b}, {k}, a): one a frame")
-        for one in actions:
-            check_actions(one, size=len(self.pipeline.trained_on.action_names))
-        if noise is None:
-            where = self.generator.device if self.generator else self.last.device
-            noise = torch.randn(self.last.shape, generator=self.generator, device=where)
-        grouped = self.pipeline.group(actions.to(self.last.device))[:, 1:]  # the first group is a clip's beginning
-        self.last = self.stream.step(grouped, noise.to(self.last.device))
+        else:
+            for one in actions:
+                check_actions(one, size=len(self.pipeline.trained_on.action_names))
+            grouped = self.pipeline.group(actions.to(self.last.device))[:, 1:]  # the first group is a clip's beginning
+        self.last = self.stream.step(grouped, drawn_or_given("noise", noise, self.last, self.generator))
         return self.decoder.step(self.pipeline.denormalise(self.last))

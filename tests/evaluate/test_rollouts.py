@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,6 +67,22 @@ def test_other_actions_are_used(pipeline, recording):
     assert torch.equal(roll(pipeline, start, CONFIG, start.actions), own)
     turned = roll(pipeline, start, CONFIG, start.actions + 1)
     assert not torch.equal(turned[:, 5:], own[:, 5:])
+
+
+def test_a_rollout_does_not_depend_on_the_batch(world_run, recording):
+    """Guards noise on the past that is drawn in the batch's shape: each clip then had another in every batch size."""
+    pipeline = WorldModelPipeline.open(world_run)
+    pipeline.trained_on = replace(pipeline.trained_on, drop_actions=0.1)
+    for parameter in pipeline.transformer.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    settings = replace(CONFIG, clips=6, sampler=Sampler(2, context_level=0.3))
+    start = held_out_starts(pipeline, recording, settings)
+    for more in ({}, {"with_actions": False}, {"actions": torch.zeros_like(start.actions)}):
+        one, *others = (roll(pipeline, start, replace(settings, batch=batch), **more) for batch in (1, 5, 8))
+        for other in others:
+            torch.testing.assert_close(other, one, rtol=0, atol=1e-5)
+    still = roll(pipeline, replace(start, past_noise=start.past_noise.roll(1, 0)), settings, **more)
+    assert (still - one).abs().max() > 1e-3, "the noise on the past must matter here"
 
 
 @pytest.mark.parametrize(("context", "horizon"), [(6, 8), (5, 7)])

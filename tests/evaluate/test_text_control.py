@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,7 @@ def test_only_the_fact_is_changed(worded_run, worded):
     One that hears does not; and without actions it sees others than with them.
     """
     pipeline, dataset = WorldModelPipeline.open(worded_run), Dataset(worded / "data")
+    pipeline.trained_on = replace(pipeline.trained_on, drop_actions=0.1)
     generator = torch.Generator().manual_seed(0)
     for parameter in pipeline.transformer.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)

@@ -48,6 +48,7 @@ class LatentStream:
         text: TextTokens | None = None,
         empty: TextTokens | None = None,
         tap: Tap | None = None,
+        past_noise: Tensor | None = None,
     ) -> None:
         """Read the context: clean latents "b t c h w" and their grouped actions "b t g".
 
@@ -56,6 +57,7 @@ class LatentStream:
             generator: of the noise on the context, where the sampler wants some (default: seed 0 on the CPU).
             graph: capture the latent step on a GPU.
             text: of a model with text, one for each clip; `empty` is the empty one, a single row, for guidance.
+            past_noise: the noise on the context itself "b t c h w", instead of a generator.
             tap: sees and may replace the residual streams (`videowm.dit.model.Tap`) of every pass: the context's,
                 each sampler evaluation's, and the one that writes a finished step. Guidance branches follow one
                 another along b, the guided stream first.
@@ -78,6 +80,7 @@ class LatentStream:
         b, known = context.shape[:2]
         first = max(0, known - window + 1)
         context, actions = context[:, first:], actions[:, first:]
+        past_noise = None if past_noise is None else past_noise[:, first:]
         self.cache = model.new_cache(b * len(self.branches), window, sinks=self.sampler.sinks)
         # The graph reads and writes these.
         self.noise = torch.zeros_like(context[:, :1])
@@ -86,7 +89,7 @@ class LatentStream:
         self.step_out = torch.zeros_like(self.noise)
         self.level = self.levels_of(b, device)
         self.network_level = self.network_level_of(self.level, shift)
-        context = self.noised(context, self.draw(context), self.level[:, -1:])
+        context = self.noised(context, self.past_noise(context, past_noise), self.level[:, -1:])
         levels = self.level[:, -1:].expand(-1, context.shape[1])
         self.text = self.text_of(text, empty)
         model(context, levels, self.each_branch(actions), self.cache, text=self.text, write=True, tap=tap)
@@ -132,19 +135,24 @@ class LatentStream:
         count = len(self.branches)
         return flow.noised(latents.repeat(count, 1, 1, 1, 1), noise.repeat(count, 1, 1, 1, 1), level)
 
-    def draw(self, like: Tensor) -> Tensor:
-        """Noise for finished steps, where some branch wants it."""
+    def past_noise(self, like: Tensor, given: Tensor | None) -> Tensor:
+        """Noise for finished steps "b t c h w", where some branch remembers them noised: the caller's or a new one."""
         if not self.remembers_noise:
             return torch.zeros_like(like)
+        if given is not None:
+            return given.to(like)
         return torch.randn(like.shape, generator=self.generator, device=self.generator.device).to(like.device)
 
     @torch.no_grad()
-    def step(self, action: Tensor, noise: Tensor) -> Tensor:
-        """The next latent step "b 1 c h w" under the grouped action "b 1 g", from the starting noise "b 1 c h w"."""
+    def step(self, action: Tensor, noise: Tensor, past_noise: Tensor | None = None) -> Tensor:
+        """The next latent step "b 1 c h w" under the grouped action "b 1 g", from the starting noise "b 1 c h w".
+
+        `past_noise` "b 1 c h w" is the noise with which the finished step is remembered, instead of the generator's.
+        """
         self.action.copy_(action)
         self.noise.copy_(noise)
         if self.remembers_noise:
-            self.written.copy_(self.draw(self.written))
+            self.written.copy_(self.past_noise(self.written, past_noise))
         if self.graph is None and self.use_graph and self.cache.full:
             self.capture()
         if self.graph is not None:

@@ -16,7 +16,7 @@ from videowm.dit.sample import Sampler
 from videowm.evaluate import fidelity
 from videowm.limits import Count, Seed, Whole
 from videowm.pipeline import WorldModelPipeline
-from videowm.types import UserError
+from videowm.types import UserError, latent_steps
 from videowm.vae.codec import to_float
 
 
@@ -37,13 +37,17 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class Start:
-    """True frames and actions of some held-out stretches, with the noise that every model starts from."""
+    """True frames and actions of some held-out stretches, with the noise that every model is given.
+
+    All noise is drawn once for each clip, so that a rollout does not depend on the clips that are rolled out with it.
+    """
 
     frames: Tensor  # float "b f 3 H W", context and future
     actions: Tensor  # float32 "b f-1 a"
     episode: np.ndarray
     context_frames: int
-    noise: Tensor  # "b steps c h w"
+    noise: Tensor  # "b steps c h w", of the steps to predict
+    past_noise: Tensor  # "b context+steps c h w", of the steps as they are remembered
 
 
 def starting_points(dataset: Dataset, config: RolloutConfig, k: int) -> list[tuple[int, int]]:
@@ -64,14 +68,16 @@ def start_from(
     clips = [dataset.clip(episode, start, total) for episode, start in where]
     time, down, across = pipeline.codec.stride
     height, width = clips[0].frames.shape[1:3]
-    shape = (config.horizon // time, pipeline.codec.channels, height // down, width // across)
+    steps, known = config.horizon // time, latent_steps(config.context_frames, time)
+    shape = (pipeline.codec.channels, height // down, width // across)
     generator = torch.Generator().manual_seed(config.seed)
     return Start(
         to_float(np.stack([clip.frames for clip in clips])),
         torch.from_numpy(np.stack([clip.actions for clip in clips])),
         np.array([clip.episode for clip in clips]),
         config.context_frames,
-        torch.randn(len(clips), *shape, generator=generator),
+        torch.randn(len(clips), steps, *shape, generator=generator),
+        torch.randn(len(clips), known + steps, *shape, generator=generator),
     )
 
 
@@ -82,18 +88,20 @@ def held_out_starts(pipeline: WorldModelPipeline, dataset: Dataset, config: Roll
 
 def roll(
     pipeline: WorldModelPipeline, start: Start, config: RolloutConfig, actions: Tensor | None = None,
-    prompts: list[str] | None = None,
+    prompts: list[str] | None = None, *, with_actions: bool = True,
 ) -> Tensor:  # fmt: skip
     """Rolled-out frames "b f 3 H W", context included, of all starts; under their own actions unless given.
 
-    A model with text is told nothing without `prompts`: a caption of what is to come would say what the actions say.
+    Without `prompts` a model with text has the empty one: a caption of what is to come would hold what the actions do.
+    Without actions they are absent throughout, as training drops them.
     """
     actions = start.actions if actions is None else actions
-    parts = []
+    horizon, parts = start.frames.shape[1] - start.context_frames, []
     for i in range(0, len(start.frames), config.batch):
         rows = slice(i, i + config.batch)
-        out = pipeline(start.frames[rows, : start.context_frames], actions[rows], noise=start.noise[rows],
-                       sampler=config.sampler, prompt=prompts and prompts[rows])  # fmt: skip
+        out = pipeline(start.frames[rows, : start.context_frames], actions[rows] if with_actions else None,
+                       noise=start.noise[rows], past_noise=start.past_noise[rows], sampler=config.sampler,
+                       prompt=prompts and prompts[rows], horizon=horizon)  # fmt: skip
         parts.append(out.frames.cpu())
     return torch.cat(parts)
 

@@ -15,7 +15,7 @@ from videowm.evaluate.drift import drift
 from videowm.evaluate.reader import Reader
 from videowm.evaluate.readings import standardised
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from
-from videowm.evaluate.scenes import Scenes, with_future
+from videowm.evaluate.scenes import Scenes
 from videowm.pipeline import WorldModelPipeline
 from videowm.worlds import Fact, find_world, open_world, world_class
 
@@ -43,16 +43,12 @@ def captions_of(scenes: Scenes, dataset: Dataset) -> list[str]:
 @torch.no_grad()
 def tell(pipeline: WorldModelPipeline, dataset: Dataset, scenes: Scenes, config: RolloutConfig, *,
          acts: bool) -> Told:  # fmt: skip
-    """Roll every start out under its caption with each fact changed; without `acts` under actions that say nothing."""
+    """Roll every start out under its caption with each fact changed; without `acts` no actions are there."""
     where = list(zip(scenes.episode.tolist(), scenes.first.tolist(), strict=True))
     start, captions = start_from(pipeline, dataset, where, config), captions_of(scenes, dataset)
-    actions = start.actions
-    if not acts:  # the mean is what the network takes for none
-        none = torch.tensor(pipeline.trained_on.action_mean).expand(len(actions), scenes.horizon, -1)
-        actions = with_future(actions, none, scenes.context)
 
-    def dreamed(prompts: list[str], start: Start = start, actions: Tensor = actions) -> Tensor:
-        return roll(pipeline, start, config, actions, prompts)[:, scenes.context :]
+    def dreamed(prompts: list[str], start: Start = start) -> Tensor:
+        return roll(pipeline, start, config, prompts=prompts, with_actions=acts)[:, scenes.context :]
 
     n, facts = len(captions), world_class(dataset.name).FACTS
     high, low = ({f.name: dreamed([f.changed(c, getattr(f, side)[0]) for c in captions]) for f in facts}
