@@ -10,7 +10,7 @@ import torch
 
 from videowm import config as configuration
 from videowm.actions.group import check_actions
-from videowm.actions.script import parse_actions, read_actions
+from videowm.actions.script import TABLES, parse_actions, read_action_table
 from videowm.data.dataset import Dataset
 from videowm.device import default_device
 from videowm.dit.sample import Sampler
@@ -90,8 +90,10 @@ def future(
     if options.actions is None:
         actions = own[: known + options.frames]
         return actions, dataset.frames(episode, range(start, start + len(actions) + 1))
-    if Path(options.actions).suffix in (".csv", ".npy", ".npz"):
-        given = read_actions(Path(options.actions))
+    if Path(options.actions).suffix in TABLES:
+        names, given = read_action_table(Path(options.actions))
+        if set(names) == set(dataset.action_names):  # a header may name them in another order
+            given = given[:, [names.index(name) for name in dataset.action_names]]
     else:
         given = parse_actions(options.actions, named_actions(world))
     check_actions(torch.from_numpy(given), size=own.shape[1])
@@ -102,5 +104,5 @@ def named_actions(world: str) -> dict[str, tuple[float, ...]]:
     """The action names of the world that a model was trained on."""
     known = find_world(world)
     if known is None or not known.NAMED_ACTIONS:
-        raise UserError(f"the model's world {world!r} has no named actions: give a table (.csv, .npy, .npz)")
+        raise UserError(f"the model's world {world!r} has no named actions: give a table ({', '.join(TABLES)})")
     return known.NAMED_ACTIONS

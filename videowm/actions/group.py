@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from videowm.types import UserError, latent_steps
@@ -14,15 +15,22 @@ def grouped_size(action_size: int, stride: int) -> int:
     return action_size * stride + 1
 
 
-def group_actions(actions: Tensor, stride: int, *, first: Tensor | None = None) -> Tensor:
-    """Group the actions of a clip by the latent step that they lead to.
+def group_actions(
+    actions: Float[Tensor, "b n a"], stride: int, *, first: Float[Tensor, "b k a"] | None = None
+) -> Float[Tensor, "b t g"]:
+    """The actions of a clip, grouped by the latent step that they lead to.
 
     Args:
-        actions: "b f-1 a"; action i leads frame i to frame i+1.
-        stride: time stride k of the VAE; f must be 1 + k * (t-1).
-        first: the k actions "b k a" that led to the first step, when the clip goes on from an earlier one.
+        actions: n = f-1 of them; action i leads frame i to frame i+1.
+        stride: time stride k of the autoencoder; f must be 1 + k * (t-1).
+        first: the k actions that led to the first step, when the clip goes on from an earlier one.
+
     Returns:
-        "b t k*a+1": the k actions leading to each step, then 1. The first step of a clip has no actions: all zeros.
+        g = k*a+1 numbers a step: the k actions that lead to it, then 1. The first step of a clip has no actions and
+        is all zeros.
+
+    Raises:
+        UserError: n actions do not fit the stride; the sentence names the lengths that do.
     """
     b, count, a = actions.shape
     steps = latent_steps(count + 1, stride)
@@ -34,13 +42,26 @@ def group_actions(actions: Tensor, stride: int, *, first: Tensor | None = None) 
     return torch.cat([head, groups], dim=1)
 
 
-def drop_actions(grouped: Tensor, drop: Tensor) -> Tensor:
-    """Zero the grouped actions "b t g" of the samples marked in `drop` (bool "b"): the unconditional branch."""
+def drop_actions(grouped: Float[Tensor, "b t g"], drop: Bool[Tensor, " b"]) -> Float[Tensor, "b t g"]:
+    """Grouped actions without those of the samples marked in `drop`, as the model without actions sees them.
+
+    The presence flag is zeroed too. The guidance branch without actions is trained on this (Ho and Salimans 2022,
+    arXiv 2207.12598).
+    """
     return grouped * (~drop)[:, None, None]
 
 
 def check_actions(actions: Tensor, *, frames: int | None = None, size: int | None = None) -> None:
-    """Refuse actions "f-1 a" of a wrong length, of a wrong size, or that are not finite."""
+    """Refuse actions that are not finite, or whose length or size does not fit.
+
+    Args:
+        actions: "n a" as a user gave them, of any shape.
+        frames: of the clip, which has one action fewer; None: any.
+        size: numbers in an action; None: any.
+
+    Raises:
+        UserError: one of these does not hold.
+    """
     if actions.ndim != 2 or (size is not None and actions.shape[1] != size):
         raise UserError(f"actions have shape {tuple(actions.shape)}, expected (frames - 1, {size or 'action size'})")
     if frames is not None and len(actions) != frames - 1:

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
+from videowm.actions.script import TABLES, read_action_table
 from videowm.data.dataset import Dataset
 from videowm.data.layout import (
     PIXELS,
     Layout,
     check_width,
-    column_values,
     encode_video,
     finish,
     seal,
@@ -32,7 +30,6 @@ from videowm.types import Episode, UserError
 
 Size = tuple[int, int]  # (H, W) pixels
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-TABLES = (".csv", ".npz", ".parquet")
 
 
 def import_dataset(
@@ -108,13 +105,16 @@ def one_video(data: Dataset, out: Path, size: Size | None, *, lossless: bool) ->
 
 
 def import_videos(src: Path, out: Path, size: Size | None, test_share: float, *, lossless: bool) -> None:
-    """Every `a.mp4` with its actions in `a.csv`, `a.npz` or `a.parquet` and perhaps a caption in `a.txt`."""
+    """Every `a.mp4` with its actions in `a.csv`, `a.npy`, `a.npz` or `a.parquet` and perhaps a caption in `a.txt`."""
     videos = sorted(path for path in src.iterdir() if path.suffix.lower() in VIDEOS)
     if not videos:
         raise UserError(f"{src} holds no videos ({', '.join(VIDEOS)}) and no meta/info.json: give a folder that does")
     layout: Layout | None = None
     for number, path in enumerate(videos):
-        names, actions = read_actions(path)
+        names, actions = read_action_table(table_beside(path))
+        names = names or (
+            ("action",) if actions.shape[1] == 1 else tuple(f"action_{i}" for i in range(actions.shape[1]))
+        )
         frames = np.stack(list(counted(read_video(path, size), path, 2)))
         common = Layout(src.name, frame_rate(path), frames.shape[1:3], names, (), lossless, group=1)
         layout = layout or common
@@ -134,32 +134,14 @@ def import_videos(src: Path, out: Path, size: Size | None, test_share: float, *,
     finish(out, layout, test_share)
 
 
-def read_actions(video: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """(names, float32 "n a") from the table beside a video: named columns, or the array `actions` of an npz file."""
+def table_beside(video: Path) -> Path:
+    """The action table of a video: the one file of its name that is a table."""
     tables = [video.with_suffix(end) for end in TABLES if video.with_suffix(end).exists()]
     if len(tables) != 1:
         raise UserError(
             f"{video} has {len(tables)} action tables beside it: give one of {', '.join(TABLES)} of its name"
         )
-    path = tables[0]
-    try:
-        if path.suffix == ".npz":
-            columns = {"action": np.load(path)["actions"]}
-        else:
-            table = csv.read_csv(path) if path.suffix == ".csv" else pq.read_table(path)
-            columns = {name: column_values(table[name]) for name in table.column_names}
-        parts = {name: values.reshape(len(values), -1).astype(np.float32) for name, values in columns.items()}
-        names = [n if p.shape[1] == 1 else f"{n}_{i}" for n, p in parts.items() for i in range(p.shape[1])]
-        actions = np.concatenate(list(parts.values()), 1)
-    except (OSError, KeyError, ValueError, EOFError, pa.ArrowException):
-        raise UserError(
-            f"{path} is no table of numbers: give named columns, or an npz with the array `actions`"
-        ) from None
-    bad = np.flatnonzero(~np.isfinite(actions).all(1))
-    if len(bad) or len(actions) == 0:
-        what = f"row {bad[0]} is {actions[bad[0]].tolist()}" if len(bad) else "it is empty"
-        raise UserError(f"{path} cannot be used, {what}: every row must hold finite numbers")
-    return tuple(names), actions
+    return tables[0]
 
 
 def read_video(path: Path, size: Size | None = None) -> Iterator[np.ndarray]:
