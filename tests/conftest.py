@@ -10,10 +10,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import shapes
+from jaxtyping import config as checks
+
+# Before any of these is imported; Triton compiles the functions of videowm.dit.fused itself.
+SHAPED = ["videowm.actions", "videowm.dit", "videowm.evaluate", "videowm.pipeline", "videowm.vae"]
+shapes.install(SHAPED, without=["videowm.dit.fused"])
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests share the cores with other processes
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -37,6 +44,14 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Signatures are not checked: for a compiler, which cannot look through the checks, and for wrong shapes."""
+    checks.update("jaxtyping_disable", True)
+    yield
+    checks.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

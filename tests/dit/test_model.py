@@ -170,6 +170,7 @@ def test_flex_attention_is_the_same_attention(local):
     torch.testing.assert_close(blocks, plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_blocks_compile_without_graph_breaks(inputs, awake):
     """Guards a break that would leave the GPU waiting: fullgraph raises at one. One graph serves all blocks."""
     from torch._dynamo.testing import CompileCounter
@@ -185,6 +186,7 @@ def test_blocks_compile_without_graph_breaks(inputs, awake):
     model.uncompile()
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("local", [None, 2])
 def test_compiled_training_on_a_cpu_is_the_same(inputs, awake, local):
     """Guards `train.compile=on` on a CPU, where FlexAttention has no gradient: two steps move the weights alike.
@@ -254,6 +256,7 @@ def test_save_and_load(model, inputs, tmp_path):
         assert torch.equal(loaded(**inputs), model(**inputs))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_more_shapes_than_torch_recompiles(awake):
     """Guards a long process: a block compiled for many lengths, one after the other, goes on compiling."""
     torch._dynamo.reset()

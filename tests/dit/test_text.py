@@ -67,6 +67,7 @@ def test_the_future_changes_nothing_before_it(spoken, said, inputs, changed):
     assert torch.equal(after[:, :2], before[:, :2]) and (after != before)[:, 2:].flatten(2).any(2).all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_blocks_compile_without_graph_breaks(spoken, said, inputs):
     """Guards a break that would leave the GPU waiting: one graph serves all blocks with cross-attention."""
     from torch._dynamo.testing import CompileCounter

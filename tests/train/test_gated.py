@@ -96,6 +96,7 @@ def test_an_older_run_has_no_gate(world_run, stopped, train_world, same):
     same(out, world_run)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_was_compiled_is_there_again():
     """Guards a gate that compiles for every shape of the bank, or leaves the rest of the run uncompiled."""
     from torch._dynamo.testing import CompileCounter
