@@ -102,7 +102,7 @@ def train(args: argparse.Namespace) -> None:
         config = configuration.build(WorldRun, data, where=arm)
         task = build_task(config)
         record = learn(task, task.config.train, Path(config.out), configuration.to_dict(task.config))
-        print(f"{arm}: held-out {record['metrics']['heldout/loss']:.4f}, {record['steps']} steps, "
+        print(f"{arm}: held-out {record.metrics['heldout/loss']:.4f}, {record.steps} steps, "
               f"{time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
 
 

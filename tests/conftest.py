@@ -114,7 +114,7 @@ def train_world(world_arguments):
     from videowm.train.loop import launch
 
     def train(out: Path, *overrides: str) -> dict:
-        return launch(ROOT / "configs/world/quickstart.yaml", [f"out={out}", *world_arguments, *overrides])
+        return launch(ROOT / "configs/world/quickstart.yaml", [f"out={out}", *world_arguments, *overrides]).to_json()
 
     return train
 

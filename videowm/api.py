@@ -155,12 +155,10 @@ def train(config: AnyPath, options: TrainOptions = TrainOptions()) -> RunRecord 
     Raises:
         UserError: a wrong key or value, data that are not there, or a directory that holds another run.
     """
-    from videowm.record import RunRecord
     from videowm.train.loop import launch
 
     o = checked(options)
-    found = launch(Path(config), list(o.overrides), profiled=o.profile)
-    return RunRecord.from_json(found) if found else None
+    return launch(Path(config), list(o.overrides), profiled=o.profile)
 
 
 def encode(data: AnyPath, vae: AnyPath, out: AnyPath, options: EncodeOptions = EncodeOptions()) -> Path:

@@ -1,4 +1,4 @@
-"""`record.json`: what one finished run is, typed. `scaling`, reports and `videowm info` read nothing else of a run."""
+"""`record.json`: one finished run, typed. `scaling`, reports and `videowm info` read nothing else of a run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from videowm.types import UserError
 
 SCHEMA = 1
 FILE = "record.json"
+LEFT_OUT = ("depth", "tokens", "frames", "flops", "text", "stopped", "planned")  # from the file, where empty
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,12 @@ class Execution:
     precision: str | None = None  # "fp32" or "bf16", what "auto" became; None in records from before it was kept
     processes: int | None = None
     versions: dict[str, str | None] = field(default_factory=dict)  # of torch, diffusers, cuda
+
+    @classmethod
+    def from_json(cls, data: Any) -> Execution:
+        """What a file says; keys that are not known here are passed over."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{k: v for k, v in data.items() if k in known}) if isinstance(data, dict) else cls()
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class RunRecord:
         """A record from the content of its file."""
         known = {f.name: f for f in dataclasses.fields(cls) if f.name != "more"}
         values = {key: value for key, value in data.items() if key in known and value is not None}
-        values["execution"] = Execution(**data.get("execution", {}))
+        values["execution"] = Execution.from_json(data.get("execution"))
         missing = [name for name, f in known.items() if name not in values and no_default(f)]
         if missing:
             raise UserError(f"{where} is damaged (no {missing[0]!r}): {REMEDY}")
@@ -88,9 +95,10 @@ class RunRecord:
         return cls(**values, more=more)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of the file."""
+        """The content of the file; a part that a run of this kind does not have is left out."""
         data = dataclasses.asdict(self)
-        return {"schema": SCHEMA, **data.pop("more"), **data}
+        more = data.pop("more")
+        return {"schema": SCHEMA, **more, **{k: v for k, v in data.items() if v or k not in LEFT_OUT}}
 
     def write(self, run: str | Path) -> None:
         """Write record.json into a run directory, whole or not at all."""

@@ -137,14 +137,6 @@ def test_activations_computed_again(worded_run, train_worded, tmp_path, same):
     same(worded_run, tmp_path / "run")
 
 
-def test_runs_without_words_are_what_they_were(world_run):
-    """Guards a new field that gives every old run another configuration hash."""
-    config = configuration.load(WorldRun, world_run / "config.yaml")
-    assert config.text is None
-    record = json.loads((world_run / "record.json").read_text())
-    assert record["config_hash"] == configuration.digest(config, without=("out", "text"))
-
-
 def opened(run: Path, dataset: Path) -> tuple[WorldModelPipeline, torch.Tensor, torch.Tensor]:
     pipeline, recording = WorldModelPipeline.open(run), Dataset(dataset)
     generator = torch.Generator().manual_seed(0)

@@ -6,10 +6,9 @@ generator state: weights, optimiser moments, the average and the step are all of
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from videowm.files import sync
+from videowm.files import UMASK, is_full, sha256_of, sync
 from videowm.types import UserError
 
-MANIFEST = "manifest.json"
+MANIFEST, STATE = "manifest.json", "state.json"
+NAME = re.compile(r"step-\d{1,15}")
 
 
 def save(
@@ -44,7 +44,7 @@ def save(
         aside.mkdir()
         for name, group in tensors.items():
             save_file({k: v.detach().cpu().contiguous() for k, v in group.items()}, aside / f"{name}.safetensors")
-        (aside / "state.json").write_text(json.dumps({"step": step, **state}))
+        (aside / STATE).write_text(json.dumps({"step": step, **state}))
         write_manifest(aside)
         if target.exists():  # an earlier, damaged one of the same step
             shutil.rmtree(target)
@@ -62,8 +62,7 @@ def save(
 
 def disk_error(error: Exception, directory: Path) -> Exception:
     """A full disk becomes one sentence; anything else stays what it is."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-    if not full:
+    if not is_full(error):
         return error
     held = steps(directory)
     last = f"the checkpoint {held[-1].name} is untouched" if held else "no checkpoint was there before"
@@ -74,23 +73,28 @@ def write_manifest(directory: Path) -> None:
     """sha256 of every file, each forced to the disk before the manifest itself is."""
     listed = {}
     for file in sorted(directory.iterdir()):
+        file.chmod(0o666 & ~UMASK)  # safetensors writes for the owner alone
         sync(file)
-        listed[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        listed[file.name] = sha256_of(file)
     (directory / MANIFEST).write_text(json.dumps(listed, indent=1))
     sync(directory / MANIFEST)
     sync(directory)
 
 
 def steps(directory: Path) -> list[Path]:
-    """The published checkpoints, oldest first."""
-    return sorted(path for path in directory.glob("step-*") if path.is_dir())
+    """The published checkpoints, oldest first; what has another name is none."""
+    return sorted(
+        (path for path in directory.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir()), key=number
+    )
 
 
 def intact(checkpoint: Path) -> bool:
     """Whether every file is there and is what was written."""
     try:
-        listed = json.loads((checkpoint / MANIFEST).read_text())
-        return all(hashlib.sha256((checkpoint / n).read_bytes()).hexdigest() == digest for n, digest in listed.items())
+        listed = json.loads((checkpoint / MANIFEST).read_bytes())
+        if not isinstance(listed, dict) or not {STATE, "model.safetensors"} <= listed.keys():
+            return False
+        return all(sha256_of(checkpoint / name) == digest for name, digest in listed.items())
     except (OSError, ValueError):
         return False
 
@@ -114,7 +118,7 @@ def latest(directory: Path, until: int | None = None) -> Path | None:
 def load(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Tensor groups and state of a checkpoint written by `save`."""
     groups = {file.stem: load_file(file) for file in checkpoint.glob("*.safetensors")}
-    return groups, json.loads((checkpoint / "state.json").read_text())
+    return groups, json.loads((checkpoint / STATE).read_text())
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

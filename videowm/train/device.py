@@ -1,15 +1,20 @@
-"""What a run is executed on, and how: precision, compilation, activations computed again."""
+"""What a run is executed on, and how: precision, processes, compilation, activations computed again."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import diffusers
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 
+from videowm.record import Execution
 from videowm.types import UserError
 
 if TYPE_CHECKING:
@@ -40,30 +45,87 @@ def keep_freed_memory() -> None:
 
     Whether it does depends on what was freed before, so the same training was up to a quarter slower without.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at most; larger tensors are mapped each time
         mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
+def use_gpu() -> bool:
+    """Whether this run computes on a GPU: there is one, and accelerate was not started with --cpu."""
+    return torch.cuda.is_available() and not flag("ACCELERATE_USE_CPU")
+
+
+def flag(name: str) -> bool:
+    """Whether an environment variable that `accelerate launch` sets is true."""
+    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+
+
+def check_launcher(config: TrainConfig) -> None:
+    """Refuse options of `accelerate launch` that training here does not follow; they would be ignored in silence.
+
+    Raises:
+        UserError: sharded training, accelerate's own compilation or accumulation, or an unknown precision is set.
+    """
+    for name, what in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
+        if flag(f"ACCELERATE_USE_{name}"):
+            raise UserError(
+                f"accelerate was started with {what}, but each process here holds the whole model: leave it out"
+            )
+    if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")).lower() not in ("no", ""):
+        raise UserError(f"accelerate's --dynamo_backend is {backend}, expected no: give train.compile=on instead")
+    parts = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if parts not in ("1", str(config.accumulate)):
+        raise UserError(
+            f"accelerate's --gradient_accumulation_steps is {parts}, train.accumulate {config.accumulate}: give "
+            f"train.accumulate={parts} instead"
+        )
+    mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if mixed not in ("no", "bf16") or (mixed == "bf16" and config.precision == "fp32"):
+        raise UserError(
+            f"accelerate's --mixed_precision is {mixed}, train.precision {config.precision}: give one precision, "
+            "bf16 or fp32, as train.precision"
+        )
+
+
+def chosen_precision(config: TrainConfig) -> str:
+    """The precision of a run, "fp32" or "bf16". "auto" is bf16 where the launcher sets it or the device computes it.
+
+    `accelerate launch` sets "no" where nobody chose, so that alone decides nothing.
+    """
+    if config.precision != "auto":
+        return config.precision
+    if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16":
+        return "bf16"
+    if use_gpu():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
 def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
-    cuda = torch.cuda.is_available()
+    """The accelerator of a run. Processes wait a week for one another: the first one alone evaluates, for hours."""
+    cuda = use_gpu()
     if not cuda:
         keep_freed_memory()
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if cuda or torch.cpu._is_avx512_bf16_supported() else "fp32"
     accelerator = Accelerator(
         cpu=not cuda,
-        mixed_precision="no" if precision == "fp32" else precision,
+        mixed_precision="no" if chosen_precision(config) == "fp32" else "bf16",
         log_with=list(config.trackers) or None,
         project_dir=out,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
     )
     set_seed(0)  # nothing depends on it: models draw their weights under the task's own seed
     return accelerator
 
 
+def execution(config: TrainConfig, accelerator: Accelerator) -> Execution:
+    """How this run is executed, for its record."""
+    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "cuda": torch.version.cuda}
+    return Execution(chosen_precision(config), accelerator.num_processes, versions)
+
+
 def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU with its threads and instruction set."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"

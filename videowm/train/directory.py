@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videowm import config as configuration
-from videowm.files import write_atomic
+from videowm.files import UMASK, write_atomic, writing
+from videowm.record import RunRecord
 from videowm.train import trunk
 from videowm.train.config import FREE
 from videowm.types import UserError
@@ -16,26 +16,43 @@ if TYPE_CHECKING:
     from videowm.train.config import TrainConfig
 
 
-def finished(out: Path, config: TrainConfig, resolved: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of a run that has come to its end already, if it did all that is asked for now."""
-    if not (out / "record.json").exists():
-        return None
-    check_same_run(out, resolved)
-    record = json.loads((out / "record.json").read_text())
+def finished(out: Path, config: TrainConfig, resolved: dict[str, Any]) -> RunRecord | None:
+    """The record of a run that has come to its end already, if that run did all that this call is to do.
+
+    Raises:
+        UserError: the record is damaged, the directory holds another run, or it cannot be read.
+    """
+    with writing(out):
+        record = RunRecord.read(out)
+        if record is None:
+            return None
+        check_same_run(out, resolved)
     if not trunk.covers(out, record, config.steps, config.keep_at):
         return None
-    how = f"was stopped by the {record['stopped']}" if record.get("stopped") else "is finished"
+    how = f"was stopped by the {record.stopped}" if record.stopped else "is finished"
     print(f"{out} {how}: nothing to do")
     return record
 
 
 def prepare_directory(out: Path, resolved: dict[str, Any]) -> None:
-    """Make the run directory, or check that it is this very run's."""
-    if (out / "config.yaml").exists():
-        check_same_run(out, resolved)
-    elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
-        raise UserError(f"{out} is not empty and holds no run (no config.yaml): choose another out=")
-    write_atomic(out / "config.yaml", configuration.dump(resolved).encode())
+    """Make the run directory, or check that it is this very run's.
+
+    Raises:
+        UserError: it holds another run or something else, or it cannot be written.
+    """
+    with writing(out):
+        if (out / "config.yaml").exists():
+            check_same_run(out, resolved)
+        elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+            raise UserError(f"{out} is not empty and holds no run (no config.yaml): choose another out=")
+        write_atomic(out / "config.yaml", configuration.dump(resolved).encode())
+
+
+def follow_umask(folder: Path) -> None:
+    """Give every file below `folder` the permissions that the umask gives; safetensors writes for the owner alone."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~UMASK)
 
 
 def check_same_run(out: Path, resolved: dict[str, Any], free: frozenset[str] = frozenset()) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from accelerate.tracking import GeneralTracker
 from tqdm import tqdm
 
 from videowm.config import flatten
+from videowm.files import finite, write_atomic
 
 logger = logging.getLogger("videowm")
 
@@ -30,14 +32,15 @@ class Log:
         self.trackers = self.start_trackers(out, name, config, trackers) if self.main else []
 
     def start_trackers(self, out: Path, name: str, config: dict[str, Any], kinds: list[str]) -> list[GeneralTracker]:
-        """Start what was asked to be logged with; a tracker that fails costs one warning, never the run."""
+        """Start the trackers of the configuration; one that fails costs one warning, never the run."""
         flat = {k: v if isinstance(v, (int, float, str, bool)) else json.dumps(v) for k, v in flatten(config).items()}
         started: list[GeneralTracker] = []
         for kind in kinds:
             self.accelerator.log_with, self.accelerator.trackers = [kind], []  # each for itself: one fails, not both
             try:
+                project = os.environ.get("WANDB_PROJECT") if kind == "wandb" else None
                 settings = {"wandb": wandb_settings(out, name)} if kind == "wandb" else {}
-                self.accelerator.init_trackers("videowm", config=flat, init_kwargs=settings)
+                self.accelerator.init_trackers(project or "videowm", config=flat, init_kwargs=settings)
                 started += self.accelerator.trackers
             except Exception as error:  # noqa: BLE001 - whatever a tracker raises, training goes on
                 logger.warning("no tracking with %s: %s", kind, first_line(error))
@@ -65,7 +68,7 @@ class Log:
         if not self.main:
             return
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps(finite({"step": step, **values})) + "\n")
         numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
         for tracker in list(self.trackers):
             try:
@@ -92,26 +95,35 @@ def keep_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             row = json.loads(line)
             if row["step"] <= step and "loss" in row:
-                kept.append(line)
-        except (ValueError, KeyError):  # the half line of a killed process
+                kept.append(line + b"\n")
+        except (ValueError, KeyError, TypeError, RecursionError):  # the half line of a killed process, or damage
             continue
-    aside = path.with_suffix(".tmp")
-    aside.write_text("".join(line + "\n" for line in kept))
-    os.replace(aside, path)
+    write_atomic(path, b"".join(kept))
 
 
-def wandb_settings(out: Path, name: str) -> dict[str, Any]:
-    """Offline unless the user is logged in or says otherwise through WANDB_MODE; one run id a directory."""
-    import hashlib
+def wandb_settings(out: Path, task: str) -> dict[str, Any]:
+    """Settings of a wandb run: its name is the run directory's, its group the sweep's where it is a point of one.
 
+    Offline unless the user is logged in or WANDB_MODE says otherwise. WANDB_PROJECT and WANDB_RUN_GROUP are followed.
+    """
     import wandb
 
     mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
-    run_id = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
+    swept = (out.absolute().parent / "plan.jsonl").exists()
+    group = os.environ.get("WANDB_RUN_GROUP") or (out.absolute().parent.name if swept else None)
     # A server that does not answer costs a run seconds at its start and a minute at its end (90 s and for ever before).
     settings = wandb.Settings(silent=True, console="off", init_timeout=15, finish_timeout=60)
-    return {"mode": mode, "dir": str(out), "name": name, "id": run_id, "resume": "allow", "settings": settings}
+    return {"mode": mode, "dir": str(out), "name": out.absolute().name, "group": group, "job_type": task,
+            "id": tracking_id(out), "resume": "allow", "settings": settings}  # fmt: skip
+
+
+def tracking_id(out: Path) -> str:
+    """The run's id at its tracker, kept in its directory: a directory that was removed and trained anew is another."""
+    path = out / ".tracking-id"
+    if not path.exists():
+        write_atomic(path, secrets.token_hex(6).encode())
+    return path.read_text()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,36 +19,62 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from videowm import config as configuration
-from videowm.files import write_json
+from videowm.files import finite, write_json
+from videowm.record import RunRecord
 from videowm.train import checkpoint, optim, registry, trunk
-from videowm.train.config import DIVERGED, TrainConfig
-from videowm.train.device import compiles, device_name, make_accelerator, recompute_activations
-from videowm.train.directory import finished, prepare_directory
+from videowm.train.config import DIVERGED, FREE, TrainConfig
+from videowm.train.device import (
+    check_launcher,
+    chosen_precision,
+    compiles,
+    device_name,
+    execution,
+    make_accelerator,
+    recompute_activations,
+)
+from videowm.train.directory import finished, follow_umask, prepare_directory
 from videowm.train.gate import cut_short
 from videowm.train.lock import RunLock
 from videowm.train.log import Log
 from videowm.train.meter import Meter, Span, in_words
 from videowm.train.muon import Muon
 from videowm.train.profile import Profiler
-from videowm.train.stop import Stop, leave_signals_to_the_trainer
+from videowm.train.stop import StopOnSignal, leave_signals_to_the_trainer
 from videowm.train.task import Draws, Items, Task
 from videowm.types import UserError
+
+PATHS = frozenset({"latents", "data"})  # where data lie; what they are is in the record's hashes
+WAIT = 3600  # s for a batch from a loading process, which may have to decode whole videos; then it counts as dead
 
 
 def train(
     task: Task, config: TrainConfig, out: Path, resolved: dict[str, Any], *, profiled: bool = False
-) -> dict[str, Any]:
-    """Train `task` in the run directory `out`, going on where an earlier call stopped; return its record."""
+) -> RunRecord | None:
+    """Train `task` in the run directory `out`, going on where an earlier call stopped.
+
+    Args:
+        resolved: the whole configuration of the run as a plain mapping; `config` is its part "train".
+        profiled: record some steps as a trace.
+
+    Returns:
+        the record of the finished run, None in every process but the first.
+
+    Raises:
+        UserError: the configuration cannot be trained, or the directory holds another run.
+    """
     if "rule" in (config.batch, config.lr):
         raise UserError(
             f"the rule gives train.batch and train.lr to world models, not to task {task.name}: give numbers"
         )
     if late := [step for step in config.keep_at if step > config.steps]:
         raise UserError(f"train.keep_at {late} lies beyond the run's {config.steps} steps: give steps of the run")
+    check_launcher(config)
     if record := finished(out, config, resolved):
         return record
-    config = dataclasses.replace(config, keep_at=sorted({*config.keep_at, *trunk.kept_before(out)}))
-    resolved = resolved | {"train": resolved["train"] | {"keep_at": config.keep_at}}
+    config = dataclasses.replace(config, keep_at=sorted({*config.keep_at, *trunk.kept_before(out)}),
+                                 precision=chosen_precision(config))  # fmt: skip
+    known = {"keep_at": config.keep_at, "precision": config.precision}
+    resolved = resolved | {"train": resolved["train"] | known}
     origin = None
     if config.start is not None and checkpoint.latest(out / "checkpoints") is None:
         origin = trunk.origin(config.start, resolved, optim.cooldown_from(config.steps, config.cooldown))
@@ -71,27 +97,33 @@ def train(
     if profiled and accelerator.is_main_process:
         profiler = Profiler(out, task.step_flops, accelerator.device, accelerator.num_processes, run.meter)
     try:
-        with Stop(saves=accelerator.is_main_process) as stop:
+        with StopOnSignal(saves=accelerator.is_main_process) as stop:
             learn(run, config, log, profiler, stop)
-        record = run.finish(log) if accelerator.is_main_process else {}
+        record = run.finish(log, config_hash(resolved)) if accelerator.is_main_process else None
     finally:
         log.close()
         if lock is not None:
             lock.release()
     accelerator.wait_for_everyone()
+    accelerator.state.destroy_process_group()
     if record:
         print(in_words(record))
     return record
 
 
-def learn(run: Run, config: TrainConfig, log: Log, profiler: Profiler | None, stop: Stop) -> None:
+def config_hash(resolved: dict[str, Any]) -> str:
+    """Hash (16 digits) of what a run computes: its configuration without what only executes it, and without paths."""
+    return configuration.digest(resolved, without=FREE | PATHS)
+
+
+def learn(run: Run, config: TrainConfig, log: Log, profiler: Profiler | None, stop: StopOnSignal) -> None:
     """The steps still to do: forward, backward, step, log, save; the gate and a signal may end them."""
     began, meter = time.perf_counter(), run.meter
     for batch in meter.batches(run.batches()):
         metrics = run.update(batch)
         last, judged = run.step == config.steps, run.step == run.gate_at
         logs = run.step % config.log_every == 0 or last or judged
-        ends = stop.asked if stop.saves else None
+        ends = stop.signal if stop.saves else None
         saves = run.step % config.save_every == 0 or run.step in config.keep_at or last or bool(ends)
         if logs or saves or (profiler is not None and profiler.edge):
             run.check()
@@ -205,9 +237,10 @@ class Run:
         pin = self.accelerator.device.type == "cuda"
         workers = max(self.config.workers, int(pin))
         loader = torch.utils.data.DataLoader(items, batch_size=None, num_workers=workers, pin_memory=pin,
-                                             worker_init_fn=leave_signals_to_the_trainer)  # fmt: skip
+                                             worker_init_fn=leave_signals_to_the_trainer,
+                                             timeout=WAIT if workers else 0)  # fmt: skip
         held: list[dict[str, Tensor]] = []
-        for samples in loader:
+        for samples in loaded(loader):
             held.append(samples)
             if len(held) == micro:
                 yield held
@@ -286,7 +319,7 @@ class Run:
         seconds = muon.clock.mean()
         return {} if samples_per_second is None else {"muon": seconds * samples_per_second / self.config.batch}
 
-    def finish(self, log: Log) -> dict[str, Any]:
+    def finish(self, log: Log, config_hash: str) -> RunRecord:
         """Export the model, evaluate it (a trunk is for its branches only) and write record.json, last."""
         speed = self.meter.rates(self.meter.whole)
         if compiles(self.config, self.task, self.accelerator.device):
@@ -298,35 +331,65 @@ class Run:
         metrics = {}
         if not self.config.trunk:
             self.task.export(self.out)
+            follow_umask(self.out)
             metrics = dict(self.task.evaluate())
-        own = self.config.steps - self.began
-        record = {
-            "schema": 1,
-            "name": self.out.name,
-            "role": "trunk" if self.config.trunk else "run",
-            "trunk": Path(self.config.start.run).name if self.config.start else None,
-            "seed": self.task.seed,
-            "steps": self.config.steps,
-            "batch": self.config.batch,
-            "lr": self.config.lr,
-            "wall_seconds": round(self.seconds, 2),
-            "device": device_name(self.accelerator.device),
-            **speed,
-            **self.task.record(),
-            "metrics": metrics,
-        }
-        if "flops" in record:  # `train` is the whole path's, what a run from scratch would have cost
-            record["flops"]["spent"] = record["flops"]["train"] * own // self.config.steps
-        if self.stopped:
-            record = cut_short(record, self.step, began=self.began)
+            say_unknown_errors(metrics, log)
+        record = self.record(finite(metrics), speed, config_hash)
         if metrics:
             log.write(self.step, {k: v for k, v in metrics.items() if not isinstance(v, list)})
-        write_json(self.out / "record.json", record)
+        record.write(self.out)
         return record
 
+    def record(self, metrics: dict[str, Any], speed: dict[str, float | None], config_hash: str) -> RunRecord:
+        """What record.json holds of this run."""
+        config, fields = self.config, self.task.record_fields()
+        if "flops" in fields:  # `train` is the whole path's, what a run from scratch would have cost
+            spent = fields["flops"]["train"] * (config.steps - self.began) // config.steps
+            fields["flops"] = fields["flops"] | {"spent": spent}
+        record = RunRecord(
+            name=self.out.name,
+            role="trunk" if config.trunk else "run",
+            trunk=Path(config.start.run).name if config.start else None,
+            seed=self.task.seed,
+            steps=config.steps,
+            batch=config.batch,
+            lr=config.lr,
+            wall_seconds=round(self.seconds, 2),
+            device=device_name(self.accelerator.device),
+            config_hash=config_hash,
+            execution=execution(config, self.accelerator),
+            metrics=metrics,
+            **speed,
+            **{"params": {}, **fields},
+        )
+        return cut_short(record, self.step, began=self.began) if self.stopped else record
 
-def launch(path: Path, overrides: list[str], *, profiled: bool = False) -> dict[str, Any]:
-    """`videowm train`: read the configuration, build the task it names, train it."""
+
+def loaded(loader: Iterable[dict[str, Tensor] | UserError]) -> Iterator[dict[str, Tensor]]:
+    """The samples of a loader; an error or the end of a loading process is one sentence."""
+    try:
+        for samples in loader:
+            if isinstance(samples, UserError):
+                raise samples
+            yield samples
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        raise UserError(
+            f"a process that loads data gave none ({str(error).splitlines()[0]}): check the memory that is free, run "
+            "the same command again, or set train.workers=0 on a CPU"
+        ) from None
+
+
+def say_unknown_errors(metrics: dict[str, Any], log: Log) -> None:
+    """Say it where one held-out episode leaves every standard error unknown."""
+    errors = [value for name, value in metrics.items() if name.endswith("_se") and isinstance(value, float)]
+    if errors and all(math.isnan(value) for value in errors):
+        log.say("one episode is held out, so no standard error is known: hold out two or more to compare models")
+
+
+def launch(path: Path, overrides: list[str], *, profiled: bool = False) -> RunRecord | None:
+    """`videowm train`: read the configuration, build the task it names, train it; returns as `train` does."""
     config = registry.load(path, overrides)
     task = registry.build_task(config)
     return train(task, task.config.train, Path(config.out), configuration.to_dict(task.config), profiled=profiled)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
+from videowm.record import RunRecord
 from videowm.train.flops import peak_flops
 
 T = TypeVar("T")
@@ -107,22 +107,29 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_memory(device: torch.device) -> float:
-    """GiB allocated at most on a GPU, else resident at most of the process."""
+def peak_memory(device: torch.device) -> float | None:
+    """GiB allocated at most on a GPU, else resident at most of the process; None on Windows, which does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def in_words(record: dict[str, Any]) -> str:
+def in_words(record: RunRecord) -> str:
     """The last line of a run on the terminal."""
-    speed = [f"{record['steps']:,} steps in {record['wall_seconds']:,.0f} s"]
-    for name, text in (("tokens_per_second", "{:,.0f} tokens/s"), ("samples_per_second", "{:,.1f} samples/s")):
-        if record.get(name):
-            speed.append(text.format(record[name]))
-    if record.get("mfu"):
-        speed.append(f"MFU {record['mfu']:.1%}")
-    if record.get("wait") is not None:
-        speed.append(f"{record['wait']:.1%} of the time waiting for data")
-    return f"{record['name']}: {', '.join(speed)}, {record['memory_gib']:.2f} GiB at most, on {record['device']}"
+    speed = [f"{record.steps:,} steps in {record.wall_seconds:,.0f} s"]
+    for rate, text in (
+        (record.tokens_per_second, "{:,.0f} tokens/s"),
+        (record.samples_per_second, "{:,.1f} samples/s"),
+        (record.mfu, "MFU {:.1%}"),
+    ):
+        if rate:
+            speed.append(text.format(rate))
+    if record.wait is not None:
+        speed.append(f"{record.wait:.1%} of the time waiting for data")
+    memory = "" if record.memory_gib is None else f", {record.memory_gib:.2f} GiB at most"
+    return f"{record.name}: {', '.join(speed)}{memory}, on {record.device}"

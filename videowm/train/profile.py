@@ -5,7 +5,6 @@ On a GPU the kernels are timed, on a CPU the operators (their own time, without 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
-from videowm.files import write_json
+from videowm.files import atomic, write_json
 from videowm.train.meter import WARMUP, Meter
 
 STEPS = 10  # recorded
@@ -77,10 +76,8 @@ class Profiler:
 
     def write(self, steps: int, seconds: float) -> str:
         """trace.json.gz and kernels.json of the recorded steps; returns the table."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / f".{os.getpid()}.trace.json.gz"
-        self.profile.export_chrome_trace(str(aside))
-        os.replace(aside, self.folder / "trace.json.gz")
+        with atomic(self.folder / "trace.json.gz") as aside:
+            self.profile.export_chrome_trace(str(aside))
         report = summary(rows(self.profile, self.device), steps, seconds, self.flops)
         write_json(self.folder / "kernels.json", {"device": self.device.type, **report})
         return f"{table(report)}\nthe trace is {self.folder / 'trace.json.gz'} (open it in ui.perfetto.dev)"

@@ -7,13 +7,15 @@ import threading
 import time
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # launchers and SLURM, Ctrl-C, SLURM before a time limit
+# Launchers and SLURM, Ctrl-C, SLURM before a time limit; Windows has no SIGUSR1.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 PATIENCE = 15  # s for the step and the checkpoint; launchers wait 20 s, torchrun 30 s
 
 
-class Stop:
-    """Within, a signal is only noted. Ctrl-C once more, a second later at the earliest (launchers pass the first one
-    on), ends at once.
+class StopOnSignal:
+    """Within it a signal is noted in `signal` and nothing ends, so that the step in work can be saved.
+
+    Ctrl-C once more ends at once, a second later at the earliest, because launchers pass the first one on.
 
     Args:
         saves: whether this process writes the checkpoint. One that does not may wait for ever for one that has ended,
@@ -22,19 +24,20 @@ class Stop:
     """
 
     def __init__(self, *, saves: bool) -> None:
-        self.saves, self.asked, self.at = saves, None, 0.0
+        self.saves, self.signal, self.at = saves, None, 0.0
 
-    def __enter__(self) -> Stop:
-        heard = SIGNALS if threading.current_thread() is threading.main_thread() else ()
-        self.before = {number: signal.signal(number, self.ask) for number in heard}
+    def __enter__(self) -> StopOnSignal:
+        taken = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        self.before = {number: signal.signal(number, self.note) for number in taken}
         return self
 
-    def ask(self, number: int, _: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT and time.monotonic() > self.at + 1:
+    def note(self, number: int, _: FrameType | None) -> None:
+        """Handle a signal."""
+        if self.signal and number == signal.SIGINT and time.monotonic() > self.at + 1:
             raise KeyboardInterrupt
-        if not self.asked:
-            self.asked, self.at = signal.Signals(number), time.monotonic()
-            if not self.saves:
+        if not self.signal:
+            self.signal, self.at = signal.Signals(number), time.monotonic()
+            if not self.saves and hasattr(signal, "alarm"):
                 signal.alarm(PATIENCE)
 
     def __exit__(self, *_: object) -> None:

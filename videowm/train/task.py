@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from videowm.types import UserError
 
 if TYPE_CHECKING:
     from videowm.train.gate import Verdict
@@ -43,25 +46,28 @@ class Task(Protocol):
     step_flops: Mapping[str, float] = MappingProxyType({})  # training FLOPs of it by kernel family, where counted
 
     def to(self, device: torch.device) -> None:
-        """The device of the run, told before the first step; what is to lie there may move there."""
+        """Move what the task keeps on the run's device there. The loop calls it once, before the first step."""
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
         """The samples of some slots of the global batch of `step`, on the CPU."""
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss over the given samples, and more to log."""
+        """Mean loss over some samples, and more scalars to log.
+
+        The loop averages the scalars over micro-batches and processes, so each call gives the same names.
+        """
 
     def check(self, step: int) -> Verdict | None:
-        """What the gate sees in the model as it is after `step` steps; None where it has nothing to look at."""
+        """The gate's verdict on the model as it is after `step` steps; None where there is nothing to judge."""
 
     def evaluate(self) -> Iterator[tuple[str, Any]]:
-        """What is measured on the finished model: pairs (name, value)."""
+        """Pairs (name, value) measured on the finished model; names are those of `videowm.metrics`."""
 
     def export(self, out: Path) -> None:
         """Write the finished model."""
 
-    def record(self) -> dict[str, Any]:
-        """What record.json says beyond what the loop knows."""
+    def record_fields(self) -> dict[str, Any]:
+        """Fields of `videowm.record.RunRecord` that only the task knows: params, frames, hashes, …"""
 
 
 class Items(torch.utils.data.Dataset):
@@ -74,6 +80,32 @@ class Items(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.steps) * len(self.parts)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Tensor] | UserError:
+        """The samples, or the error that a worker process met: an exception would come back as a traceback's text."""
         step, part = divmod(index, len(self.parts))
-        return self.task.load(self.steps[step], self.parts[part])
+        in_worker = torch.utils.data.get_worker_info() is not None
+        try:
+            samples = self.task.load(self.steps[step], self.parts[part])
+            if in_worker:
+                check_shared_memory(sum(tensor.nbytes for tensor in samples.values()))
+        except UserError as error:
+            if not in_worker:
+                raise
+            return error
+        return samples
+
+
+def check_shared_memory(size: int, folder: str = "/dev/shm") -> None:  # noqa: S108 - the kernel's own
+    """Refuse to hand `size` bytes to the trainer where shared memory is full: the worker would lose them, unsaid.
+
+    Raises:
+        UserError: fewer than twice `size` bytes are free.
+    """
+    if not os.path.isdir(folder):
+        return
+    space = os.statvfs(folder)
+    if (free := space.f_bavail * space.f_frsize) < 2 * size:
+        raise UserError(
+            f"{folder} has {free:,} bytes left and a batch needs {2 * size:,} there: free some, give the container "
+            "more of it, or set train.workers=0 on a CPU"
+        )

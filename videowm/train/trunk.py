@@ -9,24 +9,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from videowm import config as configuration
 from videowm.config import flatten
+from videowm.record import RunRecord
 from videowm.train import checkpoint, registry
 from videowm.train.config import FREE, StartConfig
 from videowm.types import UserError
 
 # What sets a branch apart from its trunk.
+PRECISION = "train.precision"
 OF_A_BRANCH = frozenset(["budget", *(f"train.{key}" for key in ("steps", "cooldown", "trunk", "start", "start.step"))])
 
 
 def first_difference(run: Path, resolved: dict[str, Any], free: frozenset[str]) -> tuple[str, Any, Any] | None:
     """The first key outside `free` whose value in the configuration of `run` is another: key, there, here.
 
-    What a run from before some setting existed says nothing of has its default there.
+    A setting that did not exist yet when `run` was made has its default there. The precision of a run that was made
+    before it was kept, or that is only planned, is "auto", which agrees with both.
     """
     theirs, ours = flatten(completed(run / "config.yaml")), flatten(resolved)
+    if "auto" in (theirs.get(PRECISION), ours.get(PRECISION)):
+        free = free | {PRECISION}
     keys = sorted((set(theirs) | set(ours)) - free)
     return next(((k, theirs.get(k), ours.get(k)) for k in keys if theirs.get(k) != ours.get(k)), None)
 
@@ -61,9 +64,9 @@ def origin(start: StartConfig, resolved: dict[str, Any], cooldown_from: int) -> 
 
 
 def kept_before(out: Path) -> list[int]:
-    """The steps whose checkpoints an earlier call of this run was told to keep."""
+    """The steps whose checkpoints an earlier call of this run was to keep."""
     path = out / "config.yaml"
-    return yaml.safe_load(path.read_text())["train"].get("keep_at", []) if path.exists() else []
+    return completed(path)["train"]["keep_at"] if path.exists() else []
 
 
 def missing(out: Path, steps: int, keep_at: list[int]) -> list[int]:
@@ -71,6 +74,6 @@ def missing(out: Path, steps: int, keep_at: list[int]) -> list[int]:
     return [s for s in sorted(keep_at) if s <= steps and checkpoint.at(out / "checkpoints", s) is None]
 
 
-def covers(out: Path, record: dict[str, Any], steps: int, keep_at: list[int]) -> bool:
-    """Whether a finished run is what is asked for now; a trunk may have to go further, or to keep more."""
-    return record.get("role") != "trunk" or (record["steps"] >= steps and not missing(out, steps, keep_at))
+def covers(out: Path, record: RunRecord, steps: int, keep_at: list[int]) -> bool:
+    """Whether a finished run did all that this call is to do; a trunk may have to go further, or to keep more."""
+    return not record.is_trunk or (record.steps >= steps and not missing(out, steps, keep_at))

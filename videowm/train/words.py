@@ -79,8 +79,8 @@ class TrainingText:
         kind = {"synthetic": self.config.synthetic >= 0.5, "short": self.config.short > 0.5}
         return self.encode([found.captions[found.choose(clip, start, **kind)[0]] for clip, start in where])
 
-    def record(self) -> dict[str, Any]:
-        """What record.json says."""
+    def record_fields(self) -> dict[str, Any]:
+        """The part `text` of the run's record."""
         frozen = self.encoder.hash if isinstance(self.encoder, FrozenText) else None
         used = {writer: captions.header | {"clips": len(captions)} for writer, captions in self.sources.items()}
         unique = len(self.windows.captions) - 1

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videowm import config as configuration
 from videowm.bootstrap import standard_error
 from videowm.data.clips import ClipStream, even_clips
 from videowm.data.dataset import Dataset
@@ -106,9 +105,9 @@ class ReaderTask(Task):
         self.model.load_state_dict(Reader.open(run).state_dict())
         self.model.to(device).eval()
 
-    def record(self) -> dict[str, Any]:
+    def record_fields(self) -> dict[str, Any]:
+        """Parameters, frames seen, and hashes of data and model."""
         return {
-            "config_hash": configuration.digest(self.config, without=("out",)),
             "params": {"reader": sum(p.numel() for p in self.model.parameters())},
             "frames": {"seen": self.config.train.steps * self.config.train.batch * self.config.clip},
             "hashes": {"data": self.dataset.hash, "reader": self.model.hash},

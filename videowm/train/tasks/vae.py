@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from videowm import config as configuration
 from videowm.data.clips import ClipStream, even_clips
 from videowm.data.dataset import Dataset
 from videowm.data.resident import Resident, ResidentFrames
@@ -96,9 +95,9 @@ class VAETask(Task):
         self.codec.vae.load_state_dict(load_vae(run).state_dict())
         self.model.to(device).eval()
 
-    def record(self) -> dict[str, Any]:
+    def record_fields(self) -> dict[str, Any]:
+        """Parameters, frames seen, and hashes of data and model."""
         return {
-            "config_hash": configuration.digest(self.config, without=("out",)),
             "params": {"vae": sum(p.numel() for p in self.codec.vae.parameters())},
             "frames": {"seen": self.config.train.steps * self.config.train.batch * self.config.frames},
             "hashes": {"data": self.dataset.hash, "vae": self.codec.hash},

@@ -11,7 +11,6 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from videowm import config as configuration
 from videowm.actions.group import drop_actions, group_actions, grouped_size
 from videowm.data.clips import pick
 from videowm.data.dataset import Dataset
@@ -99,9 +98,10 @@ class WorldTask(Task):
         self.held: Held = (self.latents.latents, self.grouped, *self.latents.scale)
         self.resident: Held | None = None  # the same on the device
         self.resident_text = self.text and self.text.tokens
-        stride = self.pipeline().time_stride  # an autoencoder that is gone is refused now, not at the end
+        pipeline = self.pipeline()  # an autoencoder that is gone is refused now, not at the end
         if config.rollout.clips:
-            starting_points(self.dataset(), config.rollout, stride)
+            starting_points(self.dataset(), config.rollout, pipeline.time_stride)
+            pipeline.check_sampler(config.rollout.sampler)
 
     def to(self, device: torch.device) -> None:
         """Keep latents and actions on the device, if they are to lie there."""
@@ -172,7 +172,14 @@ class WorldTask(Task):
             latents, noise, level, some, draws.uniform(t), draws.uniform(t),
         )  # fmt: skip
         errors = flow.step_loss(model(x, level, actions, **text), goal)
-        return errors.mean(), shares | {"shortcut/loss": errors[some].mean().detach()}
+        return errors.mean(), shares | {"shortcut/loss": self.shortcut_loss(errors[some], len(draws.slots))}
+
+    def shortcut_loss(self, errors: Tensor, samples: int) -> Tensor:
+        """Scalar whose mean over micro-batches and processes is the mean of the batch's shortcut errors "b t".
+
+        A micro-batch of `samples` may hold more or fewer of them than its share, or none: it then adds 0, not NaN.
+        """
+        return errors.detach().mean(1).sum() * self.config.flow.shortcut / samples
 
     def check(self, step: int) -> Verdict:
         """Whether the actions are obeyed; with a training step's number of clips at once, which has room."""
@@ -218,23 +225,22 @@ class WorldTask(Task):
         self.model.load_state_dict(WorldModelPipeline.open(run).transformer.state_dict())
         self.model.to(device).eval()
 
-    def record(self) -> dict[str, Any]:
+    def record_fields(self) -> dict[str, Any]:
+        """Size, tokens, frames and FLOPs of the whole run, and the hashes of what it was trained and measured on."""
         config, index = self.config, self.latents.index
         samples = config.train.steps * config.train.batch
         stride = index.stride[0]
         processed = samples * config.window * self.model.tokens
         seen = samples * (1 + stride * (config.window - 1))
         unique = len(self.latents) * (1 + stride * (index.steps - 1))
-        silent = () if self.text else ("text",)  # runs without text have the hash that they had before there was any
         return {
             "depth": config.depth,
-            "config_hash": configuration.digest(config, without=("out", *silent)),
             "params": parameters(self.model),
             "tokens": {"target": processed, "processed": processed},
             "frames": {"seen": seen, "unique": min(seen, unique)},
             "flops": {"train": self.clip_flops * samples, "encode": None},
             "hashes": {"data": index.data_hash, "vae": index.vae_hash, "bank": self.bank.hash},
-            **({"text": self.text.record()} if self.text else {}),
+            **({"text": self.text.record_fields()} if self.text else {}),
         }
 
 
