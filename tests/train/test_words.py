@@ -204,8 +204,8 @@ def test_a_run_with_a_frozen_encoder(train_worded, worded, encoder, dataset, tmp
     [
         (["text.captions=[nobody]"], "no captions are called 'nobody'"),
         (["text.encoder=no/such"], "no text encoder at 'no/such'"),
-        (["text.drop=2"], "text.drop 2.0 is no share: give 0 to 1"),
-        (["text.length=0"], "give the number of words kept, 1 or more"),
+        (["text.drop=2"], "text.drop: 2.0 is out of range"),
+        (["text.length=0"], "text.length: 0 is out of range"),
         (["text.into=somewhere"], "'somewhere' is not a choice"),
     ],
 )
