@@ -161,6 +161,71 @@ def videowm(capsys):
     return call
 
 
+TINY = """
+import numpy as np
+from videowm.worlds import World
+
+
+class Tiny(World):
+    name, size, action_names = "tiny", (64, 64), ("across", "down")
+    fps = 10.0
+
+    def __init__(self, gray: int = 60) -> None:
+        self.gray = gray
+
+    def reset(self, seed: int) -> None:
+        self.place = np.random.default_rng(seed).uniform(8, 56, 2)
+
+    def step(self, action: np.ndarray) -> tuple[float, bool]:
+        self.place = (self.place + 4 * action[::-1]) % 64
+        return 0.0, False
+
+    def render(self) -> np.ndarray:
+        picture = np.full((64, 64, 3), self.gray, np.uint8)
+        row, column = self.place.astype(int)
+        picture[max(row - 6, 0) : row + 6, max(column - 6, 0) : column + 6] = 220
+        return picture
+
+
+class Crooked(Tiny):
+    name = "crooked"
+
+    def render(self) -> np.ndarray:
+        return super().render() / 255
+
+
+class Misnamed(Tiny):
+    name = "somebody"
+
+
+class Half(World):
+    name, size, action_names = "half", (64, 64), ()
+"""
+POINTS = """[videowm.worlds]
+tiny = tiny_package:Tiny
+crooked = tiny_package:Crooked
+other = tiny_package:Misnamed
+half = tiny_package:Half
+function = tiny_package:np
+gone = tiny_package:Gone
+broken = tiny_package.missing:World
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_package(tmp_path_factory):
+    """Another package, installed beside ours for the session: a world of only the core, and some that are broken."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    (folder / "tiny_package.py").write_text(TINY)
+    installed = folder / "tiny_package-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-package\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(POINTS)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
 @pytest.fixture(scope="session")
 def worded(dataset, codec, vae_run, tmp_path_factory) -> Path:
     """A copy of the recording with captions from its state and for every second clip as a model gives them, and its

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from videowm.data.recording import play_once
+from videowm.data.dataset import Dataset
+from videowm.data.recording import Recording, attempts, game_seed, play_once, record_episodes
 from videowm.types import UserError
 from videowm.worlds import BUILT_IN, open_world, world_class
 from videowm.worlds.carracing import CarRacing
 from videowm.worlds.takecover import FIRST_SLOT, TakeCover, area_average, escape
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -141,6 +146,61 @@ def test_unknown_world_is_one_sentence():
         open_world("carrracing")
     with pytest.raises(UserError, match="frame_skip 0"):
         open_world("carracing", 0)
+
+
+def test_a_world_of_another_package(tiny_package, tmp_path, python):
+    """Guards entry points: a world that only defines the core records, in other processes too, with its arguments."""
+    settings = {"episodes": 4, "frames": 20, "group": 2, "lossless": True, "arguments": {"gray": 7}}
+    out = record_episodes("tiny", tmp_path / "data", **settings, workers=2)
+    data, recorded = Dataset(out), Recording.read(out)
+    assert data.name == "tiny" and data.action_names == ("across", "down") and data.state_names == ()
+    assert recorded.arguments == {"gray": 7} and recorded.frame_skip is None
+    frames, actions, world = data.frames(1, range(20)), data.actions(1), recorded.open()
+    assert (frames[:, 0] == 7).any() and np.abs(actions).max() <= 1 and len(np.unique(actions)) > 6
+    world.reset(game_seed(next(attempts(0, 1))))
+    for frame, action in zip(frames, [*actions, actions[-1]]):
+        np.testing.assert_array_equal(world.render(), frame)
+        world.step(action)
+    with pytest.raises(UserError, match="gray.* 7}* there, {'gray': 8} now"):
+        record_episodes("tiny", out, **settings | {"arguments": {"gray": 8}})
+    code = "import sys; from videowm.worlds import world_names; print(world_names(), 'tiny_package' in sys.modules)"
+    shown = python("-c", code, PYTHONPATH=f"{tiny_package}{os.pathsep}{ROOT}").stdout
+    assert "'carracing'" in shown and "'tiny'" in shown and shown.endswith("False\n"), "names cost no import"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("tinny", "unknown world 'tinny', did you mean 'tiny'"),
+        ("crooked", "the picture of world 'crooked' is float64 .*, expected uint8 .*: correct the world"),
+        ("half", "world 'half' of tiny-package does not define reset, step, render: correct or uninstall"),
+        ("other", "world 'other' of tiny-package has the name 'somebody', expected that of its entry point"),
+        ("function", "world 'function' of tiny-package is tiny_package:np, expected a subclass of"),
+        ("gone", "world 'gone' of tiny-package cannot be loaded .*Gone"),
+        ("broken", "world 'broken' of tiny-package cannot be loaded .*missing"),
+    ],
+)
+def test_worlds_of_other_packages_that_are_broken(name, sentence, tiny_package, tmp_path):
+    """Guards tracebacks from another package: the sentence names the world, the package and what is wrong."""
+    with pytest.raises(UserError, match=sentence) as error:
+        record_episodes(name, tmp_path / "data", episodes=1, frames=5)
+    assert "\n" not in str(error.value)
+
+
+def test_arguments_that_a_world_does_not_take(tiny_package):
+    """Guards a TypeError of the constructor: the argument is named, and the likely right one."""
+    with pytest.raises(UserError, match="world 'tiny' takes no argument 'grey', did you mean 'gray'"):
+        open_world("tiny", grey=3)
+    with pytest.raises(UserError, match="world 'tiny' takes no argument 'frame_skip'"):
+        open_world("tiny", 2)
+
+
+def test_no_evaluator_knows_a_world_by_name():
+    """Guards evaluators that only work for our own worlds: names of worlds stand in `worlds/` and in examples."""
+    files = [*(ROOT / "videowm/evaluate").glob("*.py"), ROOT / "videowm/measure.py", ROOT / "scaling/futures.py"]
+    assert len(files) > 15
+    for path in files:
+        assert not [name for name in (*BUILT_IN, "-noisy") if f'"{name}"' in path.read_text()], path
 
 
 def test_import_stays_cheap():
