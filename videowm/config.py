@@ -52,14 +52,14 @@ def read(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[
     """The plain mapping of a YAML file with the overrides applied, not yet checked against a dataclass."""
     try:
         text = Path(path).read_text()
+        if text.startswith(RESOLVED) and not text.rstrip().endswith("\n..."):
+            raise UserError(f"{path} is cut off (its last line is not three dots): restore it, or train elsewhere")
         data = yaml.load(text, UniqueKeys)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise UserError(f"no configuration at {path} ({error.strerror}): give the path of a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path} is not valid YAML ({first}): correct the file") from None
-    if text.startswith(RESOLVED) and not text.rstrip().endswith("\n..."):
-        raise UserError(f"{path} is cut off (its last line is not three dots): restore it, or train in another folder")
     data = {} if data is None else data
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a {type(data).__name__}, expected `key: value` lines")

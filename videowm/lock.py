@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import fcntl
+import logging
 import os
 import time
 import weakref
@@ -13,6 +13,12 @@ from typing import IO
 
 from videowm.types import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked
+    fcntl = None
+
+logger = logging.getLogger("videowm")
 LOOKS = 1.0  # s within which a process that only looks, for microseconds, has let go again
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that know no locks
 
@@ -37,13 +43,14 @@ class FolderLock:
             time.sleep(0.01)
         # A worker that loads data would hold the lock for seconds after its trainer was killed.
         file = weakref.ref(self.file)
-        os.register_at_fork(after_in_child=lambda: file() and file().close())
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=lambda: file() and file().close())
 
     def _take(self) -> bool:
         """Lock the file, if that is possible at once; a file that `remove` took away meanwhile is not the lock."""
         self.file = self.path.open("w")
         with suppress(FileNotFoundError):
-            if locked(self.file, fcntl.LOCK_EX) and os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
+            if locked(self.file, exclusive=True) and os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
                 return True
         self.file.close()
         return False
@@ -62,21 +69,25 @@ def held(folder: Path) -> bool:
     """Whether some process works in `folder` now; the lock for that is shared, so lookers do not hinder each other."""
     try:
         with (folder / ".lock").open("r+") as file:
-            return not locked(file, fcntl.LOCK_SH)
+            return not locked(file, exclusive=False)
     except FileNotFoundError:
         return False
 
 
-def locked(file: IO[str], kind: int) -> bool:
-    """Take the lock of an open file, LOCK_SH or LOCK_EX, if that is possible at once.
+def locked(file: IO[str], *, exclusive: bool) -> bool:
+    """Take the exclusive or a shared lock of an open file, if that is possible at once.
 
     On a file system without locks everybody gets it: two processes in one folder are then the user's to avoid.
     """
+    if fcntl is None:
+        return True
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
+        if exclusive:
+            logger.warning("%s: no locks here (%s), so start one process at a time", file.name, error.strerror)
     return True

@@ -35,6 +35,24 @@ def test_the_newest_are_kept(tmp_path):
     assert checkpoint.latest(tmp_path).name == "step-00001000"
 
 
+@pytest.mark.parametrize("name", ["step-abc", "step-", "step-00000009.bak", "step-²"])
+def test_what_has_another_name_is_no_checkpoint(tmp_path, name):
+    """Guards a traceback at a folder that somebody made beside the checkpoints; it is also left alone."""
+    (tmp_path / name).mkdir()
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, tensors(step), {}, keep=1)
+    assert checkpoint.latest(tmp_path).name == "step-00000003" and (tmp_path / name).is_dir()
+
+
+def test_files_follow_the_umask(tmp_path, python):
+    """Guards weights that only their owner can read: safetensors writes mode 0600, whatever the umask."""
+    code = ("import os, sys, torch\nos.umask(0o027)\nfrom pathlib import Path\nfrom videowm.train import checkpoint\n"
+            "checkpoint.save(Path(sys.argv[1]), 1, {'model': {'w': torch.ones(2)}}, {}, keep=1)")  # fmt: skip
+    assert python("-c", code, tmp_path).returncode == 0
+    files = list((tmp_path / "step-00000001").iterdir())
+    assert len(files) == 3 and {path.stat().st_mode & 0o777 for path in files} == {0o640}
+
+
 def damage(path: Path, how: str) -> None:
     file = path / "model.safetensors"
     if how == "flipped bit":
@@ -47,13 +65,15 @@ def damage(path: Path, how: str) -> None:
         file.unlink()
     elif how == "state changed":
         (path / "state.json").write_text('{"step": 3}')
+    elif how in ("[]", "{}", "3"):
+        (path / "manifest.json").write_text(how)
     elif how == "manifest cut off":
         os.truncate(path / "manifest.json", 20)
     else:
         (path / "manifest.json").unlink()
 
 
-HOW = ["flipped bit", "cut off", "file gone", "state changed", "manifest cut off", "manifest gone"]
+HOW = ["flipped bit", "cut off", "file gone", "state changed", "manifest cut off", "manifest gone", "[]", "{}", "3"]
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -129,6 +149,15 @@ def small_disk(tmp_path):
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
     yield disk
     subprocess.run(["umount", disk], check=True)
+
+
+def test_a_largest_file_size(tmp_path, python):
+    """Guards a traceback at the largest file size, a quota's like; safetensors gives its number in words only."""
+    code = ("import resource, sys, torch\nfrom pathlib import Path\nfrom videowm.train import checkpoint\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+            "checkpoint.save(Path(sys.argv[1]), 1, {'model': {'w': torch.ones(1000)}}, {}, keep=1)")  # fmt: skip
+    ended = python("-c", code, tmp_path)
+    assert ended.stderr.splitlines()[-1].startswith("videowm.types.UserError: no space left on the disk"), ended.stderr
 
 
 def test_a_full_disk(small_disk):

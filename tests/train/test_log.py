@@ -12,7 +12,7 @@ import pytest
 import wandb_offline
 from accelerate import Accelerator
 
-from videowm.train.log import Log, keep_until
+from videowm.train.log import Log, keep_until, wandb_settings
 
 CONFIG = "configs/world/quickstart.yaml"
 TRACKED = ['train.trackers=["wandb","tensorboard"]', "train.log_every=1"]
@@ -24,7 +24,8 @@ def launched(tmp_path_factory, world_arguments, python) -> Path:
     out = tmp_path_factory.mktemp("launched") / "world"
     launcher = ["-m", "accelerate.commands.launch", "--num_processes", 1, "--num_machines", 1, "--cpu"]
     options = ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", 1]
-    ended = python(*launcher, *options, "-m", "videowm", "train", CONFIG, *world_arguments, *TRACKED, f"out={out}")
+    ended = python(*launcher, *options, "-m", "videowm", "train", CONFIG, *world_arguments, *TRACKED, f"out={out}",
+                   WANDB_PROJECT="elsewhere")  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert "no tracking" not in ended.stderr
     return out
@@ -44,12 +45,32 @@ def test_wandb_offline_mirrors_the_metrics(launched):
     """Guards a tracker that was started and told nothing: every logged loss, and the configuration, are read back."""
     [run] = launched.glob("wandb/offline-run-*/run-*.wandb")
     kept = wandb_offline.load(run)
-    assert kept["project"] == "videowm" and kept["config"]["depth"] == 1 and kept["config"]["train.batch"] == 4
+    assert kept["project"] == "elsewhere" and run.stem.endswith((launched / ".tracking-id").read_text())
+    assert kept["config"]["depth"] == 1 and kept["config"]["train.batch"] == 4
     losses = [(int(row["_step"]), row["loss"]) for row in kept["history"] if "loss" in row]
     assert losses == [(row["step"], pytest.approx(row["loss"])) for row in training_rows(launched)]
     assert len(losses) == 4
     record = json.loads((launched / "record.json").read_text())
     assert kept["summary"]["heldout/loss"] == pytest.approx(record["metrics"]["heldout/loss"])
+
+
+def test_names_at_the_tracker(tmp_path, monkeypatch):
+    """Guards runs that are all called by their task, a sweep that is no group, and a run trained anew under its old id.
+
+    The id lies in the run directory: it stays over a resume, and goes with the directory.
+    """
+    monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+    out = tmp_path / "sweep/deep"
+    out.mkdir(parents=True)
+    first = wandb_settings(out, "world")
+    assert (first["name"], first["group"], first["job_type"]) == ("deep", None, "world")
+    (tmp_path / "sweep/plan.jsonl").touch()
+    again = wandb_settings(out, "world")
+    assert again["group"] == "sweep" and again["id"] == first["id"]
+    (out / ".tracking-id").unlink()
+    assert wandb_settings(out, "world")["id"] != first["id"]
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    assert wandb_settings(out, "world")["group"] == "mine"
 
 
 def test_tensorboard_mirrors_the_metrics(launched):
@@ -113,13 +134,18 @@ def test_a_tracker_that_fails_later_is_left_out(tmp_path, caplog):
 
 
 def test_lines_after_the_resumed_step_go(tmp_path):
-    """Guards doubled and half lines: those beyond step 2, the half one and those without a step or a loss go.
+    """Guards doubled, half and damaged lines: those beyond step 2, the half one and those without a step or a loss go.
 
     The one without a loss is an evaluation: a run that was killed before its record evaluates again.
     """
     path, kept = tmp_path / "metrics.jsonl", '{"step": 1, "loss": 1}\n{"step": 2, "loss": NaN}\n'
-    path.write_text(kept + '{"lr": 3}\n{"step": 2, "at_one": 3}\n{"step": 3, "loss": 1}\n{"step": 2, "lo')
+    damage = '3\nnull\n[1]\n{"step": "x", "loss": 1}\n\x00garbage\n'
+    later = '{"lr": 3}\n{"step": 2, "at_one": 3}\n{"step": 3, "loss": 1}\n{"step": 2, "lo'
+    path.write_text(kept + damage + later)
     keep_until(path, 2)
     assert path.read_text() == kept and list(tmp_path.iterdir()) == [path]
+    path.write_bytes(b"\xff\xfe\x00" + b"[" * 100_000 + b"\n" + kept.encode())
+    keep_until(path, 2)
+    assert path.read_text() == kept
     keep_until(tmp_path / "none.jsonl", 2)
     assert not (tmp_path / "none.jsonl").exists()

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from videowm.dit import DiT
 from videowm.train.config import TrainConfig
-from videowm.train.optim import Average, Guard, make_optimizer, wsd
+from videowm.train.optim import Average, Guard, make_optimizer, parameter_groups, wsd
 
 
 def test_schedule_by_hand():
@@ -48,6 +49,24 @@ def test_only_matrices_decay():
     moved = {name: p.unique().tolist() for name, p in model.named_parameters()}
     assert moved.pop("0.weight") == pytest.approx([0.95])
     assert set(moved) == {"0.bias", "1.weight", "1.bias"} and all(v == [1.0] for v in moved.values())
+
+
+def test_gains_of_a_text_do_not_decay():
+    """Guards gains of cross-attention that decay because they are two-dimensional, and moments that change places.
+
+    Without decay the groups are those of before: a checkpoint's moments go by the parameters' order in them.
+    """
+    shape = {"features": None, "length": 16, "into": "cross"}
+    model = DiT(2, 3, 4, 4, 5, hidden=32, heads=2, text=shape)
+    gains = [p for name, p in model.named_parameters() if name.endswith("gains") and p.ndim == 2]
+    assert len(gains) == 1
+    decay = {
+        id(p): g["weight_decay"] for g in parameter_groups(model, TrainConfig(weight_decay=0.5)) for p in g["params"]
+    }
+    assert decay[id(gains[0])] == 0 and decay[id(model.text_condition.keys_values.weight)] == 0.5
+    by_shape = [p for still in (False, True) for p in model.parameters() if (p.ndim < 2) is still]
+    order = [p for group in parameter_groups(model, TrainConfig()) for p in group["params"]]
+    assert len(order) == len(by_shape) and all(a is b for a, b in zip(order, by_shape))
 
 
 def test_an_update_that_is_not_finite_is_left_out_on_the_device():

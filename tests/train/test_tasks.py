@@ -100,7 +100,10 @@ def test_no_rule_without_a_number_of_tokens(config, vae_run):
 
 
 def test_a_shortcut_model_is_trained_counted_and_opened(train_world, tmp_path):
-    """Guards FLOPs without the two half steps, samples that depend on the number of processes, a lost setting."""
+    """Guards FLOPs without the two half steps, samples that depend on the number of processes, a lost setting.
+
+    Also a logged shortcut loss that is NaN where a micro-batch holds no such sample.
+    """
     record = train_world(tmp_path / "far", "flow.shortcut=2", "train.batch=4")
     config = configuration.load(WorldRun, tmp_path / "far/config.yaml")
     pipeline = WorldModelPipeline.open(tmp_path / "far")
@@ -116,8 +119,14 @@ def test_a_shortcut_model_is_trained_counted_and_opened(train_world, tmp_path):
         draws = Draws(0, 0, slots, 4, device)
         return task.loss(model, task.load(0, slots), draws)[0].item()
 
+    def shortcut_loss(slots: range) -> float:
+        return task.loss(model, task.load(0, slots), Draws(0, 0, slots, 4, device))[1]["shortcut/loss"].item()
+
     with torch.no_grad():
         parts = [loss(range(i, i + 1)) for i in range(4)]
+        shortcuts = [shortcut_loss(range(i, i + 1)) for i in range(4)]
+        assert shortcuts[1] == shortcuts[3] == 0 < shortcuts[0], "every second sample learns to step far"
+        assert sum(shortcuts) / 4 == pytest.approx(shortcut_loss(range(4)), rel=1e-5)
         assert sum(parts) / 4 == pytest.approx(loss(range(4)), rel=1e-5)
         assert sum(parts[1:]) / 3 == pytest.approx(loss(range(1, 4)), rel=1e-5)
     with pytest.raises(UserError, match="flow.shortcut 3 does not divide train.batch 4"):

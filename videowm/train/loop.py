@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from videowm import config as configuration
-from videowm.files import finite, write_json
+from videowm.files import finite, is_full, write_json
 from videowm.record import RunRecord
 from videowm.train import checkpoint, optim, registry, trunk
 from videowm.train.config import DIVERGED, FREE, TrainConfig
@@ -372,12 +372,12 @@ def loaded(loader: Iterable[dict[str, Tensor] | UserError]) -> Iterator[dict[str
             if isinstance(samples, UserError):
                 raise samples
             yield samples
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
+    except (OSError, RuntimeError) as error:
+        if not is_full(error) and "DataLoader" not in str(error):
             raise
         raise UserError(
-            f"a process that loads data gave none ({str(error).splitlines()[0]}): check the memory that is free, run "
-            "the same command again, or set train.workers=0 on a CPU"
+            f"a process that loads data gave none ({str(error).splitlines()[0]}): free memory and /dev/shm, run the "
+            "same command again, or set train.workers=0 on a CPU"
         ) from None
 
 

@@ -72,7 +72,7 @@ def start_as_mup(model: nn.Module) -> None:
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Groups with a `scale` of the learning rate; only matrices decay, biases and gains do not.
+    """Groups with a `scale` of the learning rate; only matrices decay, biases and gains "blocks k" or "k" do not.
 
     Under µP the rate of matrices falls as 1/width in AdamW, whose updates add up over the inputs, and as its root in
     Muon, whose updates have a largest singular value of rate x width^0.5 (arXiv 2310.17813, condition 1). That of the
@@ -91,7 +91,9 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
         orthogonal = muon and kind == "matrix"
         if mup and kind in ("matrix", "output"):
             scale = (BASE_WIDTH / model.hidden) ** (0.5 if orthogonal else 1)
-        key = (parameter.ndim < 2, not orthogonal, scale)
+        # Without decay a gain stays in its old group: moments in a checkpoint go by the order of the groups.
+        still = parameter.ndim < 2 or (config.weight_decay > 0 and name.endswith("gains"))
+        key = (still, not orthogonal, scale)
         grouped.setdefault(key, []).append(parameter)
     return [
         {"params": grouped[key], "weight_decay": 0.0 if key[0] else config.weight_decay / key[2], "scale": key[2],
