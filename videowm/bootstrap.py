@@ -26,6 +26,11 @@ def weights(groups: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> np.ndar
     return counts / counts.sum(1, keepdims=True)
 
 
+def mean_and_resamples(groups: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """Weights "1+draws n": those of the plain mean over n values, then those of `weights`."""
+    return np.concatenate([np.full((1, len(groups)), 1 / len(groups)), weights(groups, draws=draws, seed=seed)])
+
+
 def spread(resampled: np.ndarray, groups: np.ndarray) -> np.ndarray | float:
     """Standard deviation over resamples (axis 0), NaN where there is one group only."""
     if len(np.unique(groups)) < 2:

@@ -60,8 +60,8 @@ def perfect(recording) -> Scenes:
 def scenes(perfect) -> Scenes:
     """The same, under other actions than the true ones the picture of another episode, and for zeros the first frame
     repeated."""
-    from videowm.evaluate.scenes import another
+    from videowm.evaluate.heldout import of_other_episode
 
-    other = perfect.truth[torch.from_numpy(another(perfect.episode))]
+    other = perfect.truth[torch.from_numpy(of_other_episode(perfect.episode))]
     wrong = torch.cat([perfect.truth[:, :CONTEXT], other[:, CONTEXT:]], dim=1)
     return replace(perfect, dreamed=perfect.decoded, shuffled=wrong, random=wrong, zero=perfect.repeat)

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from videowm.evaluate.control import control, delay, delta_psnr, explained, loss_ratio
-from videowm.evaluate.heldout import bank_losses, shuffled
+from videowm.evaluate.heldout import bank_losses, of_other_episode, shuffled
 from videowm.evaluate.reader import Reader, targets
 from videowm.evaluate.readings import read_scenes, standardised
-from videowm.evaluate.scenes import another
 from videowm.evaluate.scores import r2
 from videowm.evaluate.state import state
 from videowm.types import UserError
@@ -117,7 +116,7 @@ def test_state_between_its_bounds(readings, reader, scenes, recording):
     turn = np.abs(readings.read["dreamed"][..., 3] - readings.true[..., 3])
     np.testing.assert_array_equal(curves["state/turn"].values, turn)
     got = means(curves["state/turn"])
-    assert got["ceiling_real"] < got["floor"] and curves["state/turn"].better == "lower"
+    assert got["ceiling_real"] < got["floor"] and curves["state/turn"].sign == -1
     same = read_scenes(reader, replace(scenes, dreamed=scenes.truth), recording)
     for curve in state(same):
         np.testing.assert_array_equal(curve.values, curve.bounds["ceiling_real"])
@@ -127,7 +126,7 @@ def test_state_between_its_bounds(readings, reader, scenes, recording):
 def test_other_clips_are_of_other_episodes():
     """Guards a shuffle that leaves a clip its own actions; one episode alone gets another clip's."""
     for episode in ([0, 0, 1, 1], [0, 1, 1], [3, 3, 3, 3], [0, 0, 0, 1, 1, 2]):
-        order = another(np.array(episode))
+        order = of_other_episode(np.array(episode))
         assert sorted(order) == list(range(len(episode))) and (order != np.arange(len(episode))).all()
-    assert (np.array([0, 0, 1, 1])[another(np.array([0, 0, 1, 1]))] != [0, 0, 1, 1]).all()
+    assert (np.array([0, 0, 1, 1])[of_other_episode(np.array([0, 0, 1, 1]))] != [0, 0, 1, 1]).all()
     assert explained(np.zeros((2, 3, 1)), np.array([[-1, 0, 1], [1, 0, -1.0]])[..., None]).mean() == pytest.approx(0)

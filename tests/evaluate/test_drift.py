@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from videowm.evaluate.curves import Curve
+from videowm.evaluate.curves import MetricCurve
 from videowm.evaluate.drift import drift
-from videowm.evaluate.fidelity import psnr
+from videowm.evaluate.pictures import psnr
 
 EPISODE = np.arange(12) // 2
 
 
-def curve(values: np.ndarray, **more) -> Curve:
+def curve(values: np.ndarray, **more) -> MetricCurve:
     noise = np.random.default_rng(0).normal(size=(12, 1)) / 100
     bounds = {"ceiling": np.full(values.shape, 30.0) + noise, "floor": np.full(values.shape, 10.0) + noise}
-    return Curve("fidelity/psnr", values + noise, EPISODE, bounds, **more)
+    return MetricCurve("fidelity/psnr", values + noise, EPISODE, bounds, **more)
 
 
 def test_a_line_by_hand():
@@ -40,7 +40,7 @@ def test_what_never_loses_half_says_so():
 def test_lower_is_better_is_the_same_scale():
     """Guards errors taken for scores: an error that rises from its ceiling to its floor drifts like the line."""
     flip = curve(np.tile(30.25 - np.arange(21), (12, 1)))
-    error = Curve("state/error", -flip.values, EPISODE, {k: -v for k, v in flip.bounds.items()}, "lower")
+    error = MetricCurve("state/error", -flip.values, EPISODE, {k: -v for k, v in flip.bounds.items()})
     assert dict(drift(error))["drift/state_error_half_life"] == 12
 
 
@@ -50,9 +50,9 @@ def test_bounds_that_do_not_lie_apart_give_nothing():
     values, ceiling, floor = (rng.normal(size=(12, 8)) for _ in range(3))
     for bounds in ({"ceiling": ceiling, "floor": floor}, {"ceiling": floor - 5, "floor": floor},
                    {"ceiling": floor, "floor": floor}):  # fmt: skip
-        got = dict(drift(Curve("a/b", values, EPISODE, bounds)))
+        got = dict(drift(MetricCurve("a/b", values, EPISODE, bounds)))
         assert got["drift/a_b_area"] is None and got["drift/a_b_half_life"] is None
-    assert list(drift(Curve("a/b", values, EPISODE, {"floor": floor}))) == []
+    assert list(drift(MetricCurve("a/b", values, EPISODE, {"floor": floor}))) == []
 
 
 def test_noise_that_grows_moves_every_figure_the_right_way(perfect):
@@ -64,7 +64,7 @@ def test_noise_that_grows_moves_every_figure_the_right_way(perfect):
     figures = []
     for rate in (0.01, 0.03, 0.1):
         grown = truth + (0.02 + rate * torch.arange(20.0)[:, None, None, None]) * noise
-        got = dict(drift(Curve("a/b", psnr(grown, truth).double().numpy(), perfect.episode, bounds)))
+        got = dict(drift(MetricCurve("a/b", psnr(grown, truth).double().numpy(), perfect.episode, bounds)))
         figures.append((got["drift/a_b_area"], got["drift/a_b_half_life"], got["drift/a_b_by_frame"][-1]))
     for one, two in zip(figures, figures[1:]):
         assert all(a > b for a, b in zip(one, two, strict=True)), figures

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from videowm.bootstrap import standard_error
-from videowm.evaluate.fidelity import fidelity, finite, lpips, ms_ssim, psnr, scales, ssim
+from videowm.evaluate.fidelity import fidelity
+from videowm.evaluate.pictures import finite, lpips, ms_ssim, psnr, scales, ssim
 from videowm.types import UserError
 
 

@@ -11,7 +11,7 @@ import torch
 
 from videowm.data.clips import even_clips
 from videowm.dit.sample import Sampler
-from videowm.evaluate import fidelity
+from videowm.evaluate import pictures
 from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
 from videowm.evaluate.rollouts import RolloutConfig, held_out_starts, roll, rollouts
 from videowm.pipeline import WorldModelPipeline
@@ -31,12 +31,12 @@ def test_curves_by_hand(pipeline, recording):
     got = dict(rollouts(pipeline, recording, CONFIG))
     start = held_out_starts(pipeline, recording, CONFIG)
     truth, last = start.frames[:, 5:], start.frames[:, 4:5]
-    repeat = fidelity.psnr(last.expand(-1, 8, -1, -1, -1), truth)
+    repeat = pictures.psnr(last.expand(-1, 8, -1, -1, -1), truth)
     assert got["rollout/psnr_repeat"] == pytest.approx(repeat.mean(0).tolist())
-    model = fidelity.psnr(roll(pipeline, start, CONFIG)[:, 5:], truth)
+    model = pictures.psnr(roll(pipeline, start, CONFIG)[:, 5:], truth)
     assert got["rollout/psnr"] == pytest.approx(model.mean(0).tolist()) and len(got["rollout/psnr"]) == 8
     with torch.no_grad():
-        vae = fidelity.psnr(pipeline.codec.decode(pipeline.codec.encode(start.frames))[:, 5:], truth)
+        vae = pictures.psnr(pipeline.codec.decode(pipeline.codec.encode(start.frames))[:, 5:], truth)
     assert got["rollout/psnr_vae"] == pytest.approx(vae.mean(0).tolist(), rel=1e-4)
     assert got["rollout/lead"] == pytest.approx(got["rollout/psnr_mean"] - got["rollout/psnr_repeat_mean"], abs=1e-4)
 
@@ -102,8 +102,8 @@ def test_reconstruction_by_hand(codec, recording, vae_run):
     ])  # fmt: skip
     with torch.no_grad():
         decoded = codec.decode(codec.encode(frames))
-    assert got["reconstruction/psnr"] == pytest.approx(fidelity.psnr(decoded, frames).mean().item(), rel=1e-5)
-    assert got["reconstruction/ssim"] == pytest.approx(fidelity.ssim(decoded, frames).mean().item(), rel=1e-4)
+    assert got["reconstruction/psnr"] == pytest.approx(pictures.psnr(decoded, frames).mean().item(), rel=1e-5)
+    assert got["reconstruction/ssim"] == pytest.approx(pictures.ssim(decoded, frames).mean().item(), rel=1e-4)
     assert got["reconstruction/psnr_se"] > 0
     recorded = json.loads((vae_run / "record.json").read_text())["metrics"]
     two = dict(reconstruction(codec, recording, ReconstructionConfig(clips=2, frames=9)))

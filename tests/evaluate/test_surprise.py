@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from videowm.data.latents import Latents
-from videowm.evaluate.heldout import HeldoutConfig, bank_losses, make_bank
-from videowm.evaluate.surprise import among_latents, learnable, maps, surprise, velocities
+from videowm.evaluate.heldout import HeldoutConfig, bank_losses, bank_velocities, make_bank
+from videowm.evaluate.surprise import among_latents, learnable, maps, surprise
 from videowm.pipeline import WorldModelPipeline
 from videowm.worlds.noisy import NoisyCarRacing
 
@@ -18,16 +18,20 @@ def test_ranked_by_the_bank_s_own_losses(world_run, latents):
     """Guards errors of other triples than the held-out loss, and a rank turned round."""
     model, bank = WorldModelPipeline.open(world_run).transformer, make_bank(Latents.open(latents, "test"), CONFIG)
     losses = bank_losses(model, bank, bank.actions, 8)
-    torch.testing.assert_close(maps(velocities(model, bank, 3), bank).mean((1, 2)).double(), losses.mean(1))
+    torch.testing.assert_close(
+        maps(bank_velocities(model, bank, bank.actions, 3), bank).mean((1, 2)).double(), losses.mean(1)
+    )
     got = dict(surprise(losses.mean(1).numpy(), bank))
     clip, episode, error = got["surprise/ranked"][0]
     assert error == losses.mean(1).max() and clip == losses.mean(1).argmax() and episode == bank.episode[clip]
     assert 1 / 8 <= got["surprise/top_tenth_share"] < 1
 
 
-class Told(torch.nn.Module):
-    """A model that is told the bank: the world it predicts the better the larger its budget, the television's noise
+class Knowing(torch.nn.Module):
+    """A model that knows the bank: the world it predicts the better the larger its budget, the television's noise
     only by its mean."""
+
+    text_condition = None
 
     def __init__(self, bank, left: float, seed: int) -> None:
         super().__init__()
@@ -48,7 +52,7 @@ def test_noise_draws_error_but_not_what_can_be_learned(latents):
     """Guards curiosity that stares at noise: error is drawn to the television, disagreement and progress are not."""
     assert among_latents(NoisyCarRacing.NOISE, (4, 8, 8)) == TELEVISION
     bank = make_bank(Latents.open(latents, "test"), CONFIG)
-    models = [Told(bank, left, seed) for seed, left in enumerate((1.0, 0.6, 0.3))]
+    models = [Knowing(bank, left, seed) for seed, left in enumerate((1.0, 0.6, 0.3))]
     got = dict(learnable(models, bank, 8, TELEVISION))
     assert got["surprise/television_error"] > 3 and got["surprise/television_error_se"] > 0
     assert got["surprise/television_disagreement"] < 0.1 and got["surprise/television_progress"] < 0.3

@@ -112,10 +112,16 @@ def test_only_the_fact_is_changed(worded_run, worded):
 
 
 def test_the_verb(worded_run, reader_run, tmp_path, videowm):
-    """Guards a room that is never called: with a reader, `evaluate` says what was read of every fact, or why not."""
+    """Guards a room that is never called, and models with text that `--smaller` could not run.
+
+    With a reader every fact is measured, or it is written why not.
+    """
     run = shutil.copytree(worded_run, tmp_path / "run")
-    given = ["--reader", reader_run, "--clips", 4, "--horizon", 12, "--counterfactuals", 0, "--text-guidance", 2]
+    given = ["--reader", reader_run, "--clips", 4, "--horizon", 12, "--counterfactuals", 0, "--text-guidance", 2,
+             "--smaller", worded_run]  # fmt: skip
     assert not videowm("evaluate", run, *given).code
     metrics = json.loads((run / "evaluation.json").read_text())
     assert "text/turn_ceiling" in metrics or "text/turn_refused" in metrics
-    assert metrics["text/guidance"] == 2 and metrics["heldout/loss_untold"] > 0 and "heldout/text_gap_se" in metrics
+    assert (
+        metrics["text/guidance"] == 2 and metrics["heldout/loss_without_text"] > 0 and "heldout/text_gap_se" in metrics
+    )

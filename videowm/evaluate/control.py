@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videowm.evaluate.curves import Curve, Pairs, pairs, resampled, with_error
-from videowm.evaluate.fidelity import by_frame, psnr
+from videowm.bootstrap import mean_and_resamples, spread, weights
+from videowm.evaluate.curves import MetricCurve, Pairs, mean_and_error, pairs
+from videowm.evaluate.pictures import by_frame, psnr
 from videowm.evaluate.readings import BOUND_VIDEOS, Readings
-from videowm.evaluate.scenes import Played, Scenes
+from videowm.evaluate.scenes import PlayedScenes, Scenes
 
 CONTROL_VIDEOS = BOUND_VIDEOS | {"floor": "shuffled", "floor_zero": "zero"}
 SHIFTS = range(-2, 3)  # frames by which a rollout may answer late (or early)
@@ -31,7 +32,7 @@ def classes(readings: Readings, rows: np.ndarray) -> np.ndarray:
     return np.where(readings.binary, rows > readings.half, np.digitize(rows, (-LEVEL, LEVEL)))
 
 
-def control(readings: Readings) -> Iterator[Curve]:
+def control(readings: Readings) -> Iterator[MetricCurve]:
     """R² of the requested actions as read off the rollout, one by one and pooled, and the share of right classes.
 
     Ceilings: the same reader on the autoencoder's picture of the real video, and on the real video itself. Floors:
@@ -49,10 +50,10 @@ def control(readings: Readings) -> Iterator[Curve]:
         )
 
 
-def bounded(readings: Readings, name: str, score: Callable[[np.ndarray], np.ndarray]) -> Curve:
+def bounded(readings: Readings, name: str, score: Callable[[np.ndarray], np.ndarray]) -> MetricCurve:
     """The curve of `score(read "b w k") -> "b w"` for the model, the ceilings and the floors."""
     bounds = {suffix: score(readings.read[video]) for suffix, video in CONTROL_VIDEOS.items()}
-    return Curve(name, score(readings.read["dreamed"]), readings.episode, bounds, first=readings.first)
+    return MetricCurve(name, score(readings.read["dreamed"]), readings.episode, bounds, first=readings.first)
 
 
 def delay(readings: Readings) -> Pairs:
@@ -62,22 +63,22 @@ def delay(readings: Readings) -> Pairs:
     if not readings.varying or windows <= 2 * margin:
         return
     true = readings.true[..., readings.varying]
-    weights = np.concatenate([np.full((1, len(true)), 1 / len(true)), resampled(readings.episode)])
+    resamples = mean_and_resamples(readings.episode)
 
     def best(video: str) -> np.ndarray:
         read = readings.read[video][:, margin : windows - margin, readings.varying]
         asked = (true[:, margin - shift : windows - margin - shift] for shift in SHIFTS)
         scores = [explained(read, rows).mean(1) for rows in asked]
-        return np.array(SHIFTS)[(weights @ np.stack(scores, 1)).argmax(1)]
+        return np.array(SHIFTS)[(resamples @ np.stack(scores, 1)).argmax(1)]
 
     real = best("truth")
     for name, video in (("control/delay", "dreamed"), ("control/delay_ceiling", "decoded")):
         late = best(video) - real
         yield name, int(late[0])
-        yield f"{name}_se", float(late[1:].std(ddof=1))
+        yield f"{name}_se", float(spread(late[1:], readings.episode))
 
 
-def delta_psnr(scenes: Scenes, played: Played | None = None, *, device: torch.device, batch: int = 16) -> Pairs:
+def delta_psnr(scenes: Scenes, played: PlayedScenes | None = None, *, device: torch.device, batch: int = 16) -> Pairs:
     """What the true actions are worth, in dB by predicted frame: PSNR under them minus PSNR under random ones.
 
     Genie (arXiv 2402.15391), section 3, Delta_t PSNR; a model that ignores its actions scores 0. Ceiling: the same of
@@ -90,12 +91,12 @@ def delta_psnr(scenes: Scenes, played: Played | None = None, *, device: torch.de
         return right - wrong
 
     values = gained(scenes.future("dreamed"), scenes.future("random"), truth)
-    yield from pairs(Curve(name, values, scenes.episode, {"floor": np.zeros_like(values)}))
+    yield from pairs(MetricCurve(name, values, scenes.episode, {"floor": np.zeros_like(values)}))
     if played is not None:
         most = gained(scenes.future("decoded")[played.clips], played.decoded, truth[played.clips])
-        Curve(name, most, scenes.episode[played.clips])  # refuses what is not finite
-        yield from with_error(f"{name}_ceiling", most.mean(1), scenes.episode[played.clips])
-        yield from with_error(f"{name}_by_frame_ceiling", most, scenes.episode[played.clips])
+        MetricCurve(name, most, scenes.episode[played.clips])  # refuses what is not finite
+        yield from mean_and_error(f"{name}_ceiling", most.mean(1), scenes.episode[played.clips])
+        yield from mean_and_error(f"{name}_by_frame_ceiling", most, scenes.episode[played.clips])
         yield f"{name}_ceiling_clips", len(played.clips)
 
 
@@ -104,7 +105,7 @@ def loss_ratio(true: np.ndarray, wrong: np.ndarray, episode: np.ndarray) -> Pair
 
     It has no ceiling: how much other actions cost is the world's own affair.
     """
-    weights = resampled(episode)
+    drawn = weights(episode)
     yield "control/loss_ratio", float(wrong.mean() / true.mean())
-    yield "control/loss_ratio_se", float(((weights @ wrong) / (weights @ true)).std(ddof=1))
+    yield "control/loss_ratio_se", float(spread((drawn @ wrong) / (drawn @ true), episode))
     yield "control/loss_ratio_floor", 1.0

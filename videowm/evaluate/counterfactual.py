@@ -11,12 +11,12 @@ from torch import Tensor
 
 from videowm.data.dataset import Dataset
 from videowm.data.recording import Recording, attempts, game_seed
-from videowm.evaluate.curves import Curve
-from videowm.evaluate.fidelity import by_frame, psnr
+from videowm.evaluate.curves import MetricCurve
+from videowm.evaluate.pictures import by_frame, psnr
 from videowm.evaluate.reader import Reader, state_table
 from videowm.evaluate.readings import standardised
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from, starting_points
-from videowm.evaluate.scenes import Played, Scenes, random_actions, through_codec, with_future
+from videowm.evaluate.scenes import PlayedScenes, Scenes, random_actions, through_codec, with_future
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import to_float
@@ -103,7 +103,7 @@ class Replay:
 
 def play_random(
     pipeline: WorldModelPipeline, replay: Replay, scenes: Scenes, config: RolloutConfig, count: int
-) -> Played:
+) -> PlayedScenes:
     """The real game under the random actions of the scenes, in `count` of them, or fewer because games ended."""
     actions = random_actions(scenes.actions[:, scenes.context - 1 :], config.seed).numpy()
     clips, real = [], []
@@ -118,7 +118,7 @@ def play_random(
         raise UserError(f"no start of {replay.dataset.root} lasts {scenes.horizon} frames under random actions: lower "
                         "the horizon")  # fmt: skip
     videos = torch.cat([scenes.truth[clips, : scenes.context], to_float(np.stack(real))], dim=1)
-    return Played(np.array(clips), through_codec(pipeline, videos, config.batch)[:, scenes.context :])
+    return PlayedScenes(np.array(clips), through_codec(pipeline, videos, config.batch)[:, scenes.context :])
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -194,7 +194,7 @@ def branch(
     return Branch(name, *(video[:, known:] for video in videos), repeat, states, start.episode)
 
 
-def counterfactual(branches: list[Branch], *, device: torch.device, batch: int = 16) -> Iterator[Curve]:
+def counterfactual(branches: list[Branch], *, device: torch.device, batch: int = 16) -> Iterator[MetricCurve]:
     """PSNR of the dream against the real game under each forced action and over all of them, and what it gained.
 
     Ceiling: the real future through the autoencoder. Floor: the last context frame repeated. The gain is the PSNR in dB
@@ -209,16 +209,16 @@ def counterfactual(branches: list[Branch], *, device: torch.device, batch: int =
         most = values["decoded"] - values["recorded"]
         gained = {"ceiling": most, "floor": np.zeros_like(most)}
         curves.append((values["dreamed"], bounds, values["dreamed"] - values["uninformed"], gained, b.episode))
-        yield Curve(f"counterfactual/{b.name}_psnr", values["dreamed"], b.episode, bounds)
-        yield Curve(f"counterfactual/{b.name}_gain", curves[-1][2], b.episode, gained)
+        yield MetricCurve(f"counterfactual/{b.name}_psnr", values["dreamed"], b.episode, bounds)
+        yield MetricCurve(f"counterfactual/{b.name}_gain", curves[-1][2], b.episode, gained)
     psnrs, psnr_bounds, gains, gain_bounds, episodes = zip(*curves, strict=True)
     episode = np.concatenate(episodes)
     for name, parts, bounds in (("psnr", psnrs, psnr_bounds), ("gain", gains, gain_bounds)):
         whole = {k: np.concatenate([one[k] for one in bounds]) for k in bounds[0]}
-        yield Curve(f"counterfactual/{name}", np.concatenate(parts), episode, whole)
+        yield MetricCurve(f"counterfactual/{name}", np.concatenate(parts), episode, whole)
 
 
-def counterfactual_state(branches: list[Branch], reader: Reader, names: tuple[str, ...]) -> Iterator[Curve]:
+def counterfactual_state(branches: list[Branch], reader: Reader, names: tuple[str, ...]) -> Iterator[MetricCurve]:
     """Absolute error of the state read off the dream against the real game's, over all forced actions, in standard
     deviations of each column, and their mean. `names` are the recording's state columns.
 
@@ -243,4 +243,4 @@ def counterfactual_state(branches: list[Branch], reader: Reader, names: tuple[st
     for name, columns in {**{n: [i] for i, n in enumerate(wanted)}, "state": list(range(len(wanted)))}.items():
         values = {suffix: error[..., columns].mean(-1) for suffix, error in whole.items()}
         own = values.pop("")
-        yield Curve(f"counterfactual/{name}_error", own, episode, values, "lower", 1 + lag)
+        yield MetricCurve(f"counterfactual/{name}_error", own, episode, values, 1 + lag)

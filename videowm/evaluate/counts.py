@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from videowm.evaluate.curves import Curve, Pairs, pairs, with_error
+from videowm.evaluate.curves import MetricCurve, Pairs, mean_and_error, pairs
 from videowm.evaluate.drift import drift
 from videowm.evaluate.reader import Reader
 from videowm.evaluate.readings import BOUND_VIDEOS, Readings
@@ -39,11 +39,11 @@ def counts(readings: Readings, reader: Reader, counted: tuple[str, ...]) -> Pair
         read = {video: whole(rows[..., i] * std + mean) for video, rows in readings.read.items()}
         bounds = {suffix: np.abs(read[video] - true) for suffix, video in BOUND_VIDEOS.items()}
         error = np.abs(read["dreamed"] - true)
-        curve = Curve(f"count/{name}_error", error, readings.episode, bounds, "lower", readings.first)
+        curve = MetricCurve(f"count/{name}_error", error, readings.episode, bounds, readings.first)
         yield from pairs(curve)
         yield from drift(curve)
         shown = {"": read["dreamed"], "_true": true, "_ceiling": read["decoded"], "_ceiling_real": read["truth"],
                  "_floor": read["repeat"]}  # fmt: skip
         for suffix, count in shown.items():
             for what, rate in changes(count).items():
-                yield from with_error(f"count/{name}_{what}{suffix}", rate, readings.episode)
+                yield from mean_and_error(f"count/{name}_{what}{suffix}", rate, readings.episode)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
+
+from videowm.bootstrap import spread, weights
+from videowm.metrics import lower_is_better
 
 Pairs = Iterator[tuple[str, object]]
 
 
 @dataclass(frozen=True)
-class Curve:
+class MetricCurve:
     """A metric of every clip and predicted frame, "b h", for the model, and the same of the bounds by their suffix.
 
     The bound "ceiling" is the best that a model could reach, "floor" what one that knows nothing gets. Others may be
@@ -23,8 +25,12 @@ class Curve:
     values: np.ndarray
     episode: np.ndarray  # "b", the groups of the bootstrap
     bounds: dict[str, np.ndarray] = field(default_factory=dict)
-    better: Literal["higher", "lower"] = "higher"
     first: int = 1  # the predicted frame that the first column tells of
+
+    @property
+    def sign(self) -> int:
+        """1 where a higher value is better, -1 where a lower one is."""
+        return -1 if lower_is_better(self.name) else 1
 
     def __post_init__(self) -> None:
         for suffix, values in {"": self.values, **self.bounds}.items():
@@ -35,26 +41,20 @@ class Curve:
                 raise FloatingPointError(f"{name} has {int((~np.isfinite(values)).sum())} values that are not finite")
 
 
-def resampled(episode: np.ndarray, *, draws: int = 1000, seed: int = 0) -> np.ndarray:
-    """Bootstrap weights "draws b", rows sum to 1: whole episodes are drawn with replacement, so `w @ x` is a mean."""
-    names, inverse = np.unique(episode, return_inverse=True)
-    drawn = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
-    counts = np.stack([np.bincount(row, minlength=len(names)) for row in drawn])[:, inverse]
-    return counts / counts.sum(1, keepdims=True)
+def mean_and_error(name: str, values: np.ndarray, episode: np.ndarray) -> Pairs:
+    """The mean over clips of values "b" or "b h", and its bootstrap standard error over episodes as `_se`.
 
-
-def with_error(name: str, values: np.ndarray, episode: np.ndarray) -> Pairs:
-    """The mean over clips of values "b" or "b h", and its bootstrap standard error over episodes as `_se`."""
+    With one episode no error is known: it is NaN, which JSON stores as null.
+    """
     values = values.astype(np.float64)
-    error = (resampled(episode) @ values).std(0, ddof=1)
     yield name, values.mean(0).tolist()
-    yield f"{name}_se", error.tolist()
+    yield f"{name}_se", np.asarray(spread(weights(episode) @ values, episode)).tolist()
 
 
-def pairs(curve: Curve) -> Pairs:
+def pairs(curve: MetricCurve) -> Pairs:
     """The mean over the horizon and, as `_by_frame`, the curve; of the model and of every bound, each with `_se`."""
     for suffix, values in {"": curve.values, **{f"_{k}": v for k, v in curve.bounds.items()}}.items():
-        yield from with_error(f"{curve.name}{suffix}", values.mean(1), curve.episode)
-        yield from with_error(f"{curve.name}_by_frame{suffix}", values, curve.episode)
+        yield from mean_and_error(f"{curve.name}{suffix}", values.mean(1), curve.episode)
+        yield from mean_and_error(f"{curve.name}_by_frame{suffix}", values, curve.episode)
     if curve.first != 1:
         yield f"{curve.name}_by_frame_first", curve.first

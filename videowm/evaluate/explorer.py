@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videowm.bootstrap import spread, weights
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
-from videowm.evaluate.fidelity import finite
+from videowm.evaluate.pictures import finite
 from videowm.evaluate.reader import MOTION, state_table
 from videowm.types import UserError, pixel_frames
 from videowm.vae.codec import DiffusersCodec, to_float, to_uint8
@@ -124,8 +125,9 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def r2_error(a: np.ndarray, b: np.ndarray, groups: np.ndarray, *, draws: int = 200) -> float:
-    """Bootstrap standard error of the squared correlation, whole groups (episodes) drawn with replacement."""
-    rows = [np.flatnonzero(groups == name) for name in np.unique(groups)]
-    rng = np.random.default_rng(0)
-    drawn = (np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for _ in range(draws))
-    return float(np.std([pearson(a[own], b[own]) ** 2 for own in drawn], ddof=1))
+    """Bootstrap standard error of the squared correlation of "n" and "n" over whole groups "n" (episodes)."""
+    drawn = weights(groups, draws=draws)
+    a, b = a - a.mean(), b.astype(np.float64) - b.mean()
+    ma, mb = drawn @ a, drawn @ b
+    both = (drawn @ (a * b) - ma * mb) ** 2
+    return float(spread(both / ((drawn @ a**2 - ma**2) * (drawn @ b**2 - mb**2)).clip(1e-30), groups))

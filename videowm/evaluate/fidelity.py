@@ -2,86 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from videowm.evaluate.curves import Curve
-from videowm.types import UserError
-from videowm.vae.loss import lpips_network
-
-if TYPE_CHECKING:
-    from videowm.evaluate.scenes import Scenes
-
-SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of Wang et al. 2003, from the finest scale on
-WINDOW = 11  # pixels, of the structural similarities
-Frames = Callable[[Tensor, Tensor], Tensor]  # two videos "b f 3 H W" -> "b f"
+from videowm.evaluate.curves import MetricCurve
+from videowm.evaluate.pictures import Frames, by_frame, lpips, ms_ssim, psnr, ssim
+from videowm.evaluate.scenes import Scenes
 
 
-def psnr(predicted: Tensor, true: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of every frame, "b f"; frames "b f 3 H W" in [-1, 1], so the peak is 2."""
-    mse = (predicted.float() - true.float()).square().mean(dim=(2, 3, 4))
-    return 10 * (4 / mse.clamp_min(1e-10)).log10()
-
-
-def ssim(predicted: Tensor, true: Tensor) -> Tensor:
-    """Structural similarity of every frame, "b f" (torchmetrics, Gaussian window of 11, data range 2)."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    flat = structural_similarity_index_measure(
-        predicted.float().flatten(0, 1), true.float().flatten(0, 1), data_range=2.0, reduction="none"
-    )
-    return flat.unflatten(0, predicted.shape[:2])
-
-
-def scales(size: tuple[int, int]) -> tuple[float, ...]:
-    """Exponents of the scales whose coarsest picture the window of 11 still fits, with sum 1: three at 64x64.
-
-    The published five need 161 pixels, so a value at 64x64 compares with others of three scales only.
-    """
-    fitting = [n for n in range(1, len(SCALES) + 1) if min(size) // max(1, n - 1) ** 2 >= WINDOW <= min(size) >> n - 1]
-    if not fitting:
-        raise UserError(f"MS-SSIM needs frames of {WINDOW}x{WINDOW} or more, got {size[0]}x{size[1]}")
-    chosen = np.array(SCALES[: fitting[-1]])
-    return tuple((chosen / chosen.sum()).tolist())
-
-
-def ms_ssim(predicted: Tensor, true: Tensor) -> Tensor:
-    """Multi-scale structural similarity (Wang et al. 2003, equation 7) of every frame, "b f", at `scales` scales."""
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-
-    flat = multiscale_structural_similarity_index_measure(
-        predicted.float().flatten(0, 1), true.float().flatten(0, 1), data_range=2.0, reduction="none",
-        betas=scales(tuple(true.shape[-2:])), normalize="relu",
-    )  # fmt: skip
-    return flat.unflatten(0, predicted.shape[:2])
-
-
-def lpips(device: torch.device) -> Frames | None:
-    """Learned perceptual distance (Zhang et al. 2018, AlexNet) of every frame, or None where its package or weights
-    are not here: they are no dependency."""
-    try:
-        network = lpips_network("alex").to(device)
-    except UserError:
-        return None
-
-    def distance(predicted: Tensor, true: Tensor) -> Tensor:
-        return network(predicted.flatten(0, 1), true.flatten(0, 1)).reshape(predicted.shape[:2])
-
-    return distance
-
-
-@torch.no_grad()
-def by_frame(metric: Frames, predicted: Tensor, true: Tensor, device: torch.device, batch: int) -> np.ndarray:
-    """A metric of every frame, float64 "b h", computed `batch` clips at once."""
-    parts = zip(predicted.split(batch), true.split(batch), strict=True)
-    return torch.cat([metric(p.to(device), t.to(device)).cpu() for p, t in parts]).double().numpy()
-
-
-def fidelity(scenes: Scenes, *, device: torch.device, batch: int = 16) -> Iterator[Curve]:
+def fidelity(scenes: Scenes, *, device: torch.device, batch: int = 16) -> Iterator[MetricCurve]:
     """Each metric by predicted frame: against the truth, and as `_to_vae` against the autoencoder's own picture of it.
 
     Ceiling: the autoencoder's reconstruction of the truth. Floor: the last context frame repeated. Against the
@@ -92,18 +22,10 @@ def fidelity(scenes: Scenes, *, device: torch.device, batch: int = 16) -> Iterat
     for name, metric in metrics.items():
         if metric is None:
             continue
-        better = "lower" if name == "lpips" else "higher"
         bounds = {"ceiling": by_frame(metric, decoded, truth, device, batch)}
         bounds["floor"] = by_frame(metric, repeat, truth, device, batch)
         values = by_frame(metric, dreamed, truth, device, batch)
-        yield Curve(f"fidelity/{name}", values, scenes.episode, bounds, better)
+        yield MetricCurve(f"fidelity/{name}", values, scenes.episode, bounds)
         floor = {"floor": by_frame(metric, repeat, decoded, device, batch)}
         values = by_frame(metric, dreamed, decoded, device, batch)
-        yield Curve(f"fidelity/{name}_to_vae", values, scenes.episode, floor, better)
-
-
-def finite(name: str, values: Tensor) -> Tensor:
-    """The values, or an error when one is not a number: a mean over NaN says nothing."""
-    if not torch.isfinite(values).all():
-        raise FloatingPointError(f"{name} has {int((~torch.isfinite(values)).sum())} values that are not finite")
-    return values
+        yield MetricCurve(f"fidelity/{name}_to_vae", values, scenes.episode, floor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from videowm.metrics import BOUNDS, METRICS, base_name, beside, find, single, unit
@@ -16,7 +17,7 @@ def value_with_error(metrics: dict[str, Any], name: str) -> str:
         return ""
     if value is None:
         return "none"
-    return f"{value:.4g} ± {error:.2g}" if error else f"{value:.4g}"
+    return f"{value:.4g} ± {error:.2g}" if error and math.isfinite(error) else f"{value:.4g}"
 
 
 def bounds(metrics: dict[str, Any], name: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor
 
 from videowm.actions.group import group_actions
-from videowm.bootstrap import standard_error
 from videowm.data.latents import Latents, normalised
 from videowm.dit import DiT, flow
 from videowm.dit.text import TextTokens
+from videowm.evaluate.curves import Pairs, mean_and_error
 from videowm.limits import Count, Seed
 from videowm.types import UserError
 
@@ -79,51 +78,60 @@ def make_bank(latents: Latents, config: HeldoutConfig) -> Bank:
 
 
 @torch.no_grad()
-def bank_losses(model: DiT, bank: Bank, actions: Tensor, batch: int) -> Tensor:
-    """Unweighted velocity MSE of every triple, float64 "n m": context clean, the target step noised, in float32."""
-    device = next(model.parameters()).device
-    columns, reads = [], model.text_condition is not None
+def bank_velocities(model: DiT, bank: Bank, actions: Tensor, batch: int) -> Tensor:
+    """Predicted velocities of every triple, float32 "n m c h w" on the CPU: context clean, the target step noised.
+
+    `actions` "n t g" are grouped. A model with text is given the bank's.
+    """
+    device, columns = next(model.parameters()).device, []
     for m in range(bank.levels.shape[1]):
-        target = bank.context + m
-        rows = []
+        target, rows = bank.context + m, []
         for i in range(0, len(bank.latents), batch):
             clean = bank.latents[i : i + batch, : target + 1].to(device)
             noise = bank.noise[i : i + batch, m, None].to(device)
             level = torch.zeros(clean.shape[:2], device=device)
             level[:, target] = bank.levels[i : i + batch, m].to(device)
             x = torch.cat([clean[:, :-1], flow.noised(clean[:, -1:], noise, level[:, -1:])], dim=1)
-            text = {"text": tuple(part[i : i + batch].to(device) for part in bank.text)} if reads else {}
-            velocity = model(x, level, actions[i : i + batch, : target + 1].to(device), **text)[:, -1:]
-            rows.append(flow.step_loss(velocity, flow.velocity(clean[:, -1:], noise))[:, 0].cpu().double())
+            conditioning = {}
+            if model.text_condition is not None:
+                conditioning["text"] = tuple(part[i : i + batch].to(device) for part in bank.text)
+            rows.append(model(x, level, actions[i : i + batch, : target + 1].to(device), **conditioning)[:, -1].cpu())
         columns.append(torch.cat(rows))
     return torch.stack(columns, dim=1)
 
 
-def another(episode: np.ndarray) -> Tensor:
-    """For every window the number of one of another episode."""
+def bank_losses(model: DiT, bank: Bank, actions: Tensor, batch: int) -> Tensor:
+    """Unweighted velocity MSE of every triple, float64 "n m"."""
+    goal = flow.velocity(bank.latents[:, bank.context :], bank.noise)
+    return flow.step_loss(bank_velocities(model, bank, actions, batch), goal).double()
+
+
+def of_other_episode(episode: np.ndarray) -> np.ndarray:
+    """For every clip the number of one of another episode, int "b"; each number once.
+
+    With one episode alone, or one of more than half of the clips, some get another clip of their own episode.
+    """
     n = len(episode)
     for shift in range(n // 2, n):
         rolled = np.roll(np.arange(n), shift)
         if (episode[rolled] != episode).all():
-            return torch.from_numpy(rolled)
-    return torch.roll(torch.arange(n), n // 2)
+            return rolled
+    return np.roll(np.arange(n), n // 2)
 
 
 def shuffled(bank: Bank) -> Tensor:
     """The bank's actions, each clip with those of a clip of another episode."""
-    return bank.actions[another(bank.episode)]
+    return bank.actions[of_other_episode(bank.episode)]
 
 
-def without_words(model: DiT, bank: Bank, losses: np.ndarray, batch: int) -> Iterator[tuple[str, object]]:
-    """What is lost without the captions, which know what is to come: told nothing, and told of another episode."""
-    other = another(bank.episode)
-    untold = replace(bank, text=tuple(part.expand_as(told) for part, told in zip(bank.empty, bank.text)))
-    misled = replace(bank, text=tuple(part[other] for part in bank.text))
-    silent, wrong = (bank_losses(model, b, bank.actions, batch).numpy() for b in (untold, misled))
-    yield "heldout/loss_untold", float(silent.mean())
-    yield "heldout/loss_untold_se", standard_error(silent.mean(1), bank.episode)
-    yield "heldout/text_gap", float((wrong - losses).mean())
-    yield "heldout/text_gap_se", standard_error((wrong - losses).mean(1), bank.episode)
+def without_text(model: DiT, bank: Bank, losses: np.ndarray, batch: int) -> Pairs:
+    """What is lost without the captions, which know what is to come: with the empty one, and another episode's."""
+    other = of_other_episode(bank.episode)
+    empty = replace(bank, text=tuple(part.expand_as(own) for part, own in zip(bank.empty, bank.text)))
+    swapped = replace(bank, text=tuple(part[other] for part in bank.text))
+    silent, wrong = (bank_losses(model, b, bank.actions, batch).numpy() for b in (empty, swapped))
+    yield from mean_and_error("heldout/loss_without_text", silent.mean(1), bank.episode)
+    yield from mean_and_error("heldout/text_gap", (wrong - losses).mean(1), bank.episode)
 
 
 def by_episode(losses: np.ndarray, episode: np.ndarray) -> list[float]:
@@ -132,17 +140,15 @@ def by_episode(losses: np.ndarray, episode: np.ndarray) -> list[float]:
     return [float(f"{total:.6g}") for total in np.bincount(inverse, weights=losses) / len(losses)]
 
 
-def heldout(model: DiT, bank: Bank, *, batch: int = 96, buckets: int = 8) -> Iterator[tuple[str, object]]:
+def heldout(model: DiT, bank: Bank, *, batch: int = 96, buckets: int = 8) -> Pairs:
     """Held-out loss, by target step and by noise bucket, and how much shuffled actions or texts raise it (paired)."""
     losses = bank_losses(model, bank, bank.actions, batch).numpy()
     wrong = bank_losses(model, bank, shuffled(bank), batch).numpy()
     level = bank.levels.numpy()
-    yield "heldout/loss", float(losses.mean())
-    yield "heldout/loss_se", standard_error(losses.mean(1), bank.episode)
-    yield "heldout/action_gap", float((wrong - losses).mean())
-    yield "heldout/action_gap_se", standard_error((wrong - losses).mean(1), bank.episode)
+    yield from mean_and_error("heldout/loss", losses.mean(1), bank.episode)
+    yield from mean_and_error("heldout/action_gap", (wrong - losses).mean(1), bank.episode)
     if model.text_condition is not None:
-        yield from without_words(model, bank, losses, batch)
+        yield from without_text(model, bank, losses, batch)
     yield "heldout/loss_by_step", losses.mean(0).tolist()
     yield "heldout/loss_by_episode", by_episode(losses.mean(1), bank.episode)
     in_bucket = [(level * buckets).astype(int) == k for k in range(buckets)]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from videowm.bootstrap import standard_error
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
-from videowm.evaluate import fidelity
+from videowm.evaluate import pictures
+from videowm.evaluate.curves import Pairs, mean_and_error
 from videowm.limits import Count
 from videowm.vae.codec import DiffusersCodec, to_float
 from videowm.vae.loss import moved
@@ -28,9 +27,7 @@ class ReconstructionConfig:
 
 
 @torch.no_grad()
-def reconstruction(
-    codec: DiffusersCodec, dataset: Dataset, config: ReconstructionConfig
-) -> Iterator[tuple[str, object]]:
+def reconstruction(codec: DiffusersCodec, dataset: Dataset, config: ReconstructionConfig) -> Pairs:
     """`measures` of held-out clips through the codec, each with its standard error over episodes.
 
     Clips in which nothing moves have no `psnr_moved`; `moved_clips` says in how many of `clips` something does.
@@ -46,13 +43,12 @@ def reconstruction(
     for name in parts[0]:
         values = torch.cat([part[name] for part in parts]).double().numpy()
         kept = ~np.isnan(values) if name == "psnr_moved" else np.full(len(values), fill_value=True)
-        fidelity.finite(name, torch.from_numpy(values[kept]))
+        pictures.finite(name, torch.from_numpy(values[kept]))
         if name == "psnr_moved":
             yield "reconstruction/clips", len(where)
             yield "reconstruction/moved_clips", int(kept.sum())
         if kept.any():
-            yield f"reconstruction/{name}", float(values[kept].mean())
-            yield f"reconstruction/{name}_se", standard_error(values[kept], episodes[kept])
+            yield from mean_and_error(f"reconstruction/{name}", values[kept], episodes[kept])
 
 
 def measures(decoded: Tensor, frames: Tensor) -> dict[str, Tensor]:
@@ -61,9 +57,9 @@ def measures(decoded: Tensor, frames: Tensor) -> dict[str, Tensor]:
     psnr, ssim: mean over frames. psnr_motion: PSNR of the differences of consecutive frames, mean over them.
     psnr_moved: PSNR over the pixels of the clip that moved, NaN where none did.
     """
-    scores = {"psnr": fidelity.psnr(decoded, frames).mean(1), "ssim": fidelity.ssim(decoded, frames).mean(1)}
+    scores = {"psnr": pictures.psnr(decoded, frames).mean(1), "ssim": pictures.ssim(decoded, frames).mean(1)}
     if frames.shape[1] > 1:
-        scores["psnr_motion"] = fidelity.psnr(decoded.diff(dim=1), frames.diff(dim=1)).mean(1)
+        scores["psnr_motion"] = pictures.psnr(decoded.diff(dim=1), frames.diff(dim=1)).mean(1)
         error, counted = (decoded - frames)[:, 1:].square().mean(dim=2), moved(frames)
         mean = (error * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3))  # 0 / 0 is NaN
         scores["psnr_moved"] = 10 * (4 / mean.clamp_min(1e-10)).log10()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +12,8 @@ from videowm.bootstrap import standard_error
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.dit.sample import Sampler
-from videowm.evaluate import fidelity
+from videowm.evaluate import pictures
+from videowm.evaluate.curves import Pairs, mean_and_error
 from videowm.limits import Count, Seed, Whole
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError, latent_steps
@@ -107,7 +107,7 @@ def roll(
 
 
 @torch.no_grad()
-def rollouts(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig) -> Iterator[tuple[str, object]]:
+def rollouts(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig) -> Pairs:
     """PSNR by horizon of the model, the VAE (ceiling) and the repeated last frame (floor), and the model's lead."""
     start = held_out_starts(pipeline, dataset, config)
     known = start.context_frames
@@ -117,15 +117,14 @@ def rollouts(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConf
         pipeline.codec.decode(pipeline.codec.encode(part.to(device))).cpu() for part in start.frames.split(config.batch)
     ]
     curves = {
-        "psnr": fidelity.psnr(roll(pipeline, start, config)[:, known:], truth),
-        "psnr_vae": fidelity.psnr(torch.cat(decoded)[:, known:], truth),
-        "psnr_repeat": fidelity.psnr(start.frames[:, known - 1 : known].expand_as(truth), truth),
+        "psnr": pictures.psnr(roll(pipeline, start, config)[:, known:], truth),
+        "psnr_vae": pictures.psnr(torch.cat(decoded)[:, known:], truth),
+        "psnr_repeat": pictures.psnr(start.frames[:, known - 1 : known].expand_as(truth), truth),
     }
     for name, values in curves.items():
-        fidelity.finite(name, values)
+        pictures.finite(name, values)
         yield f"rollout/{name}", values.mean(0).tolist()
         yield f"rollout/{name}_mean", float(values.mean())
         yield f"rollout/{name}_se", standard_error(values.mean(1).double().numpy(), start.episode)
     lead = (curves["psnr"] - curves["psnr_repeat"]).mean(1).double().numpy()
-    yield "rollout/lead", float(lead.mean())
-    yield "rollout/lead_se", standard_error(lead, start.episode)
+    yield from mean_and_error("rollout/lead", lead, start.episode)

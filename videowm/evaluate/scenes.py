@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from videowm.data.dataset import Dataset
+from videowm.evaluate.heldout import of_other_episode
 from videowm.evaluate.rollouts import RolloutConfig, roll, start_from, starting_points
 from videowm.pipeline import WorldModelPipeline
 
@@ -44,21 +45,11 @@ class Scenes:
 
 
 @dataclass(frozen=True)
-class Played:
+class PlayedScenes:
     """Some clips of the scenes, played on by the real game under the actions of `random`."""
 
     clips: np.ndarray  # "n", their numbers
     decoded: Tensor  # the predicted frames "n h 3 H W", through the autoencoder
-
-
-def another(episode: np.ndarray) -> np.ndarray:
-    """For every clip the number of one of another episode, each taken once; one episode alone: of another clip."""
-    n = len(episode)
-    for shift in [*range(n // 2, n), *range(1, n // 2)]:
-        rolled = np.roll(np.arange(n), shift)
-        if (episode[rolled] != episode).all():
-            return rolled
-    return np.roll(np.arange(n), n // 2)
 
 
 def random_actions(future: Tensor, seed: int) -> Tensor:
@@ -82,7 +73,7 @@ def make_scenes(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutC
     future = actions[:, known - 1 :]
     rolled = {
         "dreamed": future,
-        "shuffled": future[torch.from_numpy(another(start.episode))],
+        "shuffled": future[torch.from_numpy(of_other_episode(start.episode))],
         "zero": torch.zeros_like(future),
         "random": random_actions(future, config.seed),
     }

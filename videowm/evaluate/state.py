@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from videowm.evaluate.curves import Curve
+from videowm.evaluate.curves import MetricCurve
 from videowm.evaluate.readings import BOUND_VIDEOS, Readings
 
 
-def state(readings: Readings) -> Iterator[Curve]:
+def state(readings: Readings) -> Iterator[MetricCurve]:
     """Absolute error of every state column by predicted frame, and their mean; in standard deviations of the column.
 
     The state read off the rollout against the simulator's. Ceilings: the reader's own error on the autoencoder's
@@ -25,7 +25,7 @@ def state(readings: Readings) -> Iterator[Curve]:
 
     bounds = {suffix: error(video) for suffix, video in BOUND_VIDEOS.items()}
     for name, chosen in {**{readings.names[i]: [i] for i in columns}, "error": list(columns)}.items():
-        yield Curve(
+        yield MetricCurve(
             f"state/{name}", error("dreamed")[..., chosen].mean(-1), readings.episode,
-            {suffix: values[..., chosen].mean(-1) for suffix, values in bounds.items()}, "lower", readings.first,
+            {suffix: values[..., chosen].mean(-1) for suffix, values in bounds.items()}, readings.first,
         )  # fmt: skip

@@ -16,7 +16,7 @@ from videowm.dit import DiT
 from videowm.evaluate.control import control, delay, delta_psnr, loss_ratio
 from videowm.evaluate.counterfactual import Replay, branches, counterfactual, counterfactual_state, play_random
 from videowm.evaluate.counts import counts
-from videowm.evaluate.curves import Curve, Pairs, pairs
+from videowm.evaluate.curves import MetricCurve, Pairs, pairs
 from videowm.evaluate.drift import drift
 from videowm.evaluate.features import Features
 from videowm.evaluate.fidelity import fidelity
@@ -44,7 +44,7 @@ class Instruments:
     text_guidance: float = 1.0  # where words are to be obeyed
 
 
-def measured(curves: Iterable[Curve]) -> Pairs:
+def measured(curves: Iterable[MetricCurve]) -> Pairs:
     """What is yielded of curves: means, the curves themselves, and how they drift."""
     for curve in curves:
         yield from pairs(curve)

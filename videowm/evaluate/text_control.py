@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from videowm.data.dataset import Dataset
-from videowm.evaluate.curves import Curve, Pairs, pairs, with_error
+from videowm.evaluate.curves import MetricCurve, Pairs, mean_and_error, pairs
 from videowm.evaluate.drift import drift
 from videowm.evaluate.reader import Reader
 from videowm.evaluate.readings import standardised
@@ -58,7 +58,9 @@ def tell(pipeline: WorldModelPipeline, dataset: Dataset, scenes: Scenes, config:
     return Told(captions, high, low, other)
 
 
-def text(told: Told, scenes: Scenes, reader: Reader, facts: tuple[Fact, ...], suffix: str = "") -> Iterator[Curve]:
+def text(
+    told: Told, scenes: Scenes, reader: Reader, facts: tuple[Fact, ...], suffix: str = ""
+) -> Iterator[MetricCurve]:
     """How much more of a fact is read off the frames when the caption says so, in standard deviations of the column.
 
     Ceilings: the reader on the autoencoder's picture of real clips, and on these themselves, those that have the one
@@ -81,7 +83,7 @@ def text(told: Told, scenes: Scenes, reader: Reader, facts: tuple[Fact, ...], su
             "floor": read(told.other[0]) - read(told.other[1]),
         }
         gained = read(told.high[fact.name]) - read(told.low[fact.name])
-        yield Curve(f"text/{fact.name}{suffix}", gained, scenes.episode, bounds, first=1 + reader.config.lag)
+        yield MetricCurve(f"text/{fact.name}{suffix}", gained, scenes.episode, bounds, first=1 + reader.config.lag)
 
 
 def text_control(
@@ -102,7 +104,7 @@ def text_control(
         for curve in text(told, scenes, reader, facts, suffix):
             yield from pairs(curve)
             yield from drift(curve)
-            yield from with_error(f"{curve.name}_share", (curve.values.mean(1) > 0).astype(float), curve.episode)
+            yield from mean_and_error(f"{curve.name}_share", (curve.values.mean(1) > 0).astype(float), curve.episode)
             yield f"{curve.name}_share_floor", 0.5
     said = [[fact.said(caption) for caption in told.captions] for fact in facts]
     for fact, sides in zip(facts, said):
