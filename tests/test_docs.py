@@ -1,0 +1,260 @@
+"""The pages do what they show: their commands run, in order, tiny; the site builds; the reference is the code's.
+
+A page runs in a directory of its own. What an equal command made on an earlier page is linked, not made again. A block
+whose title begins with "needs" is only parsed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+from chat_server import ChatServer
+
+from scaling.__main__ import main as scaling
+from scaling.__main__ import parser as scaling_parser
+from videowm.cli import main as videowm
+from videowm.cli import parser as videowm_parser
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted(ROOT.glob("docs/guides/*.md")), *sorted(ROOT.glob("docs/how-to/*.md"))]
+WRITTEN = [*PAGES, ROOT / "docs/results.md", *sorted(ROOT.glob("docs/explanations/*.md"))]
+FENCE = re.compile(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', re.M | re.S)
+ENDPOINT = "http://127.0.0.1:8000/v1"
+
+# What makes a command tiny: numbers of options that it has, and what is put behind it.
+NUMBERS = {"--episodes": "6", "--play": "2", "--workers": "1", "--clips": "4", "--horizon": "8"}
+TRAIN = ["train.steps=3", "train.trackers=[]", "train.precision=fp32", "train.log_every=1"]
+VAE = [*TRAIN, "train.batch=2", "evaluate.clips=2", "evaluate.frames=9", "frames=9"]
+NARROW = ["vae.args.encoder_block_out_channels=[32,32,32]", "vae.args.decode_block_out_channels=[32,32,32]"]
+WORLD = [
+    *TRAIN, "depth=1", "hidden=32", "budget=null", "window=5", "train.batch=4", "heldout.clips=4", "heldout.window=4",
+    "heldout.context=2", "rollout.clips=2", "rollout.context_frames=5", "rollout.horizon=4", "rollout.batch=2",
+    "rollout.sampler.steps=2",
+]  # fmt: skip
+SWEEP = [
+    "strip_clips=1", "strip_frames=4", "points=[{name: 1x, seed: 0}, {name: 4x, seed: 1, train.steps: 5}]",
+    *(f"set.{setting}" for setting in WORLD),
+]  # fmt: skip
+BEHIND = {
+    "record": ["--frames", "69", "--test-share", "0.34"],
+    "encode": ["--frames", "33"],
+    "evaluate": ["--counterfactuals", "1"],
+    "train configs/vae/quickstart.yaml": [*VAE, *NARROW, "vae.args.latent_channels=4"],
+    "train configs/vae/": [*VAE, "vae.size.width=8", "vae.size.channels=4"],
+    "train configs/world/": WORLD,
+    "train configs/reader/": [*TRAIN, "train.batch=2", "heldout_clips=2"],
+    "train": TRAIN,
+    "plan configs/sweep/quickstart.yaml": SWEEP,
+    "run configs/sweep/quickstart.yaml": SWEEP,
+    "status configs/sweep/quickstart.yaml": SWEEP,
+    "report configs/sweep/quickstart.yaml": [*SWEEP, "--no-wandb"],
+    "fit": ["--bootstrap", "20"],
+}
+
+
+def tiny(words: list[str]) -> list[str]:
+    """The arguments of a verb with smaller numbers."""
+    words = [NUMBERS.get(before, word) for before, word in zip(["", *words], words)]
+    behind = next((more for start, more in BEHIND.items() if " ".join(words).startswith(start)), [])
+    return [*words, *behind]
+
+
+def commands(block: str) -> list[list[str]]:
+    """The commands of a block as words, without comments."""
+    return [words for line in block.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def program(words: list[str]) -> tuple[str, list[str]]:
+    """Which program a command is, and its arguments; what starts processes is left out."""
+    if words[0] in ("accelerate", "torchrun"):
+        words = ["videowm", *words[words.index("-m") + 2 :]]
+    if words[:3] == ["python", "-m", "scaling"]:
+        return "scaling", words[3:]
+    return words[0], words[1:]
+
+
+def parse(words: list[str]) -> None:
+    """Refuse a command that its program's own parser does not take, or that names a file that is not there."""
+    name, arguments = program(words)
+    parser = {"scaling": scaling_parser, "videowm": videowm_parser}[name]()
+    parser.parse_args(arguments)
+    for word in arguments:
+        assert not word.startswith(("configs/", "tests/", "benchmarks/")) or (ROOT / word).exists(), word
+
+
+@dataclass
+class Made:
+    """What a command found and what it made, as paths of the page and where they are."""
+
+    found: list[str]
+    outputs: dict[str, Path]
+
+
+def paths(arguments: list[str]) -> list[str]:
+    """The paths among arguments that are there now."""
+    values = (argument.split("=", 1)[-1] for argument in arguments)
+    return [value for value in values if value and Path(value).exists()]
+
+
+@dataclass
+class Reader:
+    """Whoever follows the pages: runs their blocks, and remembers what each command made."""
+
+    url: str
+    made: dict[tuple[str, ...], Made] = field(default_factory=dict)
+
+    def follow(self, page: Path) -> None:
+        """Carry out a page's blocks in order, in the present directory."""
+        for name in ("configs", "tests", "benchmarks"):
+            Path(name).symlink_to(ROOT / name)
+        scope: dict[str, object] = {"__name__": "page"}
+        for language, title, block in FENCE.findall(page.read_text()):
+            if language == "bash":
+                for words in commands(block):
+                    parse(words) if title.startswith("needs") else self.run(words)
+            elif title:
+                Path(title).write_text(block)
+            elif language == "python":
+                exec(compile(block, str(page), "exec"), scope)
+            elif language == "yaml":
+                assert yaml.safe_load(block), page
+
+    def run(self, words: list[str]) -> None:
+        """One command, within this process."""
+        name, arguments = program([self.url if word == ENDPOINT else word for word in words])
+        if name == "make":
+            assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.M), words
+        elif words == ["pip", "install", "-e", "."]:
+            install(Path.cwd())
+        else:
+            parse(words)
+            self.once(name, tiny(arguments))
+
+    def once(self, name: str, arguments: list[str]) -> None:
+        """Run a command, or link what an equal one made on an earlier page."""
+        earlier = self.made.get(key := (name, *arguments))
+        if earlier is not None:
+            assert [path for path in earlier.found if not Path(path).exists()] == [], key
+            for place, made in earlier.outputs.items():
+                if not Path(place).exists():
+                    Path(place).parent.mkdir(parents=True, exist_ok=True)
+                    Path(place).symlink_to(made)
+            return
+        found = paths(arguments)
+        with pytest.raises(SystemExit) as ended:
+            {"scaling": scaling, "videowm": videowm}[name](arguments)
+        assert not ended.value.code, shlex.join(key)
+        outputs = set(paths(arguments)) - set(found)
+        if name == "scaling":
+            outputs |= {str(path) for path in Path("runs/quickstart").glob("*")}
+        self.made[key] = Made(found, {path: Path(path).resolve() for path in outputs})
+
+
+def install(folder: Path) -> None:
+    """What `pip install -e .` does with the entry points of a pyproject.toml."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = (f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+              for group, points in project["entry-points"].items())  # fmt: skip
+    (info / "entry_points.txt").write_text("\n".join(groups))
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """One reader of all pages, and an OpenAI-compatible server for what they ask."""
+    with ChatServer(lambda handler, *_: handler.good()) as server:
+        yield Reader(server.url)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_page_can_be_followed(page, reader, tmp_path, monkeypatch):
+    """A command of a page that fails when it is pasted: a wrong order, option, path, name or import."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    reader.follow(page)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a page's prose: no code, tables, headings, or addresses of links."""
+    text = re.sub(r"<!--.*?-->", "", FENCE.sub("\n\n", text), flags=re.S)
+    text = re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"^(\||#).*$", "", text, flags=re.M)
+    text = re.sub(r"^(\s*([-*]|\d+\.) )", r"\n\n", text, flags=re.M)
+    return [part for block in text.split("\n\n") for part in re.split(r"(?<=[.!?:;])\s+", " ".join(block.split()))]
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_page_is_written_in_short_sentences(page):
+    """A sentence that has to be read twice; and links and pictures that lead nowhere."""
+    text = page.read_text()
+    assert [s for s in sentences(text) if len(s.split()) > 25] == []
+    made = {"reference/configuration.md", "reference/cli.md", "reference/metrics.md", "index.md"}
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", FENCE.sub("", text)):
+        path = (page.parent / target).resolve()
+        assert path.exists() or path.relative_to(ROOT / "docs").as_posix() in made, target
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    """docs/hooks.py, which makes the reference."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs/hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_has_every_key(hooks):
+    """A key of a configuration, or a field of record.json, that the reference forgot or says nothing of."""
+    from videowm.record import RunRecord
+    from videowm.reference import keys
+
+    page = hooks.configuration_page()
+    for cls in hooks.configurations().values():
+        for key in keys(cls):
+            assert f"| `{key.name}` | " in page, key
+    assert {"task: vae", "task: world", "task: reader", "sweep"} <= set(hooks.configurations())
+    assert all(f"| `{name}` |" in hooks.files_page() for name in RunRecord.__dataclass_fields__ if name != "more")
+
+
+def test_the_reference_has_every_verb_and_option(hooks):
+    """A verb or an option that the reference forgot."""
+    page, found = hooks.cli_page(), dict(hooks.parsers())
+    assert {"videowm record", "videowm train", "python -m scaling run", "python -m scaling fit"} <= set(found)
+    for command, parser in found.items():
+        section = page.split(f"## {command}\n")[1].split("\n## ")[0]
+        for option in (option for action in parser._actions for option in action.option_strings):
+            assert option in section or option in ("-h", "--help"), f"{command} {option}"
+
+
+def test_the_reference_has_every_metric(hooks):
+    """A metric that the reference forgot, or two with one name."""
+    from videowm.metrics import METRICS
+
+    page = hooks.metrics_page()
+    assert all(page.count(f"\n| `{metric.name}` |") == 1 for metric in METRICS) and len(METRICS) > 20
+
+
+def test_the_site_builds(tmp_path, environment):
+    """A page that no one can reach, a broken link, an anchor or an object of the API that is gone."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    pages = [path.read_text() for path in tmp_path.rglob("*.html")]
+    assert len(pages) > 60
+    outside = r'(?:src|href)="(?:https?:)?//[^"]*\.(?:js|css|woff2?)'
+    assert [found for page in pages for found in re.findall(outside, page)] == []  # nothing comes from a network
