@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from videowm import cli
 
 ROOT = Path(__file__).parents[1]
 VERBS = ["quickstart", "record", "import", "caption", "expand", "train", "encode", "generate", "evaluate", "info"]
@@ -111,7 +116,7 @@ def test_latents_of_another_autoencoder(videowm, dataset, vae_run, latents, tmp_
     [
         (["--actions", "lefft*3"], ["unknown action 'lefft', did you mean 'left'?"]),
         (["--actions", "left*0"], ["number of actions above 0"]),
-        (["--actions", "nan.csv"], ["action 1 is [nan, 0.0, 0.0], expected finite numbers"]),
+        (["--actions", "nan.csv"], ["row 1 of nan.csv is [nan, 0.0, 0.0], expected finite numbers"]),
         (["--actions", "two.csv"], ["(2, 2), expected (frames - 1, 3)"]),
         (["--actions", "missing.csv"], ["missing.csv is no action table"]),
         (["--episode", "17"], ["no episode 17"]),
@@ -177,24 +182,152 @@ def test_a_file_that_is_no_dataset(videowm, tmp_path):
     assert ended.code == 2 and sum(line.startswith("videowm: ") for line in ended.errors) == 1, ended
 
 
-def test_a_full_disk_anywhere(videowm, monkeypatch):
-    """Guards a traceback when any file, not just a checkpoint, finds no room; other errors stay what they are."""
-    import errno
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, ["no room for runs/x", "free disk space"]),
+        (errno.EDQUOT, ["no room for runs/x", "raise the quota"]),
+        (errno.EACCES, ["runs/x: permission denied", "read and write"]),
+        (errno.EROFS, ["runs/x: read-only file system"]),
+        (errno.ELOOP, ["runs/x: too many levels of symbolic links"]),
+    ],
+)
+def test_what_a_disk_refuses(videowm, monkeypatch, number, words):
+    """Guards a traceback when a disk is full or a path cannot be used, in any verb."""
+    monkeypatch.setattr(cli, "run", raises(OSError(number, os.strerror(number), "runs/x")))
+    one_sentence(videowm("info", "x"), *words)
 
-    from videowm import cli
 
-    def full(args):
-        raise OSError(errno.ENOSPC, "No space left on device", "runs/x/metrics.jsonl")
-
-    monkeypatch.setattr(cli, "run", full)
-    one_sentence(videowm("info", "x"), "no space left on the disk for runs/x/metrics.jsonl")
-
-    def denied(args):
-        raise PermissionError(errno.EACCES, "denied", "x")
-
-    monkeypatch.setattr(cli, "run", denied)
-    with pytest.raises(PermissionError):
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x"),
+        OSError(errno.EIO, "input/output", "x"),
+        OSError(errno.EACCES, "x"),
+        FileNotFoundError(2, "", "x"),
+    ],
+)
+def test_faults_of_ours_keep_their_traceback(monkeypatch, error):
+    """Guards a fault of the program that is taken for one of its user's."""
+    monkeypatch.setattr(cli, "run", raises(error))
+    with pytest.raises(type(error)):
         cli.main(["info", "x"])
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("record", "files that are missing"),
+        ("encode", "shards that are missing"),
+        ("evaluate", "nothing was kept"),
+        ("train", "last checkpoint"),
+    ],
+)
+def test_ctrl_c(videowm, monkeypatch, verb, said):
+    """Guards a promise that a verb does not keep: only `train` has checkpoints."""
+    given = {"record": ["carracing", "--out", "x", "--episodes", 1], "encode": ["x", "--vae", "y", "--out", "z"]}
+    monkeypatch.setattr(cli, "run", raises(KeyboardInterrupt()))
+    ended = videowm(verb, *given.get(verb, ["x"]))
+    assert ended.code == 130 and said in ended.errors[-1] and ("checkpoint" in ended.errors[-1]) == (verb == "train")
+
+
+def raises(error: BaseException):
+    """A stand-in for `cli.run` that raises `error`."""
+
+    def run(args):
+        raise error
+
+    return run
+
+
+BAD = {  # command line -> words of its one line
+    "trian x": ["invalid choice: 'trian'", "train"],
+    "record carracing --out x": ["required: --episodes", "videowm record --help"],
+    "record carracing --out x --episodes 0": ["--episodes: 0 is out of range"],
+    "record carracing --out x --episodes 1.5": ["--episodes: expected int, got '1.5'"],
+    "record carracing --out x --episodes 9 --seed -1": ["--seed: -1 is out of range"],
+    "record carracing --out x --episodes 9 --test-share 1": ["--test-share: 1.0 is out of range"],
+    "record carracing --out x --episodes 9 --test-share nan": ["--test-share: expected float, got 'nan'"],
+    "record carracing --out x --episodes 9 --workers 0": ["--workers: 0 is out of range"],
+    "import x --out y --size 9999": ["--size: 9999 is out of range"],
+    "caption x --retries -1": ["--retries: -1 is out of range"],
+    "caption x --timeout 0": ["--timeout: 0.0 is out of range"],
+    "caption x --answer yaml": ["--answer: 'yaml' is not a choice"],
+    "encode x --vae y --out z --batch 0": ["--batch: 0 is out of range"],
+    "encode x --vae y --out z --dtype fp8": ["--dtype: 'fp8' is not a choice"],
+    "encode x --vae y --out z --play -1": ["--play: -1 is out of range"],
+    "latents x --data y --clips 0": ["--clips: 0 is out of range"],
+    "latents x --data y --out z.jpg": ["z.jpg", ".png"],
+    "generate x --from y --seed 18446744073709551616": ["--seed: 1.84e+19 is out of range"],
+    "generate x --from y --episode 10000000000": ["--episode: 10000000000 is out of range"],
+    "generate x --from y --context 0": ["--context: 0 is out of range"],
+    "generate x --from y --guidance inf": ["--guidance", "inf"],
+    "generate x --from y --sampler steps=0": ["--sampler: steps: 0 is out of range"],
+    "evaluate x --clips 0": ["--clips: 0 is out of range"],
+    "evaluate x --clips -1": ["--clips: -1 is out of range"],
+    "evaluate x --batch 0": ["--batch: 0 is out of range"],
+    "evaluate x --horizon 0": ["--horizon: 0 is out of range"],
+    "evaluate x --counterfactuals -1": ["--counterfactuals: -1 is out of range"],
+    "info x --verfy": ["unrecognized arguments: --verfy"],
+    "config show worlds/x": ["no configuration is named 'worlds/x'", "world/quickstart"],
+    "config": ["required: list|show|copy"],
+    "quickstart --workers 0": ["--workers: 0 is out of range"],
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_command_lines_that_are_wrong(videowm, line, tmp_path, monkeypatch):
+    """Guards tracebacks and pages of usage: exit code 2 and one line that names the flag, before anything is made."""
+    monkeypatch.chdir(tmp_path)
+    one_sentence(videowm(*line.split()), *BAD[line])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["record", "encode", "train", "generate", "latents", "info"])
+@pytest.mark.parametrize("kind", ["below a file", "circle", "too long"])
+def test_paths_that_cannot_be(videowm, dataset, vae_run, world_run, latents, world_arguments, tmp_path, verb, kind):
+    """Guards tracebacks of the file system: a folder below a file, a circle of links, a name over 255 bytes."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "circle").symlink_to("circle")
+    path = tmp_path / {"below a file": "file/x", "circle": "circle/x", "too long": "x" * 300}[kind]
+    given = {
+        "record": ["carracing", "--episodes", 1, "--frames", 9, "--out", path],
+        "encode": [dataset, "--vae", vae_run, "--frames", 33, "--out", path],
+        "train": [ROOT / "configs/world/quickstart.yaml", *world_arguments, f"out={path}"],
+        "generate": [world_run, "--from", dataset, "--context", 5, "--actions", "left", "--out", f"{path}.mp4"],
+        "latents": [vae_run, "--data", dataset, "--clips", 2, "--directions", 1, "--out", f"{path}.png"],
+        "info": [path],
+    }
+    one_sentence(videowm(verb, *given[verb]))
+
+
+def test_a_folder_where_a_file_is_to_be(videowm, tmp_path):
+    """Guards minutes of work whose picture or video then cannot be written: refused before anything is read."""
+    (tmp_path / "x.mp4").mkdir()
+    (tmp_path / "x.png").mkdir()
+    one_sentence(videowm("generate", "none", "--from", "none", "--out", tmp_path / "x.mp4"), "x.mp4 is a folder")
+    one_sentence(videowm("latents", "none", "--data", "none", "--out", tmp_path / "x.png"), "x.png is a folder")
+
+
+def test_nobody_reads(environment, dataset):
+    """Guards a traceback, or Python's complaint at its end, where a pager or `head` is closed early."""
+    info = f'{sys.executable} -c \'import time, videowm.cli as c; time.sleep(1); c.main(["info", "{dataset}"])\''
+    command = f"{info} | true; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 141 and ended.stderr == ""
+
+
+def test_processes_that_cannot_be(videowm, dataset, vae_run, tmp_path, monkeypatch):
+    """Guards a traceback where a launcher's variables hold no numbers."""
+    for name, value in (("WORLD_SIZE", "abc"), ("RANK", "-1"), ("RANK", "1")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            one_sentence(videowm("encode", dataset, "--vae", vae_run, "--out", tmp_path / "x"), name)
+
+
+def test_names_that_steer_a_terminal(videowm, tmp_path):
+    """Guards escape sequences in the name of a path, which a terminal would obey."""
+    one_sentence(videowm("info", tmp_path / "\x1b[31mred"), "\\x1b[31mred")
 
 
 @pytest.mark.parametrize("actions", [None, "left*6 gas*7", "table.csv"])

@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"types"},
-    {"limits", "files", "lock", "bootstrap", "metrics", "device"},
+    {"limits", "files", "lock", "bootstrap", "metrics", "device", "shipped"},
     {"config", "record", "options"},
     {"reference", "worlds"},
-    {"arguments", "actions"},
+    {"arguments", "exits", "actions"},
     {"data", "vae", "dit"},
     {"pipeline"},
     {"evaluate"},

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
-from videowm import api
+from videowm import __version__, api, shipped
 from videowm import config as configuration
 from videowm.arguments import Parser, add_options, options_from
-from videowm.types import UserError
+from videowm.exits import carry_out, printable
 
 DESCRIPTION = """Video world models and their scaling laws.
 
@@ -26,15 +26,33 @@ examples:
   videowm generate runs/world --from data/carracing --episode 3 --actions "left*8 gas*16" --out clip.mp4
   videowm evaluate runs/world
   videowm info runs/world
+  videowm config list                                         the configurations that come with the package
   python -m scaling run configs/sweep/quickstart.yaml"""
 
 FROM = {"data": "--from"}  # dataset of the first frames
+STOPPED = {  # what is true after Ctrl-C
+    "quickstart": "the same command goes on with the stage that was stopped",
+    "record": "the same command records the files that are missing",
+    "caption": "the same command asks for the clips without a caption",
+    "encode": "the same command encodes the shards that are missing",
+    "train": "the same command goes on from the last checkpoint",
+    "evaluate": "nothing was kept, the same command measures from the start",
+}
 Verb = Callable[[str, str, str], argparse.ArgumentParser]  # (name, help, example) -> its parser
+
+
+class Version(argparse.Action):
+    """Print the versions and exit; they are looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(versions())
+        parser.exit()
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all verbs; each one's default `function` is the one that carries it out."""
     top = Parser("videowm", description=DESCRIPTION)
+    top.add_argument("--version", action=Version, nargs=0, help="versions of videowm, torch, diffusers and Python")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(function: Callable, help: str, example: str) -> argparse.ArgumentParser:
@@ -43,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         p.set_defaults(function=function)
         return p
 
-    for add in (data_verbs, word_verbs, model_verbs, run_verbs):
+    for add in (data_verbs, word_verbs, model_verbs, run_verbs, config_verb):
         add(verb)
     return top
 
@@ -131,6 +149,19 @@ def run_verbs(verb: Verb) -> None:
     p.add_argument("--verify", action="store_true", help="also compare every file with its sha256")
 
 
+def config_verb(verb: Verb) -> None:
+    """The configurations that come with the package."""
+    p = verb(config, "list, show or copy the configurations that come with the package",
+             "videowm config copy world/quickstart my.yaml")  # fmt: skip
+    whats = p.add_subparsers(dest="what", required=True, metavar="list|show|copy")
+    whats.add_parser("list", help="every configuration with its first comment: the command, and what it costs")
+    show = whats.add_parser("show", help="print one")
+    copy = whats.add_parser("copy", help="copy one, to change it")
+    for sub in (show, copy):
+        sub.add_argument("name", help="such as world/quickstart")
+    copy.add_argument("to", type=Path, nargs="?", help="file or folder (default: configs/NAME.yaml here)")
+
+
 def quickstart(args: argparse.Namespace) -> None:
     api.quickstart(args.out, options_from(api.QuickstartOptions, args))
 
@@ -208,7 +239,25 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def info(args: argparse.Namespace) -> None:
-    print(api.info(args.path, verify=args.verify))
+    print(printable(api.info(args.path, verify=args.verify)))
+
+
+def config(args: argparse.Namespace) -> None:
+    """List, show or copy what comes with the package."""
+    if args.what == "list":
+        width = max(map(len, shipped.names()))
+        for name, path in shipped.names().items():
+            print(f"{name:{width}s}  {path.read_text().splitlines()[0].removeprefix('# ')}")
+    elif args.what == "show":
+        print(shipped.require(args.name).read_text(), end="")
+    else:
+        print(shipped.copy(args.name, args.to))
+
+
+def versions() -> str:
+    """The versions that a report of a fault should name, read without importing the packages."""
+    others = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "diffusers"))
+    return f"videowm {__version__} ({others}, Python {sys.version.split()[0]})"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -218,20 +267,8 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     args = configuration.parse_args(parser(), argv)
-    try:
-        sys.exit(run(args))
-    except UserError as error:
-        print(f"videowm: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" for {error.filename}" if error.filename else ""
-        print(f"videowm: no space left on the disk{where}: free some and run the same command again", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as stop:
-        print(f"videowm: stopped; {stop or 'the same command goes on from the last checkpoint'}", file=sys.stderr)
-        sys.exit(130)
+    stopped = STOPPED.get(args.verb, "run the same command again")
+    carry_out("videowm", lambda: run(args), stopped=stopped)
 
 
 if __name__ == "__main__":

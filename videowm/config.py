@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
+from videowm import shipped
 from videowm.files import short_hash
 from videowm.limits import LARGEST, Range
 from videowm.types import UserError
@@ -49,9 +50,12 @@ def parse_args(top: argparse.ArgumentParser, argv: list[str] | None) -> argparse
 
 
 def read(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
-    """The plain mapping of a YAML file with the overrides applied, not yet checked against a dataclass."""
+    """The plain mapping of a YAML file with the overrides applied, not yet checked against a dataclass.
+
+    A path such as configs/world/quickstart.yaml that is not there is that of the package.
+    """
     try:
-        text = Path(path).read_text()
+        text = shipped.resolve(path).read_text()
         if text.startswith(RESOLVED) and not text.rstrip().endswith("\n..."):
             raise UserError(f"{path} is cut off (its last line is not three dots): restore it, or train elsewhere")
         data = yaml.load(text, UniqueKeys)  # noqa: S506 - a SafeLoader

@@ -9,16 +9,14 @@ from videowm import show
 from videowm.data.dataset import Dataset
 from videowm.device import default_device
 from videowm.evaluate import explorer
-from videowm.files import write_atomic, write_json
+from videowm.files import check_output, write_atomic, write_json
 from videowm.options import LatentsOptions
-from videowm.types import UserError
 from videowm.vae.codec import DiffusersCodec, load_vae
 
 
 def write_directions(vae: str, data: Path, out: Path, options: LatentsOptions) -> dict[str, Any]:
     """Write the picture `out` and the same as JSON beside it; returns what the JSON holds."""
-    if out.suffix != ".png":
-        raise UserError(f"{out}: expected a name that ends in .png")
+    check_output(out, ".png")
     codec, dataset = DiffusersCodec(load_vae(vae).to(default_device()).eval()), Dataset(data)
     explored = explorer.explore(codec, dataset, clips=options.clips)
     found = explorer.principal_directions(explored.latents, options.directions)

@@ -119,6 +119,19 @@ def write_atomic(path: Path, content: bytes) -> None:
         aside.write_bytes(content)
 
 
+def check_output(path: Path, suffix: str) -> None:
+    """Refuse a file that could not be written at the end of the work; makes its folder.
+
+    Raises:
+        UserError: the name does not end in `suffix`, or it is a folder's.
+    """
+    if path.suffix != suffix:
+        raise UserError(f"{path}: expected a name that ends in {suffix}")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the name of a file that ends in {suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON, whole or not at all. NaN and infinity become null, which every reader of JSON takes."""
     text = json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False)

@@ -14,6 +14,7 @@ from videowm.actions.script import TABLES, parse_actions, read_action_table
 from videowm.data.dataset import Dataset
 from videowm.device import default_device
 from videowm.dit.sample import Sampler
+from videowm.files import check_output
 from videowm.options import GenerateOptions
 from videowm.pipeline import WorldModelPipeline
 from videowm.show import comparison_video
@@ -35,8 +36,8 @@ class Generated:
 
 def generate(run: Path, data: Path, out: Path | None, options: GenerateOptions) -> Generated:
     """Roll `run` out from frames of `data`; with `out` also write the comparison video."""
-    if out is not None and out.suffix != ".mp4":
-        raise UserError(f"{out}: expected a name that ends in .mp4")
+    if out is not None:
+        check_output(out, ".mp4")
     if options.expand and options.prompt is None:
         raise UserError("--expand was given without --prompt: give the prompt that is to be expanded")
     sampler = sampler_of(options)

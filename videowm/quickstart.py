@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from importlib import resources
 from pathlib import Path
 
+from videowm import shipped
 from videowm.types import UserError
 
 EPISODES, TEST_SHARE, SEED = 130, 0.2, 0  # 26 episodes held out: fewer leave wide error bars
@@ -16,7 +16,7 @@ EPISODES, TEST_SHARE, SEED = 130, 0.2, 0  # 26 episodes held out: fewer leave wi
 def main(out: Path, *, workers: int) -> Path:
     """Run the five stages and return the report. Each stage resumes, so the same call goes on after a stop."""
     began = time.perf_counter()
-    configs = config_folder()
+    configs = shipped.folder()
     data, vae, latents = out / "data", out / "vae", out / "latents"
     sweep = [str(configs / "sweep/quickstart.yaml"), f"out={out}", f"base={configs / 'world/quickstart.yaml'}",
              f"set={{latents: {latents}}}"]  # fmt: skip
@@ -35,11 +35,3 @@ def main(out: Path, *, workers: int) -> Path:
             raise UserError(f"the quickstart stopped while it was to {name}: mend what is said above, run it again")
     print(f"\ndone in {(time.perf_counter() - began) / 60:.1f} minutes: open {out / 'report.html'}")
     return out / "report.html"
-
-
-def config_folder() -> Path:
-    """The configurations of this checkout."""
-    folder = Path(str(resources.files("videowm"))).parent / "configs"
-    if not folder.is_dir():
-        raise UserError("the quickstart's configurations are not installed: run it from a checkout (pip install -e .)")
-    return folder

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from videowm.types import UserError
+from videowm.files import check_output, write_atomic
 
 BACKGROUND, INK, FAINT = (255, 255, 255), (28, 28, 30), (140, 140, 146)
 WIDTH = 10  # of a bar that shows an action, in pixels
@@ -129,14 +128,10 @@ def encode_mp4(frames: np.ndarray, fps: float) -> bytes:
 
 def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
     """Whole or not there."""
-    if path.suffix != ".mp4":
-        raise UserError(f"{path}: expected a name that ends in .mp4")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_output(path, ".mp4")
     height, width = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(encode_mp4(frames, fps))
-    os.replace(aside, path)
+    write_atomic(path, encode_mp4(frames, fps))
 
 
 def encode_png(picture: np.ndarray) -> bytes:
