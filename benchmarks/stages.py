@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling.local import Stop, share_gpus, visible_gpus
+from scaling.local import StopOnSignal, share_gpus, visible_gpus
 from videowm.files import write_json
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def run(stages: list[Stage], out: Path, jobs: int | None = None) -> Iterator[tup
     running: dict[str, tuple[Stage, subprocess.Popen, str | None, float]] = {}
     for folder in ("logs", "done"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    with Stop() as stop:
+    with StopOnSignal() as stop:
         try:
             while (waiting or running) and not stop.asked:
                 for stage in list(waiting):

@@ -33,7 +33,7 @@ import timing
 import torch
 
 from scaling.dispatch import logged
-from scaling.local import POLL, Stop, last_lines, share_gpus, visible_gpus
+from scaling.local import POLL, StopOnSignal, last_lines, share_gpus, visible_gpus
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.files import write_json
@@ -313,7 +313,7 @@ def options() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     args = options().parse_args(arguments)
     choice = Choice(args)
-    with Stop() as stop:
+    with StopOnSignal() as stop:
         late = lambda: stop.asked or time.perf_counter() - timing.BEGAN > (args.stop_after or math.inf)  # noqa: E731
         choice.time(late)
         choice.train(late)

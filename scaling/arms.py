@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.stats import t
 
-from scaling.records import by_arm, check_metric, unstopped
+from scaling.records import Finished, by_arm, check_metric, is_loss, unstopped
+from videowm import bootstrap
 from videowm.types import UserError
 
 LEVEL = 0.9
@@ -25,40 +26,42 @@ class Difference:
 
     @property
     def differ(self) -> bool:
+        """Whether the interval leaves zero out."""
         return not self.interval[0] <= 0 <= self.interval[1]
 
 
-def compare(one: list[dict[str, Any]], other: list[dict[str, Any]], y: str, draws: int = 2000) -> Difference:
+def compare(one: Sequence[Finished], other: Sequence[Finished], y: str, draws: int = 2000) -> Difference:
     """`other` minus `one` over the runs that both have; runs of one trunk are drawn together.
 
-    The interval is mean +- t(trunks - 1) x spread, as in `scaling.fit`: quantiles of few blocks are too narrow.
+    The interval is mean ± t(trunks - 1) x standard error, as for cluster-robust errors (Cameron & Miller 2015):
+    quantiles of few blocks are too narrow.
+
+    Raises:
+        UserError: the banks differ, no runs pair, or all pairs share one trunk.
     """
-    if {r["hashes"]["bank"] for r in one} != {r["hashes"]["bank"] for r in other}:
+    if {r.hashes["bank"] for r in one} != {r.hashes["bank"] for r in other}:
         raise UserError("measured on different banks, so their values do not compare; each arm's law stands alone")
-    scale = np.log if y.startswith("heldout/loss") else float
+    scale = np.log if is_loss(y) else float
     first, second = ({cell(r): r for r in records} for records in (one, other))
     both = [key for key in first if key in second]
     if not both:
         raise UserError("no run of the one has the budget, size and seed of a run of the other")
-    gaps = np.array([scale(second[key]["metrics"][y]) - scale(first[key]["metrics"][y]) for key in both])
-    trunks = [first[key].get("trunk") or first[key]["name"] for key in both]
-    names, block = np.unique(trunks, return_inverse=True)
-    if len(names) < 2:
+    gaps = np.array([scale(second[key].metrics[y]) - scale(first[key].metrics[y]) for key in both])
+    trunks = np.array([first[key].family for key in both])
+    count = len(np.unique(trunks))
+    if count < 2:
         raise UserError("their pairs share one trunk, so nothing says how far another would be: run two sizes or seeds")
-    counts = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    means = (counts @ np.bincount(block, gaps)) / (counts @ np.bincount(block))
-    spread = means.std() * np.sqrt(len(names) / (len(names) - 1))
-    half = float(t.ppf((1 + LEVEL) / 2, len(names) - 1) * spread)
-    mean = float(gaps.mean())
-    return Difference(mean, (mean - half, mean + half), len(both), len(names))
+    error = bootstrap.standard_error(gaps, trunks, draws=draws) * np.sqrt(count / (count - 1))
+    half, mean = float(t.ppf((1 + LEVEL) / 2, count - 1) * error), float(gaps.mean())
+    return Difference(mean, (mean - half, mean + half), len(both), count)
 
 
-def cell(record: dict[str, Any]) -> str:
+def cell(record: Finished) -> str:
     """Size, budget and seed: the name of the run without its arm."""
-    return record["name"].removeprefix(f"{record['arm']}-")
+    return record.name.removeprefix(f"{record.arm}-")
 
 
-def sentences(records: list[dict[str, Any]], y: str) -> list[str]:
+def sentences(records: Sequence[Finished], y: str) -> list[str]:
     """One line for each arm after the first: how far it lies from the first."""
     records = unstopped(records)
     check_metric(records, y)
@@ -66,14 +69,17 @@ def sentences(records: list[dict[str, Any]], y: str) -> list[str]:
     lines = []
     for arm, found in others:
         try:
-            gap = compare(base, found, y)
+            lines.append(f"arm {arm} against {first}: {in_words(compare(base, found, y), y)}")
         except UserError as error:
             lines.append(f"arm {arm} against {first}: {error}")
-            continue
-        unit, text = (100, "{:+.3g} %") if y.startswith("heldout/loss") else (1, "{:+.4g}")
-        mean, low, high = (text.format(unit * value) for value in (gap.mean, *gap.interval))
-        lines.append(
-            f"arm {arm} against {first}: {y} {mean}, {LEVEL:.0%} [{low}, {high}] over {gap.pairs} pairs on "
-            f"{gap.trunks} trunks: {'they differ' if gap.differ else 'no difference shown'}"
-        )
     return lines
+
+
+def in_words(gap: Difference, y: str) -> str:
+    """A difference as half a sentence; of a loss in percent."""
+    unit, text = (100, "{:+.3g} %") if is_loss(y) else (1, "{:+.4g}")
+    mean, low, high = (text.format(unit * value) for value in (gap.mean, *gap.interval))
+    return (
+        f"{y} {mean}, {LEVEL:.0%} [{low}, {high}] over {gap.pairs} pairs on {gap.trunks} trunks: "
+        f"{'they differ' if gap.differ else 'no difference shown'}"
+    )

@@ -12,10 +12,13 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from scaling.plan import Point
+from scaling.point import Point
 from scaling.records import read_record
 from videowm.files import write_atomic
+from videowm.train.config import DIVERGED
+from videowm.train.kept import covers, number, steps
 from videowm.train.lock import held
+from videowm.types import UserError
 
 ENDED = ("done", "stopped")  # states of a point that is not trained again
 
@@ -33,14 +36,13 @@ def state(point: Point) -> str:
 
 def diverged(point: Point) -> bool:
     """Whether the point has no record because its gradient was not finite."""
-    from videowm.train.config import DIVERGED
-
     return not done(point) and (point.run / DIVERGED).exists()
 
 
 def stopped(point: Point) -> str | None:
     """What stopped a point that has a record before its end; None where nothing did."""
-    return (read_record(point.run) or {}).get("stopped")
+    record = read_record(point.run)
+    return record and record.stopped
 
 
 def done(point: Point) -> bool:
@@ -52,10 +54,8 @@ def done(point: Point) -> bool:
     if point.branches and all(map(read_record, point.branches)):
         return True
     record = read_record(point.run)
-    if record is None or record.get("role") != "trunk":
+    if record is None or not record.is_trunk:
         return record is not None
-    from videowm.train.trunk import covers  # imports torch
-
     return covers(point.run, record, point.steps, yaml.safe_load(point.config.read_text())["train"]["keep_at"])
 
 
@@ -99,14 +99,14 @@ def failures(point: Point) -> list[str]:
 
 
 def note_failure(point: Point, code: int) -> None:
+    """Add one line to the failures of a point: exit code, time, step reached."""
     lines = [*failures(point), json.dumps({"exit": code, "time": time.time(), "step": reached(point)})]
     write_atomic(point.config.with_suffix(".failed"), ("\n".join(lines) + "\n").encode())
 
 
 def reached(point: Point) -> int:
     """The step of the newest checkpoint, 0 without any."""
-    found = [int(path.name.removeprefix("step-")) for path in (point.run / "checkpoints").glob("step-*")]
-    return max(found, default=0)
+    return max(map(number, steps(point.run / "checkpoints")), default=0)
 
 
 def spent(point: Point) -> float:
@@ -128,11 +128,30 @@ def logged(run: Path) -> int:
 
 
 def accelerate_config() -> dict[str, Any] | None:
-    """The user's own default configuration of accelerate, if there is one."""
+    """The user's own default configuration of accelerate, None where there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = Path(os.environ.get("HF_HOME", os.path.join(cache, "huggingface"))).expanduser() / "accelerate"
     found = next((path for path in (home / "default_config.yaml", home / "default_config.json") if path.exists()), None)
-    return None if found is None else yaml.safe_load(found.read_text())
+    if found is None:
+        return None
+    try:
+        content = yaml.safe_load(found.read_text())
+        if int(content.get("num_processes") or 1) < 1:
+            raise ValueError
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        raise UserError(
+            f"{found} is no configuration of accelerate: remove it, or write it again with `accelerate config`"
+        ) from None
+    return content
+
+
+def processes() -> int:
+    """The processes that `accelerate launch` starts for one point."""
+    return int((accelerate_config() or {}).get("num_processes") or 1)
 
 
 def launch_command(config: Path, jobs: int = 1) -> list[str]:

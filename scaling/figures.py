@@ -15,6 +15,8 @@ from scaling.law import budgets as budgets_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from scaling.predict import Prediction
+
 CURVES = 7  # iso-N curves drawn at most; more of them hide the runs
 AHEAD = 32.0  # the law is drawn this factor of compute beyond the largest run
 NEAR = 3.0  # a parabola's lowest point this far outside the sizes is no estimate of anything
@@ -28,7 +30,7 @@ def save_figure(result: Bootstrap | Law, runs: Runs, path: str | Path, **more) -
 
 
 def law_figure(result: Bootstrap | Law, runs: Runs, *, targets: Runs | None = None, cost: Cost | None = None,
-               predicted: Sequence[dict[str, Any]] = (), cut: Cut | None = None) -> Figure:  # fmt: skip
+               predicted: Sequence[Prediction] = (), cut: Cut | None = None) -> Figure:  # fmt: skip
     """Loss against compute with the law.
 
     A surface shows iso-N curves and its frontier, the other forms the frontier runs they were fitted to. The band is
@@ -38,7 +40,7 @@ def law_figure(result: Bootstrap | Law, runs: Runs, *, targets: Runs | None = No
     """
     figure, (axes,) = new_figure()
     law = result.law if isinstance(result, Bootstrap) else result
-    end = max(runs.c.max() * AHEAD, 0.0 if targets is None else targets.c.max(), *(p["budget"] for p in predicted))
+    end = max(runs.c.max() * AHEAD, 0.0 if targets is None else targets.c.max(), *(p.budget for p in predicted))
     budgets = np.geomspace(runs.c.min(), end, 60)
     if law.form == "surface":
         _draw_surface(figure, axes, law, runs)
@@ -58,7 +60,7 @@ def law_figure(result: Bootstrap | Law, runs: Runs, *, targets: Runs | None = No
         style = {"marker": "*", "s": 90, "color": "white", "edgecolor": RED, "linewidth": 1.2, "zorder": 6}
         axes.scatter(targets.c, targets.loss, **style, label="held out")
     draw_cut(axes, cut or {})
-    shown = [runs.loss, loss, *([] if targets is None else [targets.loss]), *(p["interval"] for p in predicted)]
+    shown = [runs.loss, loss, *([] if targets is None else [targets.loss]), *(p.interval for p in predicted)]
     _finish(axes, np.concatenate(shown))
     axes.set_xlim(budgets[0] / 1.6, end * 1.6)
     return figure
@@ -77,11 +79,11 @@ def new_figure(width: float = 5.6, height: float = 3.8, rows: int = 1, columns: 
     return figure, axes
 
 
-def draw_predictions(axes, predicted: Sequence[dict[str, Any]]) -> None:
+def draw_predictions(axes, predicted: Sequence[Prediction]) -> None:
     """Frozen predictions with their intervals."""
     for i, p in enumerate(predicted):
-        bars = [[p["loss"] - p["interval"][0]], [p["interval"][1] - p["loss"]]]
-        axes.errorbar([p["budget"]], [p["loss"]], yerr=bars, fmt="D", color=RED, mfc="white", ms=5, lw=1, capsize=3,
+        bars = [[p.loss - p.interval[0]], [p.interval[1] - p.loss]]
+        axes.errorbar([p.budget], [p.loss], yerr=bars, fmt="D", color=RED, mfc="white", ms=5, lw=1, capsize=3,
                       zorder=5, label=None if i else "predicted before")  # fmt: skip
 
 

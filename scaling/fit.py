@@ -16,14 +16,12 @@ weightings of the runs at once: on the 240 Chinchilla runs a fit takes 0.03 s, a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from scipy.stats import norm, t
 
 from scaling.law import FORMS, FORMULAS, Law, Runs, budgets, chinchilla_optimum, evaluate, identifiable
-from scaling.table import read_table
 from videowm.types import UserError
 
 DELTA = 1e-3  # Huber threshold on log-residuals, 2203.15556
@@ -329,36 +327,7 @@ def baselines(runs: Runs, c: float) -> dict[str, float]:
     }
 
 
-# ---- the command ----------------------------------------------------------------------------------------------------
-
-
-def fit_table(path: str | Path, *, form: str = "surface", out: str | Path | None = None,
-              figure: str | Path | None = None, bootstrap: int = 1000, seed: int = 0, **mapping) -> Law:  # fmt: skip
-    """Fit a CSV of runs (`mapping` as in `scaling.table.read_table`); the rest as in `fit_runs`."""
-    return fit_runs(read_table(path, **mapping), form=form, out=out, figure=figure, bootstrap=bootstrap, seed=seed)
-
-
-def fit_runs(
-    runs: Runs,
-    *,
-    form: str = "surface",
-    out: str | Path | None = None,
-    figure: str | Path | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-) -> Law:
-    """Fit runs; write law.json and a figure where asked. `bootstrap` is the number of draws; 0: no error bars."""
-    result = bootstrap_fit(runs, form, bootstrap, seed) if bootstrap else fit(runs, form)
-    law = result.law if isinstance(result, Bootstrap) else result
-    if out:
-        from videowm.files import write_atomic  # pyarrow is loaded only when a law is written
-
-        write_atomic(Path(out), law.to_json().encode())
-    if figure:
-        from scaling.figures import save_figure  # matplotlib is loaded only when a figure is asked for
-
-        save_figure(result, runs, figure)
-    return law
+# ---- in words -------------------------------------------------------------------------------------------------------
 
 
 def summary(law: Law) -> str:

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from scaling.plan import SweepConfig
+from scaling.point import SweepConfig
 from videowm import config as configuration
+from videowm.actions.script import opposite_actions
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.data.latents import LatentsIndex
 from videowm.device import default_device
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from
-from videowm.generation import named_actions
 from videowm.pipeline import WorldModelPipeline
 from videowm.show import draw_actions, encode_mp4, encode_png, grid, side_by_side, stack
 from videowm.vae.codec import to_uint8
@@ -92,42 +92,66 @@ def headers(shown: np.ndarray, known: int) -> list[str]:
     return ["start"] + [f"+{i - known + 1}" for i in shown[1:]]
 
 
-def two_futures(pipeline: WorldModelPipeline, start: Start, settings: RolloutConfig, pair=("left", "right")) -> Picture:
-    """The first start continued under each of two named actions, with the same noise."""
-    named, known = named_actions(pipeline.trained_on.world), start.context_frames
+def two_futures(rolled: Rolled) -> Picture:
+    """The first start continued by the largest model under each of two opposite actions, with the same noise.
+
+    Raises:
+        UserError: no action varies in the data.
+    """
+    start, pipeline = rolled.start, rolled.pipeline
+    about, known = pipeline.trained_on, start.context_frames
+    pair = opposite_actions(about.world, about.action_names, about.action_mean, about.action_std)
     count = start.actions.shape[1] - known + 1
     videos = []
-    for name in pair:
-        future = torch.tensor(named[name]).expand(1, count, -1)
+    for action in pair.values():
+        future = torch.tensor(action).expand(1, count, -1)
         actions = torch.cat([start.actions[:1, : known - 1], future], dim=1)
         one = replace(start, frames=start.frames[:1], noise=start.noise[:1], episode=start.episode[:1])
-        videos.append(to_uint8(roll(pipeline, one, settings, actions))[0])
+        videos.append(to_uint8(roll(pipeline, one, rolled.settings, actions))[0])
     shown = np.linspace(known - 1, known - 1 + min(count, 16), STILLS + 1, dtype=int)
     png = encode_png(grid([video[shown] for video in videos], list(pair), columns=headers(shown, known), cell=128))
     return Picture(png, encode_mp4(side_by_side(videos, list(pair), cell=256), pipeline.trained_on.fps))
 
 
-def pictures(sweep: SweepConfig, shown: dict[str, str]) -> tuple[dict[str, Picture], np.ndarray | None]:
-    """Strip and futures of finished points by rising compute, if any: the name of its row -> the point's. And stills of
-    the calmest and the liveliest start."""
+@dataclass(frozen=True)
+class Rolled:
+    """Rollouts of several points from the same starts under the same noise and actions."""
+
+    start: Start
+    rollouts: dict[str, np.ndarray]  # uint8 "b f H W 3" by the name of the row
+    pipeline: WorldModelPipeline  # of the last point
+    settings: RolloutConfig
+
+
+def roll_points(sweep: SweepConfig, shown: dict[str, str]) -> Rolled | None:
+    """Roll out finished points by rising compute: the name of its row -> the point's. None where there are none."""
     rollouts: dict[str, np.ndarray] = {}
-    start = pipeline = None
+    start = None
     for row, point in shown.items():
         run = Path(sweep.out) / point
         pipeline = WorldModelPipeline.open(run).to(default_device())
-        resolved = configuration.read(run / "config.yaml")
         if start is None:
-            horizon = sweep.strip_frames // pipeline.time_stride * pipeline.time_stride
-            settings = configuration.build(RolloutConfig, resolved["rollout"] | {"horizon": horizon})
-            dataset = Dataset(LatentsIndex.read(resolved["latents"]).data)
-            where = spread_starts(dataset, settings.context_frames, horizon, sweep.strip_clips)
-            start = start_from(pipeline, dataset, where, settings)
+            start, settings = first_start(sweep, run, pipeline)
         rollouts[row] = to_uint8(roll(pipeline, start, settings))
-    if pipeline is None:
-        return {}, None
-    trained_on, ends = pipeline.trained_on, sorted({0, len(start.frames) - 1})
-    made = {
-        "strip": strip(start, rollouts, trained_on.action_names, trained_on.fps),
-        "futures": two_futures(pipeline, start, settings),
-    }
-    return made, stills(start, rollouts, ends)
+    return None if start is None else Rolled(start, rollouts, pipeline, settings)
+
+
+def first_start(sweep: SweepConfig, run: Path, pipeline: WorldModelPipeline) -> tuple[Start, RolloutConfig]:
+    """The starts that the sweep's pictures show, and how they are rolled out."""
+    resolved = configuration.read(run / "config.yaml")
+    horizon = sweep.strip_frames // pipeline.time_stride * pipeline.time_stride
+    settings = configuration.build(RolloutConfig, resolved["rollout"] | {"horizon": horizon})
+    dataset = Dataset(LatentsIndex.read(resolved["latents"]).data)
+    where = spread_starts(dataset, settings.context_frames, horizon, sweep.strip_clips)
+    return start_from(pipeline, dataset, where, settings), settings
+
+
+def strip_of(rolled: Rolled) -> Picture:
+    """Truth and the rollout of every point from all starts."""
+    trained_on = rolled.pipeline.trained_on
+    return strip(rolled.start, rolled.rollouts, trained_on.action_names, trained_on.fps)
+
+
+def ends_of(rolled: Rolled) -> np.ndarray:
+    """Stills of the calmest and the liveliest start, uint8 "H W 3"."""
+    return stills(rolled.start, rolled.rollouts, sorted({0, len(rolled.start.frames) - 1}))

@@ -5,84 +5,20 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
 
 from scaling.law import Cost, Law, optimum
+from scaling.point import FEWEST_STEPS, CheckConfig, GridConfig, OptimumConfig
 from videowm import config as configuration
-from videowm.limits import Count, Flops, NonNegative, Positive, Range
 from videowm.train.rule import batch_by_rule, horizon, rate_by_rule
 from videowm.types import UserError
 
-FEWEST_STEPS = 1000  # a shorter run is mostly warmup and cooldown, and says little about a longer one
 DEEPEST = 32  # 1.6e9 body parameters
-OF_THE_GRID = frozenset({"depth", "seed", "budget", "name", "out", "train.steps", "train.start", "train.trunk"})
-
-
-@dataclass(frozen=True)
-class OptimumConfig:
-    """Where the best size of a budget is expected: one of the two."""
-
-    tokens_per_parameter: Positive | None = None  # D = ratio x N
-    law: str | None = None  # law.json of a surface
-
-    def __post_init__(self) -> None:
-        if (self.tokens_per_parameter is None) == (self.law is None):
-            raise UserError("grid.optimum needs one of tokens_per_parameter and law: give a number or a law.json")
-
-
-@dataclass(frozen=True)
-class GridConfig:
-    """The runs of a study by their budgets. Sizes are depths; nothing else of the base configuration moves."""
-
-    budgets: list[Flops]  # training FLOPs
-    targets: list[Flops] = field(default_factory=list)  # budgets to predict: one run each, at the expected optimum
-    optimum: OptimumConfig | None = None  # around which sizes are chosen
-    target_optimum: OptimumConfig | None = None  # of targets, such as the fitted law; None: `optimum`
-    sizes: list[Count] | None = None  # depths, the same at every budget; else `per_budget` around the optimum
-    per_budget: Count = 5  # sizes at each budget
-    spread: Annotated[float, Range(at_least=1, at_most=1e6)] = 4.0  # the sizes span N/spread ... N*spread
-    seeds: Count = 1  # runs of every size and budget
-    seeds_at_lowest: Count | None = None  # at the lowest budget; None: as everywhere
-    # A trunk is one long run a (size, seed). Under the rule, which then takes tokens in steps of 4 times, its batch and
-    # rate are those of one step. Otherwise every run is its own, with the batch and the rate of its own tokens.
-    trunks: bool = True  # runs of one size and seed share a trunk, which is cooled down at every budget
-    arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # every run once under each arm's dotted overrides
-    force: bool = False  # take runs below 1,000 steps too
-
-    def __post_init__(self) -> None:
-        if not self.budgets:
-            raise UserError("grid.budgets is empty: give at least one number of FLOPs")
-        if self.optimum is None and (self.sizes is None or (self.targets and self.target_optimum is None)):
-            raise UserError("grid.optimum is missing: give tokens_per_parameter or law, around which sizes are chosen")
-        for arm, overrides in self.arms.items():
-            if not isinstance(overrides, dict) or not OF_THE_GRID.isdisjoint(overrides):
-                raise UserError(
-                    f"grid.arms.{arm} is {overrides!r}: give dotted overrides such as {{train.optimizer: muon}}, but "
-                    f"not of {', '.join(sorted(OF_THE_GRID))}, which the grid sets"
-                )
-
-
-@dataclass(frozen=True)
-class CheckConfig:
-    """Runs that find the best learning rate over widths and horizons, in shares of the base's own (`check-lr`)."""
-
-    depths: list[Count]  # sizes of the checked runs
-    tokens: list[Positive]  # target tokens of a run, one value a horizon
-    factors: list[Positive] = field(default_factory=lambda: [0.25, 0.5, 1.0, 2.0, 4.0])  # of the base's learning rate
-    seeds: Count = 2  # runs of every learning rate
-    tolerance: NonNegative = 1.0  # notches (steps of `factors`) that the best one may move
-    force: bool = False  # take runs below 1,000 steps too
-
-    def __post_init__(self) -> None:
-        if not self.depths or not self.tokens:
-            raise UserError("check_lr.depths and check_lr.tokens are empty: give one number or more in each")
-        if len(set(self.factors)) < 3:
-            raise UserError(f"check_lr.factors {self.factors} show no optimum: give three or more different ones")
 
 
 @dataclass(frozen=True)

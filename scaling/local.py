@@ -10,11 +10,12 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from tqdm import tqdm
 
 from scaling import dispatch
-from scaling.plan import Point, SweepConfig
+from scaling.point import Point, SweepConfig
 
 POLL = 0.2  # s between two looks at the processes
 REDRAW = 1.0  # s between two looks at the points' own progress
@@ -24,13 +25,15 @@ TAIL = 12  # lines of a failed point's log that are shown
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. Another process asks torch."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
-    import torch
-
-    return [str(index) for index in range(torch.cuda.device_count())]
+    if not any(next(Path("/dev").glob(name), None) for name in ("nv*", "kfd", "dxg")):
+        return []  # without a driver's device file there is no GPU, and torch, which takes seconds, need not be asked
+    count = subprocess.run([sys.executable, "-c", "import torch; print(torch.cuda.device_count())"],
+                           stdout=subprocess.PIPE, text=True, check=False).stdout  # fmt: skip
+    return [str(index) for index in range(int(count or 0))]
 
 
 def share_gpus(gpus: list[str], jobs: int | None, each: int) -> list[str | None]:
@@ -75,14 +78,14 @@ class Try:
         self.process.wait()
 
 
-class Stop:
+class StopOnSignal:
     """Whether the user or the system asked to stop (SIGINT, SIGTERM, SIGHUP); a signal never hits between two lines."""
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> StopOnSignal:
         self.asked = False
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        heard = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
-        self.before = {number: signal.signal(number, self.ask) for number in heard}
+        handled = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        self.before = {number: signal.signal(number, self.ask) for number in handled}
         return self
 
     def ask(self, *_) -> None:
@@ -94,7 +97,7 @@ class Stop:
 
 
 class Launcher:
-    """Points still to do, those that run, and what is said about them."""
+    """Starts points in free slots, tries failed ones again, and shows how far they are."""
 
     def __init__(self, points: list[Point], retries: int, slots: list[str | None]) -> None:
         self.points, self.retries, self.slots = points, retries, slots
@@ -122,39 +125,48 @@ class Launcher:
         """Look after what runs, start what can be started; False when nothing is left to wait for."""
         for one in [one for one in self.running if one.process.poll() is not None]:
             self.ended(one)
-        waits = [self.begin(point) for point in list(self.todo) if len(self.running) < len(self.slots)]
+        waits = False
+        for point in list(self.todo):
+            if len(self.running) < len(self.slots):
+                waits |= self.begin(point)
         if time.monotonic() - self.drawn > REDRAW:
             self.draw()
-        return bool(self.running or any(waits))
+        return bool(self.running or waits)
 
     def begin(self, point: Point) -> bool:
-        """Start a point if that is possible now; whether one should ask again later."""
+        """Start a point if that is possible now; whether the launcher should try again later."""
         if point.after in {other.name for other in self.unfinished()} | self.given_up:
             return False
         file = dispatch.claim(point)
         if file is None:
-            since = self.seen_elsewhere.setdefault(point.name, time.monotonic())
-            if time.monotonic() - since > PATIENCE:
-                self.say(f"waiting   {point.name}: another process trains it")
-                self.seen_elsewhere[point.name] = float("inf")
+            self.wait_for_another(point)
             return True
         with file:
             self.seen_elsewhere.pop(point.name, None)
             self.todo.remove(point)
             if dispatch.done(point):  # by another launcher
                 return True  # for others may have waited for it
-            before = file.tell()
-            busy = {one.slot for one in self.running}
-            slot = next(slot for slot in range(len(self.slots)) if slot not in busy)
-            gpu = {} if self.slots[slot] is None else {"CUDA_VISIBLE_DEVICES": self.slots[slot]}
-            process = subprocess.Popen(
-                dispatch.launch_command(point.config, len(self.slots)), env=os.environ | gpu, stdin=subprocess.DEVNULL,
-                stdout=file, stderr=file, process_group=0,
-            )  # fmt: skip
-            self.running.append(Try(point, process, slot, before))
+            self.start(point, file)
+        return False
+
+    def wait_for_another(self, point: Point) -> None:
+        """Say once, after a while, that another process has the point."""
+        since = self.seen_elsewhere.setdefault(point.name, time.monotonic())
+        if time.monotonic() - since > PATIENCE:
+            self.say(f"waiting   {point.name}: another process trains it")
+            self.seen_elsewhere[point.name] = float("inf")
+
+    def start(self, point: Point, log: BinaryIO) -> None:
+        """Launch the processes of a point in a free slot; they hold the lock of its log."""
+        before, busy = log.tell(), {one.slot for one in self.running}
+        slot = next(slot for slot in range(len(self.slots)) if slot not in busy)
+        gpu = {} if self.slots[slot] is None else {"CUDA_VISIBLE_DEVICES": self.slots[slot]}
+        command = dispatch.launch_command(point.config, len(self.slots))
+        process = subprocess.Popen(command, env=os.environ | gpu, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                   process_group=0)  # fmt: skip
+        self.running.append(Try(point, process, slot, before))
         where = f", GPU {self.slots[slot]}" if gpu else ""
         self.say(f"started   {point.name}: {point.spent:.3g} FLOPs, {point.steps:,} steps{where}")
-        return False
 
     def ended(self, one: Try) -> None:
         """A try is over: the point is done, is tried again, or has failed for good."""
@@ -218,8 +230,8 @@ def last_lines(path: Path, offset: int) -> str:
 
 def run(points: list[Point], sweep: SweepConfig, jobs: int | None = None) -> int:
     """Run every point that has no record, several at once; return how many are not done."""
-    each = int((dispatch.accelerate_config() or {}).get("num_processes", 1))
-    with Stop() as stop:
+    each = dispatch.processes()
+    with StopOnSignal() as stop:
         gpus = [] if jobs == 1 else visible_gpus()  # without a choice nothing is chosen
         launcher = Launcher(points, sweep.retries, share_gpus(gpus, jobs, each))
         try:

@@ -4,75 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field, replace
+import subprocess
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from scaling.grid import FEWEST_STEPS, CheckConfig, GridConfig, expand
+from scaling.grid import expand
+from scaling.point import FEWEST_STEPS, Point, SweepConfig, planned, point_name
 from scaling.records import read_record
 from videowm import config as configuration
 from videowm.files import write_atomic
-from videowm.limits import Count, Flops, Positive, Range
 from videowm.types import UserError
 
 if TYPE_CHECKING:
     from videowm.train.tasks.world import WorldRun
 
-
-@dataclass(frozen=True)
-class SweepConfig:
-    """A sweep: a base configuration and the points that differ from it."""
-
-    base: str  # configuration of a `task: world` run
-    out: str  # sweep directory; every point gets a run directory in it
-    points: list[dict[str, Any]] = field(default_factory=list)  # dotted overrides of each, and its optional `name`
-    grid: GridConfig | None = None  # instead of points: budgets and sizes
-    check_lr: CheckConfig | None = None  # what `check-lr` runs, in OUT/check-lr
-    set: dict[str, Any] = field(default_factory=dict)  # dotted overrides of all points
-    title: str = "Quality against compute"  # of the report
-    strip_clips: Count = 4  # starts shown in the report's strip
-    strip_frames: Count = 48  # frames each of them is rolled out
-    strip_at: list[Positive] = field(default_factory=list)  # multiples of the least compute that it shows; empty: all
-    retries: Annotated[int, Range(at_least=0, at_most=100)] = 1  # further tries of a point that stands still
-    speed: Flops | None = None  # FLOP/s to estimate hours with, until points of this sweep have been timed
-    cap: Flops | None = None  # FLOPs that all points together may spend
-    slurm: dict[str, Any] = field(default_factory=dict)  # options of sbatch by their long names, for `run --slurm`
-
-
-@dataclass(frozen=True)
-class Point:
-    """One run of a sweep."""
-
-    name: str
-    run: Path  # its run directory
-    config: Path  # its configuration file
-    flops: float  # planned training FLOPs
-    params: dict[str, int]
-    tokens: int  # processed
-    steps: int
-    after: str | None = None  # name of the point whose checkpoint this one goes on from
-    spent: float = 0.0  # FLOPs of its own steps; `flops` is the whole path's
-    batch: int = 0
-    lr: float = 0.0
-    arm: str | None = None
-    branches: tuple[Path, ...] = ()  # of a trunk: run directories of what starts from it
-
-
-def load_sweep(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> SweepConfig:
-    sweep = configuration.load(SweepConfig, path, overrides)
-    names = [point_name(point) for point in sweep.points]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"{path}: two points are named {sorted(twice)[0]!r}: give each its own `name`")
-    if (names and sweep.grid) or not (names or sweep.grid or sweep.check_lr):
-        raise UserError(f"{path}: a sweep needs a `grid`, or at least one entry in `points`, and not both")
-    return sweep
-
-
-def point_name(point: dict[str, Any]) -> str:
-    """The point's `name`, else its overrides in words."""
-    return str(point.get("name") or "_".join(f"{k.split('.')[-1]}{v}" for k, v in sorted(point.items())))
+REFUSED = 3  # exit code of this module where a `UserError` says why
 
 
 def resolve(sweep: SweepConfig, overrides: dict[str, Any]) -> tuple[dict[str, Any], WorldRun]:
@@ -100,34 +50,69 @@ def bases(sweep: SweepConfig) -> dict[str, WorldRun]:
 
 
 def plan(sweep: SweepConfig) -> list[Point]:
-    """Resolve every point, write its configuration file and plan.jsonl; the latents must exist."""
-    from videowm.train.tasks.world import with_steps
+    """Every point with its exact compute; writes its configuration file and OUT/plan.jsonl. The latents must exist.
 
-    out, points = Path(sweep.out), []
+    Raises:
+        UserError: a setting cannot be used, a run directory holds another run, or the cap is passed.
+    """
     listed = sweep.points if sweep.grid is None else expand(sweep.grid, bases(sweep), sweep.out)
     if not listed:
         raise UserError(
             "the sweep has a check_lr and no runs of its own: give it `points` or a `grid`, or call check-lr"
         )
-    for overrides in listed:
-        data, run = resolve(sweep, overrides)
-        name = point_name(overrides)
-        path, run = out / "plan" / f"{name}.yaml", checked(name, with_steps(run))
-        same_as_run(run)
-        points.append(replace(point_of(name, path, run), arm=overrides.get("arm")))
-        write_atomic(path, yaml.safe_dump(data, sort_keys=False).encode())
+    points = linked([write_point(sweep, overrides) for overrides in listed])
     spent = sum(point.spent for point in points)
     if sweep.cap is not None and spent > sweep.cap:
         raise UserError(
             f"the points would spend {spent:.3g} FLOPs, above the cap of {sweep.cap:.3g}: raise `cap`, or plan less"
         )
+    lines = (json.dumps(configuration.to_dict(point)) + "\n" for point in points)
+    write_atomic(Path(sweep.out) / "plan.jsonl", "".join(lines).encode())
+    return points
+
+
+def write_point(sweep: SweepConfig, overrides: dict[str, Any]) -> Point:
+    """One point; writes its configuration file."""
+    from videowm.train.tasks.world import with_steps
+
+    data, run = resolve(sweep, overrides)
+    name = point_name(overrides)
+    path, run = Path(sweep.out) / "plan" / f"{name}.yaml", checked(name, with_steps(run))
+    same_as_run(run)
+    write_atomic(path, yaml.safe_dump(data, sort_keys=False).encode())
+    return replace(point_of(name, path, run), arm=overrides.get("arm"))
+
+
+def linked(points: list[Point]) -> list[Point]:
+    """The points with what each starts from, and of a trunk what starts from it, within this plan."""
     names = {point.name for point in points}
     points = [point if point.after in names else replace(point, after=None) for point in points]
     leave = {name: tuple(point.run for point in points if point.after == name) for name in names}
-    points = [replace(point, branches=leave[point.name]) for point in points]
-    lines = (json.dumps(configuration.to_dict(point)) + "\n" for point in points)
-    write_atomic(out / "plan.jsonl", "".join(lines).encode())
-    return points
+    return [replace(point, branches=leave[point.name]) for point in points]
+
+
+def plan_aside(sweep: SweepConfig) -> list[Point]:
+    """`plan` in a process of its own, so that this one, which may wait for days, need not hold torch."""
+    if "torch" in sys.modules:
+        return plan(sweep)
+    text = json.dumps(configuration.to_dict(sweep))
+    ended = subprocess.run([sys.executable, "-m", "scaling.plan"], input=text, stderr=subprocess.PIPE, text=True,
+                           check=False)  # fmt: skip
+    if ended.returncode == REFUSED:
+        raise UserError(ended.stderr.strip().splitlines()[-1])
+    if ended.returncode:
+        sys.stderr.write(ended.stderr)
+        raise UserError(f"the sweep could not be planned (exit code {ended.returncode}): mend what is said above")
+    return planned(sweep)
+
+
+def main() -> None:
+    """Plan the sweep whose JSON comes on standard input."""
+    try:
+        plan(configuration.build(SweepConfig, json.load(sys.stdin)))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(REFUSED)
 
 
 def checked(name: str, run: WorldRun) -> WorldRun:
@@ -149,11 +134,12 @@ def same_as_run(run: WorldRun) -> None:
     if (out / "config.yaml").exists():
         check_same_run(out, configuration.to_dict(run), frozenset(["latents"]))
     elif (record := read_record(out)) and not run.train.trunk:
-        asked = {"steps": run.train.steps, "batch": run.train.batch, "lr": run.train.lr, "seed": run.seed}
-        for key, value in asked.items():
-            if not math.isclose(record.get(key, value), value, rel_tol=1e-3):  # the rule rounds to four digits
+        wanted = {"steps": run.train.steps, "batch": run.train.batch, "lr": run.train.lr, "seed": run.seed}
+        for key, value in wanted.items():
+            there = getattr(record, key)
+            if not math.isclose(there, value, rel_tol=1e-3):  # the rule rounds to four digits
                 raise UserError(
-                    f"{out} holds another run: {key} is {record[key]} in its record and {value} here; choose another "
+                    f"{out} holds another run: {key} is {there} in its record and {value} here; choose another "
                     "out= or remove the directory"
                 )
 
@@ -170,16 +156,6 @@ def point_of(name: str, path: Path, run: WorldRun) -> Point:
     return Point(name, directory, path, flops, parameters(model), samples * run.window * model.tokens, run.train.steps,
                  Path(start.run).name if start else None, flops * own / run.train.steps, run.train.batch,
                  run.train.lr)  # fmt: skip
-
-
-def planned(sweep: SweepConfig) -> list[Point]:
-    """The points as the last `plan` wrote them."""
-    path = Path(sweep.out) / "plan.jsonl"
-    if not path.exists():
-        raise UserError(f"{path} is not there: call `python -m scaling plan` first")
-    points = (json.loads(line) for line in path.read_text().splitlines())
-    return [Point(**point | {key: Path(point[key]) for key in ("run", "config")}
-                  | {"branches": tuple(map(Path, point["branches"]))}) for point in points]  # fmt: skip
 
 
 def table(points: list[Point], speeds: Speeds) -> str:
@@ -213,15 +189,18 @@ class Speeds:
     def of(sweep: SweepConfig, points: list[Point]) -> Speeds:
         import torch
 
-        from scaling.records import read_record
         from videowm.train.device import device_name
 
         here = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        records = [r for p in points if (r := read_record(p.run)) and r["device"] == here and r["wall_seconds"]]
-        return Speeds([(r["params"]["body"], r["flops"]["spent"] / r["wall_seconds"]) for r in records], sweep.speed)
+        records = [r for p in points if (r := read_record(p.run)) and r.device == here and r.wall_seconds]
+        return Speeds([(r.params["body"], r.flops["spent"] / r.wall_seconds) for r in records], sweep.speed)
 
     def hours(self, point: Point) -> float | None:
         """Of training alone; evaluation comes on top."""
         size = point.params["body"]
         near = min(self.measured, key=lambda pair: abs(math.log(pair[0] / size)), default=(size, self.given))[1]
         return near and point.spent / near / 3600
+
+
+if __name__ == "__main__":
+    main()

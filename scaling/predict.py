@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from scaling.fit import baselines, bootstrap_fit, fit
-from scaling.grid import Dial, OptimumConfig, expected_optimum, label
+from scaling.grid import Dial, expected_optimum, label
 from scaling.law import Cost, Law, Runs, budgets, identifiable, optimum, require_extrapolation, score
-from scaling.plan import Point, SweepConfig, bases, plan
-from scaling.records import finished, runs_of, unstopped
+from scaling.plan import bases, plan
+from scaling.point import OptimumConfig, Point, SweepConfig
+from scaling.records import Finished, finished, runs_of, unstopped
+from videowm.files import sha256_of, write_atomic
 from videowm.types import UserError
 
 REACHED = 0.9  # a run with this share of a budget has looked at it
@@ -43,9 +47,42 @@ class Forecast:
     baselines: dict[str, float]  # "no further gain" is the lowest loss of the highest budget that was fitted
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prediction(Forecast):
+    """A frozen forecast, as its file holds it."""
+
+    budget: float  # FLOPs
+    y: str
+    arm: str | None
+    form_chosen: str  # why this form
+    level: float  # of the interval
+    depth: int | None
+    held_out: bool  # no run of this budget had been finished
+    runs: dict[str, str]  # sha256 of the records that were fitted, by name
+    time: str
+    sha256: str  # over all the rest
+
+    def __str__(self) -> str:
+        """The prediction as lines for a terminal."""
+        interval = "{:.0%} [{:.4f}, {:.4f}]".format(self.level, *self.interval).replace("%", " %")
+        size = "" if self.n is None else f" at N = {self.n:.3g} (depth {self.depth}), D = {self.d:.3g} tokens"
+        others = ", ".join(f"{name} {value:.4f}" for name, value in self.baselines.items())
+        return (
+            f"{self.y} at {self.budget:.3g} FLOPs: {self.loss:.4f}, {interval}{size}\n"
+            f"  {self.form} law ({self.status}) on {len(self.runs)} runs; {self.form_chosen}\n  {others}\n"
+            f"  frozen {self.time}, sha256 {self.sha256[:16]}"
+            + "\n  not held out: a run of this budget had been finished before"
+            * (not self.held_out)
+        )
+
+
 def forecast(runs: Runs, budget: float, form: str, cost: Cost, rule: OptimumConfig | None = None,
              draws: int = 1000) -> Forecast:  # fmt: skip
-    """Fit `form` to `runs` and extrapolate to `budget` FLOPs, at the compute optimum under `cost(N, D)`."""
+    """Fit `form` to `runs` and extrapolate to `budget` FLOPs, at the compute optimum under `cost(N, D)`.
+
+    Raises:
+        UserError: the budget is not beyond the runs, there is no law, or what it says is no finite number.
+    """
     result = bootstrap_fit(runs, form, draws, level=LEVEL)
     law, best = result.law, (None, None)
     require_extrapolation(law, budget)
@@ -55,6 +92,11 @@ def forecast(runs: Runs, budget: float, form: str, cost: Cost, rule: OptimumConf
     else:
         best = expected_optimum(rule, budget, cost) if rule else best
         loss, interval = law.predict_c(budget), result.interval_c(budget, level=LEVEL)
+    if not all(map(math.isfinite, (loss, *interval))):
+        raise UserError(
+            f"the {form} law gives {float(loss):.4g} [{interval[0]:.4g}, {interval[1]:.4g}] at {budget:.3g} FLOPs, "
+            "which is no prediction: choose another form, or run more budgets"
+        )
     return Forecast(form, law.status, law.params, *best, float(loss), [float(v) for v in interval], result.block,
                     baselines(runs, budget))  # fmt: skip
 
@@ -96,30 +138,34 @@ def validation_error(law: Law, runs: Runs, at: int) -> float:
 
 
 def freeze(sweep: SweepConfig, budget: float, *, form: str | None = None, y: str = "heldout/loss",
-           draws: int = 1000, arm: str | None = None) -> tuple[Path, dict[str, Any]]:  # fmt: skip
-    """Write what the finished points below `budget` predict for it, once; return the file and what it says."""
+           draws: int = 1000, arm: str | None = None) -> tuple[Path, Prediction]:  # fmt: skip
+    """Write what the finished points below `budget` predict for it, once; the file and what it holds.
+
+    Raises:
+        UserError: there is no such arm, no finished point, no law, or another prediction of the same budget.
+    """
     points, wanted = plan(sweep), bases(sweep)
     if (arm or "") not in wanted:
         raise UserError(f"arm {arm!r} is not one of the grid's ({', '.join(wanted) or 'none'}): give --arm")
-    records = [record for record in unstopped(finished(points)) if record["arm"] == arm]
-    used = [record for record in records if record["flops"]["train"] < REACHED * budget]
+    records = [record for record in unstopped(finished(points)) if record.arm == arm]
+    used = [record for record in records if record.compute < REACHED * budget]
     if not used:
         raise UserError(f"{sweep.out} has no finished point below {budget:.3g} FLOPs: run the sweep first")
-    sources = {record["name"]: digest_of(points, record["name"]) for record in used}
+    sources = {record.name: digest_of(points, record.name) for record in used}
     path = Path(sweep.out) / "predictions" / file_name(budget, y, arm)
     if path.exists():
         return path, frozen(path, sources, form)
     runs = runs_of(used, y)
     chosen, why = (form, "named by the user") if form else choose_form(runs)
     dial = Dial.of(wanted[arm or ""])
-    said = asdict(forecast(runs, budget, chosen, dial.cost, sweep.grid and sweep.grid.optimum, draws))
+    made = forecast(runs, budget, chosen, dial.cost, sweep.grid and sweep.grid.optimum, draws)
     content = {
-        "budget": budget, "y": y, "arm": arm, "form_chosen": why, "level": LEVEL, **said,
-        "depth": said["n"] and dial.depth(said["n"]), "held_out": len(used) == len(records), "runs": sources,
+        "budget": budget, "y": y, "arm": arm, "form_chosen": why, "level": LEVEL, **asdict(made),
+        "depth": made.n and dial.depth(made.n), "held_out": len(used) == len(records), "runs": sources,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
     content["sha256"] = digest(content)
-    publish_once(path, json.dumps(content, indent=1) + "\n")
+    publish_once(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return path, read(path)
 
 
@@ -135,7 +181,7 @@ def file_name(budget: float, y: str, arm: str | None) -> str:
 def digest_of(points: list[Point], name: str) -> str:
     """sha256 of the record of a point."""
     run = next(point.run for point in points if point.name == name)
-    return hashlib.sha256((run / "record.json").read_bytes()).hexdigest()
+    return sha256_of(run / "record.json")
 
 
 def digest(content: dict[str, Any]) -> str:
@@ -146,9 +192,8 @@ def digest(content: dict[str, Any]) -> str:
 
 def publish_once(path: Path, text: str) -> None:
     """Whole or not there, and never over a file that is there: a link fails where a rename would replace."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text)
+    write_atomic(aside, text.encode())
     try:
         os.link(aside, path)
     except FileExistsError:
@@ -157,8 +202,12 @@ def publish_once(path: Path, text: str) -> None:
         aside.unlink()
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A frozen prediction; one that was changed is refused."""
+def read(path: Path) -> Prediction:
+    """A frozen prediction.
+
+    Raises:
+        UserError: the file was changed.
+    """
     try:
         content = json.loads(path.read_text())
         whole = content["sha256"] == digest(content)
@@ -166,16 +215,16 @@ def read(path: Path) -> dict[str, Any]:
         whole = False
     if not whole:
         raise UserError(f"{path} does not match its own sha256, so it is not what was frozen: restore the file")
-    return content
+    return Prediction(**content)
 
 
-def frozen(path: Path, sources: dict[str, str], form: str | None) -> dict[str, Any]:
+def frozen(path: Path, sources: dict[str, str], form: str | None) -> Prediction:
     """The prediction in `path`, if the same command would make it again."""
     content = read(path)
-    if form not in (None, content["form"]):
-        raise UserError(f"{path} froze the form {content['form']}, not {form}: a prediction is never overwritten")
-    if content["runs"] != sources:
-        changed = sorted({name for name, _ in content["runs"].items() ^ sources.items()})
+    if form not in (None, content.form):
+        raise UserError(f"{path} froze the form {content.form}, not {form}: a prediction is never overwritten")
+    if content.runs != sources:
+        changed = sorted({name for name, _ in content.runs.items() ^ sources.items()})
         raise UserError(
             f"{path} was fitted to other records ({', '.join(changed[:3])} differ): a prediction is never overwritten, "
             "predict another budget"
@@ -186,41 +235,42 @@ def frozen(path: Path, sources: dict[str, str], form: str | None) -> dict[str, A
 # ---- what became of it ----------------------------------------------------------------------------------------------
 
 
-def predictions(sweep: SweepConfig, y: str) -> list[dict[str, Any]]:
+def predictions(sweep: SweepConfig, y: str) -> list[Prediction]:
     """The frozen predictions of a sweep for one metric, by rising budget."""
     found = [read(path) for path in sorted((Path(sweep.out) / "predictions").glob("*.json"))]
-    return sorted((content for content in found if content["y"] == y), key=lambda content: content["budget"])
+    return sorted((one for one in found if one.y == y), key=lambda one: one.budget)
 
 
-def measured(prediction: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any] | None:
+def measured(prediction: Prediction, records: Sequence[Finished]) -> Finished | None:
     """The finished run with the lowest loss at the budget that was predicted."""
-    budget, y = prediction["budget"], prediction["y"]
-    records = [r for r in unstopped(records) if r.get("arm") == prediction.get("arm")]
-    at = [r for r in records if REACHED <= r["flops"]["train"] / budget <= NEAR and y in r["metrics"]]
-    return min(at, key=lambda record: record["metrics"][y], default=None)
+    budget, y = prediction.budget, prediction.y
+    records = [r for r in unstopped(records) if r.arm == prediction.arm and r.number(y) is not None]
+    at = [r for r in records if REACHED <= r.compute / budget <= NEAR]
+    return min(at, key=lambda record: record.metrics[y], default=None)
 
 
-def comparison(predicted: list[dict[str, Any]], records: list[dict[str, Any]]) -> list[dict[str, str]]:
+def comparison(predicted: Sequence[Prediction], records: Sequence[Finished]) -> list[dict[str, str]]:
     """One row a prediction: predicted against measured, beside both baselines."""
-    rows = []
-    for p in predicted:
-        low, high = p["interval"]
-        row = {
-            "FLOPs": f"{p['budget']:.3g}",
-            "form": p["form"] + ("" if p["status"] == "converged" else f" ({p['status']})"),
-            "predicted": f"{p['loss']:.4f}",
-            f"{100 * p['level']:.0f} % interval": f"{low:.4f} to {high:.4f}",
-            "held out": "yes" if p["held_out"] else "no",
-        }
-        record = measured(p, records)
-        value = None if record is None else record["metrics"][p["y"]]
-        row |= {"measured": "not run yet" if record is None else f"{value:.4f} ({record['name']})"}
-        row |= {"inside": "" if record is None else ("yes" if low <= value <= high else "no")}
-        last = p["baselines"]["no further gain"]
-        for name, guess in {"error": p["loss"], **p["baselines"]}.items():
-            row[name] = "" if record is None else in_percent(guess, value, last)
-        rows.append(row)
-    return rows
+    return [compared(p, measured(p, records)) for p in predicted]
+
+
+def compared(p: Prediction, record: Finished | None) -> dict[str, str]:
+    """A prediction and the run of its budget, if there is one, as a row of the page's table."""
+    low, high = p.interval
+    value = None if record is None else record.metrics[p.y]
+    row = {
+        "FLOPs": f"{p.budget:.3g}",
+        "form": p.form + ("" if p.status == "converged" else f" ({p.status})"),
+        "predicted": f"{p.loss:.4f}",
+        f"{100 * p.level:.0f} % interval": f"{low:.4f} to {high:.4f}",
+        "held out": "yes" if p.held_out else "no",
+        "measured": "not run yet" if record is None else f"{value:.4f} ({record.name})",
+        "inside": "" if record is None else ("yes" if low <= value <= high else "no"),
+    }
+    last = p.baselines["no further gain"]
+    for name, guess in {"error": p.loss, **p.baselines}.items():
+        row[name] = "" if record is None else in_percent(guess, value, last)
+    return row
 
 
 def in_percent(predicted: float, true: float, last: float) -> str:
@@ -228,17 +278,3 @@ def in_percent(predicted: float, true: float, last: float) -> str:
     result = score(predicted, true, last)
     gain = "no gain" if result.gain_percent is None else f"{result.gain_percent:+.1f} % of gain"
     return f"{result.loss_percent:+.2f} % of L, {gain}"
-
-
-def sentence(path: Path, p: dict[str, Any]) -> str:
-    """A prediction as lines for a terminal."""
-    low, high = p["interval"]
-    interval = f"{100 * p['level']:.0f} % [{low:.4f}, {high:.4f}]"
-    size = "" if p["n"] is None else f" at N = {p['n']:.3g} (depth {p['depth']}), D = {p['d']:.3g} tokens"
-    looked = "" if p["held_out"] else "\n  not held out: a run of this budget had been finished before"
-    bases = ", ".join(f"{name} {value:.4f}" for name, value in p["baselines"].items())
-    return (
-        f"{p['y']} at {p['budget']:.3g} FLOPs: {p['loss']:.4f}, {interval}{size}\n"
-        f"  {p['form']} law ({p['status']}) on {len(p['runs'])} runs; {p['form_chosen']}\n  {bases}\n"
-        f"  frozen {p['time']} in {path}, sha256 {p['sha256'][:16]}{looked}"
-    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
-from scaling.plan import SweepConfig, plan
+from scaling.point import SweepConfig, planned
 from scaling.records import finished
 from scaling.summary import table_rows
+from videowm import config as configuration
 from videowm.train.log import wandb_settings
 
 logger = logging.getLogger("scaling")
@@ -24,28 +24,23 @@ def publish(sweep: SweepConfig, *, y: str) -> None:
 
 
 def log_run(sweep: SweepConfig, out: Path, y: str) -> None:
+    """Log the curve, the table and the pictures of OUT/report, and every metric of every run."""
     import wandb
 
-    records = finished(plan(sweep))
-    rows = table_rows(records)
+    records = finished(planned(sweep))
+    rows, pictures = table_rows(records), sorted((out / "report").iterdir())
     columns = ["name", "flops", "params", y]
-    curve = [[r["name"], r["flops"]["train"], r["params"]["body"], r["metrics"][y]] for r in records]
-    pictures = sorted((out / "report").iterdir())
+    curve = [[r.name, r.compute, r.params["body"], r.metrics[y]] for r in records]
+    images = {path.stem: wandb.Image(str(path)) for path in pictures if path.suffix == ".png"}
+    videos = {f"{path.stem}_video": wandb.Video(str(path), format="mp4") for path in pictures if path.suffix == ".mp4"}
     with wandb.init(project="videowm", job_type="sweep", **wandb_settings(out, f"{out.name} summary")) as run:
-        run.log(
-            {
-                "quality_vs_compute": wandb.Table(columns=columns, data=curve),
-                "points": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows]),
-                **{path.stem: wandb.Image(str(path)) for path in pictures if path.suffix == ".png"},
-                **{
-                    f"{path.stem}_video": wandb.Video(str(path), format="mp4")
-                    for path in pictures
-                    if path.suffix == ".mp4"
-                },
-            }
-        )
+        tables = {
+            "quality_vs_compute": wandb.Table(columns=columns, data=curve),
+            "points": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows]),
+        }
+        run.log(tables | images | videos)
         for record in records:
-            for name, value in record["metrics"].items():
-                if isinstance(value, float):
-                    run.summary[f"{record['name']}/{name}"] = value
-        run.config.update({"sweep": json.loads(json.dumps(sweep.__dict__, default=str))})
+            for name in record.metrics:
+                if (value := record.number(name)) is not None:
+                    run.summary[f"{record.name}/{name}"] = value
+        run.config.update({"sweep": configuration.to_dict(sweep)})

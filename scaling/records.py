@@ -1,104 +1,152 @@
-"""What the finished points of a sweep say: record.json, one a run; nothing is scraped from a log."""
+"""The finished runs of a sweep, as `record.json` and `evaluation.json` hold them; nothing is taken from a log."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from scaling.law import Runs
+from scaling.point import Point
 from videowm.config import suggest
+from videowm.files import read_json
+from videowm.metrics import with_current_names
+from videowm.record import RunRecord
 from videowm.types import UserError
 
-if TYPE_CHECKING:
-    from scaling.plan import Point
+
+@dataclass(frozen=True)
+class Finished(RunRecord):
+    """The record of a finished point, and what the sweep adds to it. `metrics` holds later evaluations too."""
+
+    arm: str | None = None  # of the grid
+    own: frozenset[str] = frozenset()  # names of metrics that the run itself measured
+
+    @staticmethod
+    def of(record: RunRecord, arm: str | None = None, later: dict[str, Any] | None = None) -> Finished:
+        """`record` with `later` metrics; where both have a number, the record's stays."""
+        values = {f.name: getattr(record, f.name) for f in fields(RunRecord)}
+        values["metrics"] = (later or {}) | record.metrics
+        return Finished(**values, arm=arm, own=frozenset(record.metrics))
+
+    @property
+    def compute(self) -> float:
+        """Training FLOPs of the whole path, a trunk's share included."""
+        return self.flops["train"]
+
+    @property
+    def family(self) -> str:
+        """The trunk that the run branched off, else the run itself: what is drawn together in a bootstrap."""
+        return self.trunk or self.name
+
+    def number(self, name: str) -> float | None:
+        """A metric that is a number; None where it is missing or another thing."""
+        value = self.metrics.get(name)
+        return value if isinstance(value, int | float) else None
 
 
-def read_record(run: Path) -> dict[str, Any] | None:
-    """record.json of a finished run, None for an unfinished one."""
-    try:
-        return json.loads((run / "record.json").read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise UserError(f"{run}/record.json is damaged: remove it and run the sweep again") from None
+def read_record(run: Path) -> RunRecord | None:
+    """The record of a run directory, None for an unfinished run.
 
-
-def finished(points: list[Point]) -> list[dict[str, Any]]:
-    """Records of the finished points by rising compute, without trunks, each with its `arm`.
-
-    Other banks, VAEs or datasets do not mix within an arm.
+    Raises:
+        UserError: the file is damaged.
     """
-    read = [(point, r) for point in points if (r := read_record(point.run)) is not None]
-    records = [with_evaluation(r, point.run) | {"arm": point.arm} for point, r in read if r.get("role") != "trunk"]
-    for group in by_arm(records).values():
+    return RunRecord.read(run)
+
+
+def finished(points: Sequence[Point]) -> list[Finished]:
+    """The finished points by rising compute, without trunks.
+
+    Raises:
+        UserError: within an arm, runs were measured on different banks, autoencoders or datasets; or a branch was
+            trained in another precision than its trunk.
+    """
+    read = [(point, record) for point in points if (record := read_record(point.run)) is not None]
+    same_precision([record for _, record in read])
+    found = [Finished.of(r, point.arm, later_metrics(point.run)) for point, r in read if not r.is_trunk]
+    for group in by_arm(found).values():
         for key in ("bank", "vae", "data"):
-            found = sorted({record["hashes"][key] for record in group})
-            if len(found) > 1:
+            kinds = sorted({record.hashes[key] for record in group})
+            if len(kinds) > 1:
                 raise UserError(
-                    f"the points were measured with {len(found)} different {key} hashes {found}: they do not compare"
+                    f"the points were measured with {len(kinds)} different {key} hashes {kinds}: they do not compare"
                 )
-    return sorted(records, key=lambda record: record["flops"]["train"])
+    return sorted(found, key=lambda record: record.compute)
 
 
-def unstopped(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def same_precision(records: Sequence[RunRecord]) -> None:
+    """Refuse a branch whose trunk was trained in another precision: together they are not one run."""
+    trunks = {record.name: record.execution.precision for record in records}
+    for record in records:
+        ours, theirs = record.execution.precision, trunks.get(record.trunk)
+        if ours and theirs and ours != theirs:
+            raise UserError(
+                f"{record.name} was trained in {ours} and its trunk {record.trunk} in {theirs}, so they are not one "
+                f"run: remove one of the two run directories and train it again with train.precision={theirs}"
+            )
+
+
+def unstopped(records: Sequence[Finished]) -> list[Finished]:
     """Those that went to their end: what the action gate stopped was never cooled down, and belongs to no law."""
-    return [record for record in records if not record.get("stopped")]
+    return [record for record in records if not record.stopped]
 
 
-def rolled(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those whose configuration asked for rollouts."""
-    return [record for record in records if "rollout/psnr" in record["metrics"]]
+def rolled(records: Sequence[Finished]) -> list[Finished]:
+    """Those whose configuration has rollouts."""
+    return [record for record in records if record.metrics.get("rollout/psnr")]
 
 
-def by_arm(records: list[dict[str, Any]]) -> dict[str | None, list[dict[str, Any]]]:
+def by_arm(records: Sequence[Finished]) -> dict[str | None, list[Finished]]:
     """Records by their arm, arms in the order in which they come; without arms all of them, as None."""
-    return {arm: [r for r in records if r.get("arm") == arm] for arm in dict.fromkeys(r.get("arm") for r in records)}
+    return {arm: [r for r in records if r.arm == arm] for arm in dict.fromkeys(r.arm for r in records)}
 
 
-def with_evaluation(record: dict[str, Any], run: Path) -> dict[str, Any]:
-    """The record with what `videowm evaluate` measured later; where both have a number, the record's stays."""
-    try:
-        later = json.loads((run / "evaluation.json").read_text())
-    except FileNotFoundError:
-        return record
-    except ValueError:
-        raise UserError(f"{run}/evaluation.json is damaged: run videowm evaluate {run} again") from None
-    return record | {"metrics": later | record["metrics"], "own": list(record["metrics"])}
+def later_metrics(run: Path) -> dict[str, Any]:
+    """What `videowm evaluate` measured later."""
+    path = run / "evaluation.json"
+    return with_current_names(read_json(path, f"run videowm evaluate {run} again")) if path.exists() else {}
 
 
-def check_metric(records: list[dict[str, Any]], y: str) -> None:
+def check_metric(records: Sequence[Finished], y: str) -> None:
     """Refuse a name that is not a number in every record, or that was measured on other starts or by another reader."""
     for record in records:
-        metrics = record["metrics"]
-        if y not in metrics:
-            numbers = [name for name, value in metrics.items() if isinstance(value, int | float)]
+        if y not in record.metrics:
+            numbers = [name for name in record.metrics if record.number(name) is not None]
             raise UserError(
-                f"record of {record['name']} has no {y!r}{suggest(y, numbers)} (videowm evaluate RUN --reader READER "
+                f"record of {record.name} has no {y!r}{suggest(y, numbers)} (videowm evaluate RUN --reader READER "
                 "measures control, state and more)"
             )
-        if not isinstance(metrics[y], int | float):
-            raise UserError(f"{y} of {record['name']} is {metrics[y]!r}, a y-axis needs a number: name another")
-    later = [r["metrics"]["about"] for r in records if y not in r.get("own", r["metrics"]) and "about" in r["metrics"]]
+        if record.number(y) is None:
+            raise UserError(f"{y} of {record.name} is {record.metrics[y]!r}, a y-axis needs a number: name another")
+    later = [r.metrics["about"] for r in records if y not in r.own and "about" in r.metrics]
     for about in later[1:]:
         if differs := [f"{k} {later[0][k]} and {v}" for k, v in about.items() if later[0].get(k) != v]:
             raise UserError(f"{y} was measured with different {', '.join(differs)}: evaluate all points alike")
 
 
-def runs_of(records: list[dict[str, Any]], y: str = "heldout/loss") -> Runs:
+def is_loss(y: str) -> bool:
+    """Whether a law may be fitted to this metric: its form is that of a held-out loss."""
+    return y.startswith("heldout/loss")
+
+
+def runs_of(records: Sequence[Finished], y: str = "heldout/loss") -> Runs:
     """The table that a law is fitted on: N (body), D (target tokens), C (training FLOPs) and the loss.
 
     Stopped runs are left out.
+
+    Raises:
+        UserError: `y` is missing, is no number, or was measured in different ways.
     """
     records = unstopped(records)
     check_metric(records, y)
-    trunks = [record.get("trunk") for record in records]
+    branched = any(record.trunk for record in records)
     return Runs(
-        n=np.array([record["params"]["body"] for record in records], float),
-        d=np.array([record["tokens"]["target"] for record in records], float),
-        c=np.array([record["flops"]["train"] for record in records], float),
-        loss=np.array([record["metrics"][y] for record in records], float),
-        trunk=np.array([t or r["name"] for t, r in zip(trunks, records, strict=True)]) if any(trunks) else None,
+        n=np.array([record.params["body"] for record in records], float),
+        d=np.array([record.tokens["target"] for record in records], float),
+        c=np.array([record.compute for record in records], float),
+        loss=np.array([record.metrics[y] for record in records], float),
+        trunk=np.array([record.family for record in records]) if branched else None,
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import json
+import logging
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from scaling import check, futures
 from scaling.arms import sentences as arm_sentences
@@ -18,9 +20,10 @@ from scaling.fit import summary as law_summary
 from scaling.grid import Dial
 from scaling.law import Cost, Law, Runs, identifiable, optimum
 from scaling.panels import against_compute, best_of_budgets, horizon_figure, panels
-from scaling.plan import Point, SweepConfig, bases, plan, planned
-from scaling.predict import REACHED, comparison, measured, predictions
-from scaling.records import by_arm, finished, rolled, runs_of, unstopped
+from scaling.plan import bases, plan
+from scaling.point import Point, SweepConfig, planned
+from scaling.predict import REACHED, Prediction, comparison, measured, predictions
+from scaling.records import Finished, by_arm, finished, is_loss, rolled, runs_of, unstopped
 from scaling.summary import as_csv, costs, data_rows, left_out, precision, sentences, table_rows
 from videowm.files import write_atomic
 from videowm.types import UserError
@@ -28,80 +31,183 @@ from videowm.types import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
+logger = logging.getLogger("scaling")
 TEMPLATE = Path(__file__).with_name("report.html")
 FIGURES = ("loss", "isoflop", "panels", "horizon", "check-lr", "headline")  # with numbers, that a page may have
 
 
-def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> Path:
-    """Write report.html and, beside it in report/, its figures, videos and the table as CSV; return the page."""
+@dataclass
+class Parts:
+    """The pictures of a page, each made on its own: one that fails is a sentence, and the page has the others."""
+
+    files: dict[str, bytes] = field(default_factory=dict)  # name -> content
+    failed: dict[str, str] = field(default_factory=dict)  # name of a picture -> why it could not be made
+
+    def attempt(self, name: str, make: Callable[[], T]) -> T | None:
+        """What `make` returns; None where it fails."""
+        try:
+            return make()
+        except Exception as error:  # noqa: BLE001 - no page fails for one picture
+            first = next(iter(str(error).splitlines()), "")
+            why = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+            self.failed[name] = f"The picture {name!r} could not be made: {why.rstrip('.')}."
+            logger.debug("the picture %s failed", name, exc_info=True)
+            return None
+
+    def figure(self, name: str, make: Callable[[], Figure | None]) -> None:
+        """Add a figure as PNG and SVG, if `make` returns one."""
+
+        def files() -> dict[str, bytes]:
+            made = make()
+            return {} if made is None else {f"{name}.{kind}": drawn(made, kind) for kind in ("png", "svg")}
+
+        self.files |= self.attempt(name, files) or {}
+
+    def video(self, name: str, make: Callable[[], futures.Picture]) -> None:
+        """Add a picture that has a still and a moving version."""
+        made = self.attempt(name, make)
+        if made is not None:
+            self.files |= {f"{name}.png": made.png, f"{name}.mp4": made.mp4}
+
+    def embedded(self) -> dict[str, str]:
+        """The pictures as the page holds them, base64."""
+        shown = {name: data for name, data in self.files.items() if name.endswith(("png", "mp4"))}
+        return {name: base64.b64encode(data).decode() for name, data in shown.items()}
+
+
+@dataclass(frozen=True)
+class Study:
+    """The numbers of a page."""
+
+    sweep: SweepConfig
+    y: str
+    points: list[Point]
+    records: list[Finished]
+    best: list[Finished]  # of every budget, by rising compute
+    predicted: list[Prediction]
+    names: dict[str, str]  # what the page calls the points
+    cost: Cost | None  # exact FLOPs at N and D; None without a grid
+    law: Bootstrap | Law | None
+    why_not: str | None  # why there is no law
+
+    @staticmethod
+    def of(sweep: SweepConfig, y: str) -> Study:
+        """Read the finished points and fit a law to them.
+
+        Raises:
+            UserError: no point is finished, or `y` is not measured in all of them.
+        """
+        points = plan(sweep)
+        records = finished(points)
+        if not unstopped(records):
+            stopped = f" (the action gate stopped {len(records)})" if records else ""
+            raise UserError(f"{sweep.out} has no finished point yet{stopped}: python -m scaling run SWEEP.yaml")
+        best, predicted = best_of_budgets(records, y), predictions(sweep, y)
+        cost = None if sweep.grid is None else Dial.of(next(iter(bases(sweep).values()))).cost
+        law, why_not = law_of(records, y, predicted, cost)
+        return Study(sweep, y, points, records, best, predicted, short_names(sweep, records), cost, law, why_not)
+
+    @property
+    def fitted(self) -> Law | None:
+        """The law without its bootstrap."""
+        return self.law.law if isinstance(self.law, Bootstrap) else self.law
+
+
+def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> tuple[Path, list[str]]:
+    """Write report.html and, in report/, its pictures and the table as CSV; the page, and sentences for a terminal.
+
+    Raises:
+        UserError: no point is finished, or `y` is not measured in all of them.
+    """
+    study, parts = Study.of(sweep, y), Parts()
+    verdict = parts.attempt("check-lr", lambda: check_of(sweep))
+    draw_figures(study, parts, verdict)
+    draw_rollouts(study, parts)
+    parts.files["points.csv"] = as_csv(data_rows(study.records)).encode()
+    write_files(Path(sweep.out) / "report", parts.files)
+    path = Path(sweep.out) / "report.html"
+    write_atomic(path, page(study, parts, verdict).encode())
+    notes = [*arm_sentences(study.records, y), *left_out(study.points), *parts.failed.values()]
+    return path, notes
+
+
+def draw_figures(study: Study, parts: Parts, verdict: check.Verdict | None) -> None:
+    """The figures that are drawn from numbers."""
+    records, y, law = study.records, study.y, study.law
+    cut = cut_short(study.points, records, y)
+    parts.figure("panels", lambda: panels(records))
+    if law is None:
+        parts.figure("loss", lambda: against_compute(records, y, study.predicted, cut))
+    else:
+        runs, targets = held_out(records, y, study.predicted)
+        parts.figure("loss", lambda: law_figure(law, runs, targets=targets, cost=study.cost,
+                                                predicted=study.predicted, cut=cut))  # fmt: skip
+        parts.figure("isoflop", lambda: isoflop_figure(runs, study.fitted, study.cost))
+    if verdict:
+        parts.figure("check-lr", lambda: check.figure(verdict))
+    if rolled(study.best):
+        parts.figure("horizon", lambda: horizon_figure(rolled(study.best), study.names))
+
+
+def draw_rollouts(study: Study, parts: Parts) -> None:
+    """The pictures that models draw: strip, two futures, and the headline of stills above the figure of the loss."""
+    shown = {study.names[record.name]: record.name for record in strip_of(study.sweep, study.best)}
+    made = parts.attempt("strip", lambda: futures.roll_points(study.sweep, shown))
+    if made is None:
+        return
+    parts.video("strip", lambda: futures.strip_of(made))
+    parts.video("futures", lambda: futures.two_futures(made))
+    if "loss.png" in parts.files:
+        headline = parts.attempt("headline", lambda: futures.headline(futures.ends_of(made), parts.files["loss.png"]))
+        parts.files |= {} if headline is None else {"headline.png": headline}
+
+
+def page(study: Study, parts: Parts, verdict: check.Verdict | None) -> str:
+    """The page as HTML; nothing in it comes from outside."""
     import jinja2
 
-    points = plan(sweep)
-    records = finished(points)
-    if not unstopped(records):
-        stopped = f" (the action gate stopped {len(records)})" if records else ""
-        raise UserError(f"{sweep.out} has no finished point yet{stopped}: python -m scaling run SWEEP.yaml")
-    best, predicted = best_of_budgets(records, y), predictions(sweep, y)
-    names = short_names(sweep, records)
-    cost = None if sweep.grid is None else Dial.of(next(iter(bases(sweep).values()))).cost
-    law, why_not = law_of(records, y, predicted, cost)
-    checked = check_of(sweep)
-    figures = figures_of(points, records, y, law, predicted, cost)
-    if checked:
-        figures["check-lr"] = check.figure(checked)
-    if rolled(best):
-        figures["horizon"] = horizon_figure(rolled(best), names)
-    files = {f"{name}.{kind}": drawn(figure, kind) for name, figure in figures.items() for kind in ("png", "svg")}
-    shown, stills = futures.pictures(sweep, {names[record["name"]]: record["name"] for record in strip_of(sweep, best)})
-    files |= {f"{name}.{kind}": getattr(p, kind) for name, p in shown.items() for kind in ("png", "mp4")}
-    files["points.csv"] = as_csv(data_rows(records)).encode()
-    embedded = {name: base64.b64encode(data).decode() for name, data in files.items() if name.endswith(("png", "mp4"))}
-    if stills is not None:
-        files["headline.png"] = futures.headline(stills, files["loss.png"])
-    write_files(Path(sweep.out) / "report", files)
+    sweep, records, best = study.sweep, study.records, study.best
+    shown = {name: data for name, data in parts.embedded().items() if name != "headline.png"}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text()).render(
-        title=sweep.title, summary=sentences(best, y, names), rows=table_rows(records), why_not=why_not, y=y,
-        law=law and law_summary(law.law if isinstance(law, Bootstrap) else law), files=embedded, lost=left_out(points),
-        predicted=comparison(predicted, records), best=best[-1], strip_frames=sweep.strip_frames,
-        costs=costs(points, check_points(sweep)), check=checked and check.sentences(checked),
-        arms=arm_sentences(records, y), precision=precision(records if sweep.grid else [], best),
+    return environment.from_string(TEMPLATE.read_text()).render(
+        title=sweep.title, summary=sentences(best, study.y, study.names), rows=table_rows(records), y=study.y,
+        why_not=study.why_not, law=study.fitted and law_summary(study.fitted), files=shown, failed=parts.failed,
+        lost=left_out(study.points), predicted=comparison(study.predicted, records), best=best[-1],
+        strip_frames=sweep.strip_frames, costs=costs(study.points, check_points(sweep)), check=verdict and str(verdict),
+        arms=arm_sentences(records, study.y), precision=precision(records if sweep.grid else [], best),
     )  # fmt: skip
-    path = Path(sweep.out) / "report.html"
-    write_atomic(path, page.encode())
-    return path
 
 
-def short_names(sweep: SweepConfig, records: list[dict[str, Any]]) -> dict[str, str]:
+def short_names(sweep: SweepConfig, records: list[Finished]) -> dict[str, str]:
     """What pictures and sentences call the points: their own names, in a grid multiples of the least compute."""
     if sweep.grid is None:
-        return {record["name"]: record["name"] for record in records}
-    least = records[0]["flops"]["train"]
-    ratios = {record["name"]: record["flops"]["train"] / least for record in records}
+        return {record.name: record.name for record in records}
+    least = records[0].compute
+    ratios = {record.name: record.compute / least for record in records}
     return {name: f"{ratio:.2g}x" if ratio < 99.5 else f"{ratio:.0f}x" for name, ratio in ratios.items()}
 
 
-def strip_of(sweep: SweepConfig, best: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def strip_of(sweep: SweepConfig, best: list[Finished]) -> list[Finished]:
     """Those of the best, of which not only the record is here, that are nearest to the multiples of compute that the
     strip shows; without any multiples, all."""
-    here = [record for record in best if (Path(sweep.out) / record["name"] / "model_index.json").exists()]
+    here = [record for record in best if (Path(sweep.out) / record.name / "model_index.json").exists()]
     if not sweep.strip_at or not here:
         return here
-    least = best[0]["flops"]["train"]
+    least = best[0].compute
     nearest = [
-        min(here, key=lambda record: abs(math.log(record["flops"]["train"] / least / ratio)))
-        for ratio in sorted(sweep.strip_at)
+        min(here, key=lambda record: abs(math.log(record.compute / least / ratio))) for ratio in sorted(sweep.strip_at)
     ]
-    return list({record["name"]: record for record in nearest}.values())
+    return list({record.name: record for record in nearest}.values())
 
 
-def law_of(records: list[dict[str, Any]], y: str, predicted: list[dict[str, Any]] = (),
+def law_of(records: list[Finished], y: str, predicted: Sequence[Prediction] = (),
            cost: Cost | None = None) -> tuple[Bootstrap | Law | None, str | None]:  # fmt: skip
     """The fitted surface, else the frontier, of the runs that no prediction holds out; or why there is none.
 
     A surface without a best size at every budget that is drawn, as where more parameters do harm, is no law of compute.
     """
-    if not y.startswith("heldout/loss"):
+    if not is_loss(y):
         return None, f"No law is fitted: its form is that of a loss, and {y} is none."
     if len(found := by_arm(records)) > 1:
         return (
@@ -129,40 +235,27 @@ def has_optima(runs: Runs, cost: Cost | None) -> bool:
         return False
 
 
-def held_out(records: list[dict[str, Any]], y: str, predicted: list[dict[str, Any]]) -> tuple[Runs, Runs | None]:
+def held_out(records: list[Finished], y: str, predicted: Sequence[Prediction]) -> tuple[Runs, Runs | None]:
     """The runs below every predicted budget, and those at one."""
     runs = runs_of(records, y)
-    below = runs.c < REACHED * min((p["budget"] for p in predicted), default=math.inf)
+    below = runs.c < REACHED * min((p.budget for p in predicted), default=math.inf)
     targets = [r for p in predicted if (r := measured(p, records))]
     return runs.keep(below), runs_of(targets, y) if targets else None
 
 
-def cut_short(points: list[Point], records: list[dict[str, Any]], y: str) -> Cut:
+def cut_short(points: list[Point], records: list[Finished], y: str) -> Cut:
     """The runs that no law sees: those that diverged have no metric, stopped ones have that of their last step."""
     cut = {"diverged": [(point.flops, None) for point in points if diverged(point)]}
     for record in records:
-        if why := record.get("stopped"):
-            cut.setdefault(why, []).append((record["flops"]["train"], record["metrics"].get(y)))
+        if why := record.stopped:
+            cut.setdefault(why, []).append((record.compute, record.number(y)))
     return cut
 
 
-def figures_of(points: list[Point], records: list[dict[str, Any]], y: str, law: Bootstrap | Law | None,
-               predicted: list[dict[str, Any]], cost: Cost | None) -> dict[str, Figure]:  # fmt: skip
-    """The figures of the page that are drawn from numbers, by name."""
-    cut, made = cut_short(points, records, y), {"panels": panels(records)}
-    if law is None:
-        made["loss"] = against_compute(records, y, predicted, cut)
-    else:
-        runs, targets = held_out(records, y, predicted)
-        made["loss"] = law_figure(law, runs, targets=targets, cost=cost, predicted=predicted, cut=cut)
-        made["isoflop"] = isoflop_figure(runs, law.law if isinstance(law, Bootstrap) else law, cost)
-    return {name: figure for name, figure in made.items() if figure is not None}
-
-
-def check_of(sweep: SweepConfig) -> dict[str, Any] | None:
+def check_of(sweep: SweepConfig) -> check.Verdict | None:
     """What `check-lr` found, where it was run to its end."""
     path = Path(sweep.out) / "check-lr" / "check-lr.json"
-    return json.loads(path.read_text()) if sweep.check_lr and path.exists() else None
+    return check.Verdict.read(path) if sweep.check_lr and path.exists() else None
 
 
 def check_points(sweep: SweepConfig) -> dict[str, list[Point]]:

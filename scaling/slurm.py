@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from scaling import dispatch
-from scaling.plan import Point, SweepConfig
+from scaling.point import Point, SweepConfig
+from videowm import config as configuration
 from videowm.files import write_atomic
 from videowm.types import UserError
 
@@ -27,7 +28,9 @@ trap 'again=1; [ -n "$pid" ] && kill -TERM $pid' USR1
 {command} --only "${{points[$SLURM_ARRAY_TASK_ID]}}" &
 pid=$!
 while kill -0 $pid 2> /dev/null; do wait $pid; code=$?; done
-if [ -n "$again" ] && [ $code -ne 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ -n "$again" ] && [ $code -ne 0 ]; then
+  scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"  # SLURM_JOB_ID of one task is the whole array's
+fi
 exit $code
 """
 OURS = ("array", "dependency", "comment", "parsable", "wrap")  # what the launcher itself says to sbatch
@@ -115,10 +118,13 @@ def longest_array() -> int:
     return max(1, int(found[1])) if found else 1001
 
 
-def submit(points: list[Point], sweep: SweepConfig, arguments: list[str], jobs: int | None = None) -> str:
-    """Submit every point that is neither done nor queued nor trained already; say what was done.
+def submit(points: list[Point], sweep: SweepConfig, jobs: int | None = None) -> str:
+    """Submit every point that is neither done nor queued nor trained already; a sentence on what was submitted.
 
-    `arguments` are those of `python -m scaling run`; of one array at most `jobs` tasks run at once.
+    The tasks read a copy of the sweep in its plan. Of one array at most `jobs` tasks run at once.
+
+    Raises:
+        UserError: SLURM is not here, or refuses an option.
     """
     folder, given = Path(sweep.out) / "plan", [f"--job-name={Path(sweep.out).name}", *options(sweep.slurm)]
     with (folder / ".slurm.lock").open("w") as lock:
@@ -128,8 +134,7 @@ def submit(points: list[Point], sweep: SweepConfig, arguments: list[str], jobs: 
         missing = [p for p in points if p.name not in held and now[p.name] in ("todo", "failed", "diverged")]
         tasks = {name: task for name, (task, _) in held.items()}
         waiting = {name for name, state in now.items() if state not in dispatch.ENDED}
-        command = [sys.executable, "-m", "scaling", "run", *arguments, "--jobs", "1"]
-        write_atomic(folder / "slurm.sh", SCRIPT.format(command=shlex.join(command)).encode())
+        write_script(folder, sweep)
         sent, most = 0, longest_array()
         for after, group in groups(missing, tasks, waiting):
             wait = [] if after is None else [f"--dependency=afterok:{tasks[after]}", "--kill-on-invalid-dep=yes"]
@@ -137,15 +142,29 @@ def submit(points: list[Point], sweep: SweepConfig, arguments: list[str], jobs: 
                 part = group[first : first + most]
                 tasks |= send(part, folder, [*wait, *given], jobs)
                 sent += len(part)
-    stopped = list(now.values()).count("stopped")
-    done = f"{len(points) - len(waiting) - stopped} done" + f", {stopped} stopped by the action gate" * bool(stopped)
-    other = len(waiting) - sent
-    return f"{sent} of {len(points)} points submitted; {done}, {other} queued, running or waiting for such"
+    return submitted(list(now.values()), len(waiting), sent)
+
+
+def submitted(states: list[str], waiting: int, sent: int) -> str:
+    """What a submission did, of points in these states, of which `waiting` had not ended."""
+    stopped = states.count("stopped")
+    done = f"{len(states) - waiting - stopped} done" + f", {stopped} stopped by the action gate" * bool(stopped)
+    other = waiting - sent
+    return f"{sent} of {len(states)} points submitted; {done}, {other} queued, running or waiting for such"
+
+
+def write_script(folder: Path, sweep: SweepConfig) -> None:
+    """Write what a task runs: `scaling run --only` on a copy of the sweep, all of its settings resolved."""
+    copy = folder / ".sweep.yaml"  # no point can have this name
+    write_atomic(copy, configuration.dump(sweep).encode())
+    command = [sys.executable, "-m", "scaling", "run", str(copy), "--jobs", "1"]
+    write_atomic(folder / "slurm.sh", SCRIPT.format(command=shlex.join(command)).encode())
 
 
 def send(group: list[Point], folder: Path, given: list[str], jobs: int | None) -> dict[str, str]:
     """Submit one array; name -> task. The list of its points is there before the job is, so no kill can part them."""
-    names, log = folder.resolve() / f"slurm-{time.time_ns()}.txt", folder / "slurm-%A_%a.log"
+    names = folder.resolve() / f"slurm-{time.time_ns()}.txt"
+    log = f"{str(folder).replace('%', '%%')}/slurm-%A_%a.log"  # sbatch replaces %A by the job, %% by %
     write_atomic(names, "".join(f"{point.name}\n" for point in group).encode())
     array = f"--array=0-{len(group) - 1}" + (f"%{jobs}" if jobs else "")
     ours = [array, f"--comment={names}", f"--output={log}", "--open-mode=append", "--requeue", "--signal=B:USR1@120"]

@@ -172,7 +172,7 @@ def test_text_is_taken_as_it_stands(tmp_path, text):
 
 def run_classes() -> dict[str, tuple[type, dict[str, Any]]]:
     """Every configuration class that a file is read into, with the least that one must hold."""
-    from scaling.plan import SweepConfig
+    from scaling.point import SweepConfig
     from videowm.train import registry
 
     least = {"vae": {"data": "d"}, "reader": {"data": "d"}, "world": {"latents": "d"}}

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from made import finished_run, write_record
 
 from scaling import arms
 from scaling.__main__ import main
-from scaling.plan import load_sweep, plan
+from scaling.plan import plan
+from scaling.point import load_sweep
 from scaling.predict import freeze
+from scaling.records import Finished
 from videowm import config as configuration
 from videowm.train.config import DIVERGED
 from videowm.types import UserError
@@ -71,10 +74,9 @@ def test_fit_gives_a_law_for_each_arm(sweep_file, tmp_path, capsys):
             (point.run / DIVERGED).write_text("{}")
         elif point.after:
             loss = (1.0 if point.arm == "a" else 1.1) * (point.flops / 1e9) ** -0.1
-            record = {"name": point.name, "role": "run", "trunk": point.after, "params": point.params,
-                      "flops": {"train": point.flops}, "hashes": {"bank": "x", "vae": "y", "data": "z"},
-                      "tokens": {"target": point.tokens}, "metrics": {"heldout/loss": loss}}  # fmt: skip
-            (point.run / "record.json").write_text(json.dumps(record))
+            write_record(point.run, trunk=point.after, params=point.params, flops={"train": point.flops},
+                         steps=point.steps, batch=point.batch, lr=point.lr, tokens={"target": point.tokens},
+                         metrics={"heldout/loss": loss})  # fmt: skip
     with pytest.raises(SystemExit):
         main(["fit", str(path), "--form", "power", "--bootstrap", "0", "--out", str(tmp_path / "law.json")])
     said = capsys.readouterr().out
@@ -86,17 +88,17 @@ def test_fit_gives_a_law_for_each_arm(sweep_file, tmp_path, capsys):
     assert "diverged, so in no fit: b-d2-8e8" in said
 
 
-def study(effect: float, seed: int = 0, noise: float = 1e-3) -> list[dict]:
+def study(effect: float, seed: int = 0, noise: float = 1e-3, banks: str = "xx") -> list[Finished]:
     """Records of two arms, 5 sizes on 3 budgets: run noise in both, and a trunk's own difference between the arms."""
     rng, records = np.random.default_rng(seed), []
     for depth in range(1, 6):
         trunk = noise * rng.normal()
         for budget in (1, 3, 9):
             loss = 0.6 - 0.02 * np.log(budget) + 0.05 / depth
-            for arm, gap in (("a", 0.0), ("b", effect + trunk)):
+            for arm, gap, bank in (("a", 0.0, banks[0]), ("b", effect + trunk, banks[1])):
                 value = loss * np.exp(gap + noise / 10 * rng.normal())
-                records.append({"name": f"{arm}-d{depth}-{budget}", "arm": arm, "trunk": f"{arm}-d{depth}-trunk",
-                                "hashes": {"bank": "x"}, "metrics": {"heldout/loss": value}})  # fmt: skip
+                records.append(finished_run(f"{arm}-d{depth}-{budget}", arm=arm, trunk=f"{arm}-d{depth}-trunk",
+                                            hashes={"bank": bank}, metrics={"heldout/loss": value}))  # fmt: skip
     return records
 
 
@@ -120,8 +122,5 @@ def test_no_difference_is_not_found_too_often():
 
 def test_other_banks_do_not_compare():
     """Guards losses of two tokenizers read as a difference."""
-    records = study(0)
-    for record in records[1::2]:
-        record["hashes"] = {"bank": "y"}
-    (line,) = arms.sentences(records, "heldout/loss")
+    (line,) = arms.sentences(study(0, banks="xy"), "heldout/loss")
     assert "different banks" in line

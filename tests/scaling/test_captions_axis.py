@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scaling.plan import load_sweep, plan
+from scaling.plan import plan
+from scaling.point import load_sweep
 
 ROOT = Path(__file__).parents[2]
 

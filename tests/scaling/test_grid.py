@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from made import finished_run
 
 from scaling import dispatch, predict, records, summary
 from scaling.__main__ import parser, run
-from scaling.grid import Dial, GridConfig, OptimumConfig, depths, expected_optimum, label
-from scaling.plan import Speeds, load_sweep, plan, planned, resolve, table
+from scaling.grid import Dial, depths, expected_optimum, label
+from scaling.plan import Speeds, plan, resolve, table
+from scaling.point import GridConfig, OptimumConfig, load_sweep, planned
 from scaling.report import law_of, report, strip_of
 from scaling.table import read_table
 from videowm.config import parse_args
@@ -117,9 +119,9 @@ def test_trained_as_planned_and_fitted_by_trunk(trained, capsys):
     points = plan(load_sweep(trained))
     for point in points:
         record = records.read_record(point.run)
-        assert (point.flops, point.spent) == (record["flops"]["train"], record["flops"]["spent"])
+        assert (point.flops, point.spent) == (record.flops["train"], record.flops["spent"])
     found = records.finished(points)
-    assert len(found) == 15 and all("heldout/loss" in record["metrics"] for record in found)
+    assert len(found) == 15 and all("heldout/loss" in record.metrics for record in found)
     assert len(np.unique(records.runs_of(found).trunk)) == 6
     run(parser().parse_args(["fit", str(trained), "--form", "power", "--bootstrap", "50"]))
     assert "draws by trunk" in (said := capsys.readouterr().out) and "4 points" in said
@@ -136,9 +138,9 @@ def test_frozen_then_measured(trained, capsys):
     sweep = load_sweep(trained)
     path, said = predict.freeze(sweep, 6e9, form="frontier", draws=50)
     kept = path.read_bytes()
-    assert said["held_out"] and len(said["runs"]) == 15 and path.name == "6e9.json" and said["block"] == "trunk"
+    assert said.held_out and len(said.runs) == 15 and path.name == "6e9.json" and said.block == "trunk"
     run(parser().parse_args(["predict", str(trained), "--budget", "6e9"]))
-    assert f"sha256 {said['sha256'][:16]}" in capsys.readouterr().out and path.read_bytes() == kept
+    assert f"sha256 {said.sha256[:16]}" in capsys.readouterr().out and path.read_bytes() == kept
     with pytest.raises(UserError, match="not beyond the fitted range"):
         predict.freeze(sweep, 4e9, form="frontier", draws=50)
     larger = load_sweep(trained, ["grid.targets=[6e9]", "grid.optimum={tokens_per_parameter: 1}"])
@@ -152,14 +154,14 @@ def test_frozen_then_measured(trained, capsys):
     (row,) = predict.comparison(predict.predictions(larger, "heldout/loss"), records.finished(plan(larger)))
     assert row["measured"].endswith(f"({target.name})") and "% of L" in row["error"]
     assert predict.freeze(larger, 6e9)[1] == said, "the target is not among what it was predicted from"
-    assert not predict.freeze(larger, 6.2e9, form="frontier", draws=50)[1]["held_out"]
-    page = report(larger).read_text()
+    assert not predict.freeze(larger, 6.2e9, form="frontier", draws=50)[1].held_out
+    page = report(larger)[0].read_text()
     found, frozen = records.finished(plan(larger)), predict.predictions(larger, "heldout/loss")
     law, _ = law_of(found, "heldout/loss", frozen)
     assert law.law.fitted_range["c"][1] < 4e9 and len(found) == 16, "what was predicted is not among what is fitted"
     rows = summary.costs(plan(larger), {})
     assert [row["runs"] for row in rows] == ["6", "3", "3", "3", "1", "6", "22"]
-    spent = sum(records.read_record(point.run)["flops"]["spent"] for point in plan(larger))
+    spent = sum(records.read_record(point.run).flops["spent"] for point in plan(larger))
     assert rows[-1]["FLOPs spent"] == f"{spent:.3g}" and f"<td>{spent:.3g}</td>" in page
     folder = Path(larger.out) / "report"
     (folder / "notes.txt").write_text("mine")
@@ -178,11 +180,11 @@ def test_the_strip_shows_the_multiples_that_were_asked_for(trained, tmp_path):
     """Guards six rows where three were asked for, the nearest multiple taken by difference and not by ratio, and a page
     that ends at a run whose model is on another machine."""
     sweep = load_sweep(trained, ["strip_at=[1, 3, 32]", f"out={tmp_path}"])
-    best = [{"name": str(c), "flops": {"train": c}} for c in (1.0, 2.0, 5.0, 10.0, 32.0)]
+    best = [finished_run(str(c), flops={"train": c}) for c in (1.0, 2.0, 5.0, 10.0, 32.0)]
     for record in best[:-1]:
-        (tmp_path / record["name"]).mkdir()
-        (tmp_path / record["name"] / "model_index.json").touch()
-    assert [record["name"] for record in strip_of(sweep, best)] == ["1.0", "2.0", "10.0"]
+        (tmp_path / record.name).mkdir()
+        (tmp_path / record.name / "model_index.json").touch()
+    assert [record.name for record in strip_of(sweep, best)] == ["1.0", "2.0", "10.0"]
     assert strip_of(replace(sweep, strip_at=[]), best) == best[:-1]
 
 
@@ -227,7 +229,7 @@ def test_a_trunk_that_nothing_is_left_to_start_from_is_not_trained_again(trained
             shutil.copy(point.run / "record.json", tmp_path / "moved" / point.name)
     moved = plan(sweep)
     assert {dispatch.state(point) for point in moved} == {"done"} == {dispatch.state(p) for p in planned(sweep)}
-    assert "no model that could be drawn with" in report(sweep).read_text()
+    assert "no model to draw with" in report(sweep)[0].read_text()
     one = next(point for point in moved if point.after)
     (one.run / "record.json").unlink()
     assert {p.name for p in moved if dispatch.state(p) == "todo"} == {one.name, one.after}

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made import prediction
 
+from scaling.api import FitOptions, TableOptions, fit_table
 from scaling.figures import isoflop_figure, law_figure
-from scaling.fit import FORMS, Problem, baselines, bootstrap_fit, fit, fit_table, resample, slope, summary
+from scaling.fit import FORMS, Problem, baselines, bootstrap_fit, fit, resample, slope, summary
 from scaling.law import (
     Law,
     Runs,
@@ -263,7 +265,7 @@ def test_what_was_held_out_is_in_the_figure():
     runs = ladder(np.random.default_rng(0), trunks=4, noise=0, trunk_noise=0)
     low = runs.loss.min() / 3
     target = Runs(runs.n[-1:], runs.d[-1:], [10 * runs.c.max()], [low])
-    predicted = [{"budget": target.c[0], "loss": 2 * low, "interval": [low / 1.1, 3 * low]}]
+    predicted = [prediction(budget=target.c[0], loss=2 * low, interval=[low / 1.1, 3 * low])]
     bottom, _ = law_figure(fit(runs), runs, targets=target, predicted=predicted).axes[0].get_ylim()
     assert bottom < low / 1.1
 
@@ -399,9 +401,10 @@ def test_table_units_rows_and_budgets(tmp_path):
 def test_fit_table_writes_law_and_figure(tmp_path):
     """Guards the command: law.json has the documented fields, reads back as the same law, and both kinds of figure
     are pictures with more in them than axes (an empty one is under 20 kB)."""
+    columns = TableOptions(**CHINCHILLA)
     for form in ("surface", "frontier"):
         out, figure = tmp_path / "new" / "law.json", tmp_path / f"{form}.png"
-        law = fit_table(EPOCH, form=form, out=out, figure=figure, bootstrap=100, **CHINCHILLA)
+        law = fit_table(EPOCH, columns, FitOptions(form, bootstrap=100, out=out, figure=figure))
         fields = {"form", "params", "objective", "num_points", "dropped", "status", "intervals"}
         assert fields <= set(json.loads(out.read_text()))
         assert Law.from_json(out.read_text()) == law
@@ -409,4 +412,4 @@ def test_fit_table_writes_law_and_figure(tmp_path):
         assert all(name in summary(law) for name in FORMS[form])
         low, high = law.intervals["params"][FORMS[form][0]]
         assert low < law.params[FORMS[form][0]] < high
-    assert "se" not in summary(fit_table(EPOCH, bootstrap=0, **CHINCHILLA)).split("\n")[2]
+    assert "se" not in summary(fit_table(EPOCH, columns, FitOptions(bootstrap=0))).split("\n")[2]

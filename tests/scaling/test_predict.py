@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+from made import finished_run, prediction
 
 from scaling import predict
 from scaling.law import Runs, chinchilla_optimum, evaluate
@@ -68,11 +70,9 @@ def test_a_target_within_the_runs_is_no_prediction():
 
 def test_errors_by_hand():
     """Guards signs and denominators: 0.48 for 0.50 after 0.60 is -4 % of the loss and -20 % of the gain of 0.10."""
-    said = {"budget": 1e17, "y": "heldout/loss", "form": "surface", "status": "converged", "level": 0.9}
-    said |= {"loss": 0.48, "interval": [0.47, 0.49], "held_out": True}
-    said |= {"baselines": {"no further gain": 0.6, "power": 0.45}}
+    said = prediction()
     runs = [(8e16, 0.3), (9.5e16, 0.5), (1.05e17, 0.55), (3e17, 0.2)]
-    records = [{"name": f"{c:g}", "flops": {"train": c}, "metrics": {"heldout/loss": loss}} for c, loss in runs]
+    records = [finished_run(f"{c:g}", flops={"train": c}, metrics={"heldout/loss": loss}) for c, loss in runs]
     (row,) = predict.comparison([said], records)
     assert row["measured"] == "0.5000 (9.5e+16)" and row["inside"] == "no"
     assert row["error"] == "-4.00 % of L, -20.0 % of gain"
@@ -83,13 +83,13 @@ def test_errors_by_hand():
 
 def test_what_is_frozen_stays(tmp_path):
     """Guards a prediction that is bettered afterwards: overwritten, or edited by hand in any of its numbers."""
-    path, content = tmp_path / "predictions/1e17.json", {"form": "surface", "loss": 0.5, "runs": {"a": "1"}}
+    path, content = tmp_path / "predictions/1e17.json", asdict(prediction(loss=0.5, runs={"a": "1"}))
     content["sha256"] = predict.digest(content)
     predict.publish_once(path, json.dumps(content))
     with pytest.raises(UserError, match="was written by another call"):
         predict.publish_once(path, json.dumps(content | {"loss": 0.4}))
-    assert [p.name for p in path.parent.iterdir()] == ["1e17.json"] and predict.read(path) == content
-    assert predict.frozen(path, {"a": "1"}, None) == content
+    assert [p.name for p in path.parent.iterdir()] == ["1e17.json"] and asdict(predict.read(path)) == content
+    assert asdict(predict.frozen(path, {"a": "1"}, None)) == content
     for sources, form, said in [({"a": "1"}, "frontier", "froze the form"), ({"a": "2"}, None, "a differ")]:
         with pytest.raises(UserError, match=said):
             predict.frozen(path, sources, form)

@@ -16,7 +16,8 @@ import yaml
 
 from scaling import slurm
 from scaling.__main__ import parser, run
-from scaling.plan import load_sweep, plan, planned
+from scaling.plan import plan
+from scaling.point import load_sweep, planned
 from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +95,7 @@ def test_submitted_once_requeued_and_ended_once(cluster, sweep_file, capsys):
     run(parser().parse_args(["run", str(sweep_file), "--slurm"]))
     assert capsys.readouterr().out.startswith("3 of 3 points submitted; 0 done")
     points = planned(sweep)
-    assert slurm.submit(points, sweep, [str(sweep_file)]).startswith("0 of 3 points submitted; 0 done, 3 queued")
+    assert slurm.submit(points, sweep).startswith("0 of 3 points submitted; 0 done, 3 queued")
     alone, out = slurm.queue(sweep)["alone"][0], Path(sweep.out)
     wait_for(lambda: slurm.queue(sweep)["alone"][1] == "RUNNING")
     job = subprocess.check_output(["squeue", "--noheader", f"--jobs={alone}", "--format=%A"]).decode().strip()
@@ -113,7 +114,7 @@ def test_submitted_once_requeued_and_ended_once(cluster, sweep_file, capsys):
     for name, steps in {"trunk": range(1, 41), "branch": range(41, 51), "alone": range(1, 401)}.items():
         lines = [json.loads(line) for line in (out / name / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if "loss" in line] == list(steps), name
-    assert slurm.submit(points, sweep, [str(sweep_file)]).startswith("0 of 3 points submitted; 3 done, 0 queued")
+    assert slurm.submit(points, sweep).startswith("0 of 3 points submitted; 3 done, 0 queued")
 
 
 @pytest.mark.parametrize(
@@ -143,10 +144,10 @@ def test_more_points_than_an_array_may_have(cluster, sweep_file, tmp_path):
     alone = plan(sweep)[0]
     points = [replace(alone, name=f"p{i}", run=alone.run.with_name(f"p{i}")) for i in range(6)]
     try:
-        assert slurm.submit(points, sweep, [str(sweep_file)]).startswith("6 of 6 points submitted")
+        assert slurm.submit(points, sweep).startswith("6 of 6 points submitted")
         tasks = [slurm.queue(sweep)[point.name][0].split("_") for point in points]
         assert [index for _, index in tasks] == ["0", "1", "2", "3", "0", "1"] and len({job for job, _ in tasks}) == 2
-        assert slurm.submit(points, sweep, [str(sweep_file)]).startswith("0 of 6 points submitted")
+        assert slurm.submit(points, sweep).startswith("0 of 6 points submitted")
     finally:
         subprocess.run(["scancel", "--name=many"], check=True)
 
@@ -155,4 +156,4 @@ def test_what_slurm_refuses_is_one_sentence(cluster, sweep_file):
     """Guards a traceback, or silence, where sbatch says no."""
     sweep = load_sweep(sweep_file, ["slurm={partition: nowhere}"])
     with pytest.raises(UserError, match=r"sbatch refused \(.*partition"):
-        slurm.submit(plan(sweep), sweep, [str(sweep_file)])
+        slurm.submit(plan(sweep), sweep)

@@ -28,22 +28,22 @@ STUDIES = sorted(path.parent for path in ROOT.glob("benchmarks/studies/*/law.jso
 def test_a_study_is_what_was_frozen(study):
     """Guards a prediction that was made after its run, or of other runs, and a page that says other numbers."""
     runs = read_table(study / "points.csv", n="N", d="D", c="C", loss="heldout/loss")
-    frozen = sorted((read(path) for path in (study / "predictions").glob("*.json")), key=lambda p: p["budget"])
-    grid = runs.keep(runs.c < 0.9 * frozen[0]["budget"])
+    frozen = sorted((read(path) for path in (study / "predictions").glob("*.json")), key=lambda p: p.budget)
+    grid = runs.keep(runs.c < 0.9 * frozen[0].budget)
     law, kept = fit(grid, "surface"), Law.from_json((study / "law.json").read_text())
     assert law.params == pytest.approx(kept.params, rel=1e-4)
     pages = [(ROOT / "benchmarks/studies/README.md").read_text(), (ROOT / "README.md").read_text()]
     for p in frozen:
-        for name, digest in p["runs"].items():
+        for name, digest in p.runs.items():
             assert hashlib.sha256((study / f"records/{name}.json").read_bytes()).hexdigest() == digest
-        assert p["held_out"] and len(p["runs"]) == len(grid)
-        assert law.predict(p["n"], p["d"]) == pytest.approx(p["loss"], rel=1e-4)
-        measured = runs.loss[(runs.c > 0.9 * p["budget"]) & (runs.c < 1.1 * p["budget"])].min()
-        off = score(p["loss"], measured, grid.loss[grid.c > grid.c.max() / 1.5].min())
+        assert p.held_out and len(p.runs) == len(grid)
+        assert law.predict(p.n, p.d) == pytest.approx(p.loss, rel=1e-4)
+        measured = runs.loss[(runs.c > 0.9 * p.budget) & (runs.c < 1.1 * p.budget)].min()
+        off = score(p.loss, measured, grid.loss[grid.c > grid.c.max() / 1.5].min())
         for page in pages:
-            begin, predicted = f"| {p['budget']:.3g}".replace("+", ""), f"{p['loss']:.4f}"
+            begin, predicted = f"| {p.budget:.3g}".replace("+", ""), f"{p.loss:.4f}"
             row = next(line for line in page.splitlines() if line.startswith(begin) and predicted in line)
-            for number in (*p["interval"], measured):
+            for number in (*p.interval, measured):
                 assert f"{number:.4f}" in row
             errors = re.findall(r"\| ([+-][0-9.]+) %.*? ([+-][0-9.]+) % (?:of the gain )?\|", row)[0]
             loss, gain = map(float, errors)

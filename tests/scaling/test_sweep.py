@@ -20,7 +20,8 @@ from wandb_offline import load
 from scaling import dispatch, records, summary
 from scaling.__main__ import main
 from scaling.local import share_gpus
-from scaling.plan import Speeds, load_sweep, plan, resolve, table
+from scaling.plan import Speeds, plan, resolve, table
+from scaling.point import load_sweep
 from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +130,7 @@ def test_every_point_ends_once(finished_sweep, sweep_file):
     assert [dispatch.state(point) for point in points] == ["done", "done"]
     assert [point.name for point in points] == ["1x", "depth2_hidden32_steps90"]
     for point, steps in zip(points, (60, 90), strict=True):
-        assert records.read_record(point.run)["steps"] == steps
+        assert records.read_record(point.run).steps == steps
         lines = [json.loads(line) for line in (point.run / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
 
@@ -172,8 +173,8 @@ def test_planned_flops_are_the_recorded_ones(finished_sweep, sweep_file):
     """A plan that counts otherwise than the run does would put the law on another axis than was paid for."""
     for point in plan(load_sweep(sweep_file)):
         record = records.read_record(point.run)
-        assert point.flops == record["flops"]["train"]
-        assert point.params == record["params"] and point.tokens == record["tokens"]["processed"]
+        assert point.flops == record.flops["train"]
+        assert point.params == record.params and point.tokens == record.tokens["processed"]
 
 
 def test_the_page_and_the_wandb_summary(finished_sweep, sweep_file, python):

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from made import finished_run, write_record
 
 from scaling import slurm
 from scaling.panels import against_compute, best_of_budgets, metric_names
-from scaling.plan import SweepConfig
+from scaling.point import SweepConfig
 from scaling.records import finished, runs_of
 from scaling.report import cut_short, law_of
 from scaling.summary import as_csv, data_rows, paired_error, precision, sentences, table_rows
 from videowm.metrics import lower_is_better
+from videowm.record import Execution
 from videowm.train.config import DIVERGED
 from videowm.types import UserError
+
+GAP = {"heldout/action_gap": 0.2, "heldout/action_gap_se": 0.1}
 
 
 @pytest.fixture
@@ -28,13 +33,12 @@ def points(tmp_path) -> list[SimpleNamespace]:
     for i, accuracy in enumerate((0.4, 0.5, 0.7, 0.6)):
         run = tmp_path / f"p{i}"
         run.mkdir()
-        record = {"name": run.name, "role": "run", "params": {"body": 10 + i}, "tokens": {"target": 100},
-                  "flops": {"train": 1e12 if i < 2 else 4e12}, "hashes": {"bank": "b", "vae": "v", "data": "d"},
-                  "metrics": {"heldout/loss": 1 - accuracy, "heldout/loss_se": 0.01}}  # fmt: skip
+        measured = {"heldout/loss": 1 - accuracy, "heldout/loss_se": 0.01, **GAP}
+        write_record(run, params={"body": 10 + i}, flops={"train": 1e12 if i < 2 else 4e12, "spent": 1e11},
+                     metrics=measured)  # fmt: skip
         later = {"heldout/loss": 5.0, "control/accuracy": accuracy, "control/accuracy_se": 0.02,
                  "control/accuracy_ceiling": 0.9, "control/accuracy_floor": 0.3, "drift/a_half_life": None,
                  "about": {"starts": "s", "reader": "r"}}  # fmt: skip
-        (run / "record.json").write_text(json.dumps(record))
         (run / "evaluation.json").write_text(json.dumps(later))
         made.append(SimpleNamespace(name=run.name, run=run, arm=None, branches=()))
     return made
@@ -56,7 +60,7 @@ def test_the_best_is_the_highest_where_higher_is_better(points):
     """Guards pictures of the worst models, a law of the loss through accuracies, and a figure that fails on them."""
     records = finished(points)
     for y in ("control/accuracy", "heldout/loss"):
-        assert [r["name"] for r in best_of_budgets(records, y)] == ["p1", "p2"]
+        assert [r.name for r in best_of_budgets(records, y)] == ["p1", "p2"]
     assert "No law is fitted" in law_of(records, "control/accuracy")[1]
     axes = against_compute(records, "control/accuracy").axes[0]
     drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
@@ -81,7 +85,7 @@ def test_what_does_not_compare_is_refused(points):
     with pytest.raises(UserError, match="p0 has no 'control/accuracy'"):
         runs_of(finished(points), "control/accuracy")
     (points[1].run / "evaluation.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged: run videowm evaluate"):
+    with pytest.raises(UserError, match=r"is damaged \(not JSON\): run videowm evaluate"):
         finished(points)
 
 
@@ -90,8 +94,8 @@ def test_a_stopped_run_is_shown_and_not_fitted(points):
     path = points[1].run / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"stopped": "action gate"}))
     records = finished(points)
-    assert [r["name"] for r in records] == ["p0", "p1", "p2", "p3"] and len(runs_of(records)) == 3
-    assert [r["name"] for r in best_of_budgets(records, "heldout/loss")] == ["p0", "p2"]
+    assert [r.name for r in records] == ["p0", "p1", "p2", "p3"] and len(runs_of(records)) == 3
+    assert [r.name for r in best_of_budgets(records, "heldout/loss")] == ["p0", "p2"]
     lost = SimpleNamespace(run=path.parents[1] / "lost", flops=2e12, branches=())
     lost.run.mkdir()
     (lost.run / DIVERGED).write_text("")
@@ -119,19 +123,14 @@ def test_a_page_of_runs_without_rollouts(points):
 
     One run with two frames of it has its columns, empty for the others.
     """
-    more = {"depth": 2, "steps": 9, "wall_seconds": 1.0, "mfu": None, "frames": {"seen": 1, "unique": 1}}
-    records = [record | more for record in finished(points)]
-    for record in records:
-        record["metrics"] |= {"heldout/action_gap": 0.2, "heldout/action_gap_se": 0.1}
-    said = sentences(records, "heldout/loss", {record["name"]: record["name"] for record in records})
+    records = finished(points)
+    said = sentences(records, "heldout/loss", {record.name: record.name for record in records})
     assert len(said) == 2 and "4 times the training compute" in said[0] and "2 standard errors" in said[1]
     assert not [name for row in table_rows(records) for name in row if "PSNR" in name]
-    records[2]["metrics"]["rollout/psnr"] = [20.0, 19.0]
-    records[1]["stopped"] = "action gate"
+    records[2] = replace(records[2], metrics=records[2].metrics | {"rollout/psnr": [20.0, 19.0]})
+    records[1] = replace(records[1], stopped="action gate")
     rows = table_rows(records)
     assert [row["PSNR +1"] for row in rows] == ["", "", "20.00", ""] and rows[1]["point"] == "p1 (stopped)"
-    for record in records:
-        record |= {"seed": 0, "flops": record["flops"] | {"spent": 1e11}}
     lines = as_csv(data_rows(records)).splitlines()
     assert len(lines) == 5 and "control/accuracy_floor" in lines[0].split(",") and "0.02" in lines[1].split(",")
 
@@ -143,8 +142,7 @@ def test_how_precise_a_study_is():
     for depth, level in ((1, 0.5), (2, 0.3)):
         for seed in range(200):
             losses[depth] = level * np.exp(0.01 * rng.standard_normal())
-            records.append({"depth": depth, "steps": 10, "seed": seed, "hashes": {"bank": "b"},
-                            "metrics": {"heldout/loss": losses[depth]}})  # fmt: skip
+            records.append(finished_run(depth=depth, seed=seed, metrics={"heldout/loss": losses[depth]}))
     (said,) = precision(records, records[-1:])
     scatter = float(re.search(r"scatter by ([0-9.]+)%", said)[1])
     assert 0.9 < scatter < 1.1 and "(400 runs of 2 sizes and budgets)" in said
@@ -152,7 +150,34 @@ def test_how_precise_a_study_is():
     one, other = 2 * hard, hard * np.exp(0.02 * rng.standard_normal(300))
     expected = 0.02 * np.sqrt((other**2).sum()) / other.sum()  # of a ratio whose noise is each episode's own
     assert paired_error(list(one), list(other)) == pytest.approx(expected, rel=0.1)
-    best = [r | {"metrics": r["metrics"] | {"heldout/loss_by_episode": list(x)}} for r, x in zip(records, (one, other))]
+    best = [replace(r, metrics=r.metrics | {"heldout/loss_by_episode": list(x)}) for r, x in zip(records, (one, other))]
     assert f"± {paired_error(list(one), list(other)):.2%}" in precision([], best)[0]
-    best[1] = best[1] | {"hashes": {"bank": "another"}}
+    best[1] = replace(best[1], hashes={"bank": "another"})
     assert precision([], best) == []
+
+
+def test_a_number_without_an_error_has_none_on_the_page(points):
+    """Guards a page that divides by an error nobody knows: with one held-out episode it is null, and once was 0."""
+    for error in (None, 0.0):
+        for point in points:
+            metrics = {"heldout/loss": 0.5, "heldout/loss_se": error, "heldout/action_gap": 0.2,
+                       "heldout/action_gap_se": error, "rollout/psnr": [20.0], "rollout/psnr_mean": 20.0,
+                       "rollout/psnr_se": error, "rollout/lead": 1.5, "rollout/lead_se": error}  # fmt: skip
+            write_record(point.run, metrics=metrics)
+        records = finished(points)
+        lines = sentences(records, "heldout/loss", {record.name: record.name for record in records})
+        assert lines[-1].endswith("is 0.2000 higher.") and "1.50" in lines[1]
+        if error is None:
+            assert "±" not in " ".join(lines) and table_rows(records)[0]["loss"] == "0.5000"
+        assert against_compute(records, "rollout/psnr_mean") and as_csv(data_rows(records))
+
+
+def test_a_branch_of_another_precision_is_no_run(points):
+    """Guards a trunk in bf16 and its branch in fp32 fitted as one run. Old records, which do not say, still read."""
+    for point, kind in zip(points, ("bf16", "fp32"), strict=False):
+        trunk = {"trunk": "p0"} if point.name == "p1" else {"role": "trunk"}
+        write_record(point.run, execution=Execution(kind), **trunk)
+    with pytest.raises(UserError, match="p1 was trained in fp32 and its trunk p0 in bf16"):
+        finished(points)
+    write_record(points[0].run, role="trunk")
+    assert [record.name for record in finished(points)] == ["p1", "p2", "p3"]

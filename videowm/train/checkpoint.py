@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from videowm.files import UMASK, is_full, sha256_of, sync
+from videowm.train.kept import number, steps
 from videowm.types import UserError
 
 MANIFEST, STATE = "manifest.json", "state.json"
-NAME = re.compile(r"step-\d{1,15}")
 
 
 def save(
@@ -81,13 +80,6 @@ def write_manifest(directory: Path) -> None:
     sync(directory)
 
 
-def steps(directory: Path) -> list[Path]:
-    """The published checkpoints, oldest first; what has another name is none."""
-    return sorted(
-        (path for path in directory.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir()), key=number
-    )
-
-
 def intact(checkpoint: Path) -> bool:
     """Whether every file is there and is what was written."""
     try:
@@ -97,16 +89,6 @@ def intact(checkpoint: Path) -> bool:
         return all(sha256_of(checkpoint / name) == digest for name, digest in listed.items())
     except (OSError, ValueError):
         return False
-
-
-def number(checkpoint: Path) -> int:
-    """The step of a published checkpoint."""
-    return int(checkpoint.name.removeprefix("step-"))
-
-
-def at(directory: Path, step: int) -> Path | None:
-    """The published checkpoint of one step, intact or not."""
-    return next((path for path in steps(directory) if number(path) == step), None)
 
 
 def latest(directory: Path, until: int | None = None) -> Path | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from videowm import config as configuration
 from videowm.files import UMASK, write_atomic, writing
 from videowm.record import RunRecord
-from videowm.train import trunk
+from videowm.train import kept, trunk
 from videowm.train.config import FREE
 from videowm.types import UserError
 
@@ -27,7 +27,7 @@ def finished(out: Path, config: TrainConfig, resolved: dict[str, Any]) -> RunRec
         if record is None:
             return None
         check_same_run(out, resolved)
-    if not trunk.covers(out, record, config.steps, config.keep_at):
+    if not kept.covers(out, record, config.steps, config.keep_at):
         return None
     how = f"was stopped by the {record.stopped}" if record.stopped else "is finished"
     print(f"{out} {how}: nothing to do")

@@ -21,7 +21,7 @@ from torch import Tensor
 from videowm import config as configuration
 from videowm.files import finite, is_full, write_json
 from videowm.record import RunRecord
-from videowm.train import checkpoint, optim, registry, trunk
+from videowm.train import checkpoint, kept, optim, registry, trunk
 from videowm.train.config import DIVERGED, FREE, TrainConfig
 from videowm.train.device import (
     check_launcher,
@@ -197,7 +197,7 @@ class Run:
         """Go on from the newest intact checkpoint, a branch at first from `origin`; where one to be kept is
         missing, go back before it."""
         steps = self.config.steps
-        until = min([steps, *trunk.missing(self.out, steps, self.config.keep_at)])
+        until = min([steps, *kept.missing(self.out, steps, self.config.keep_at)])
         found = checkpoint.latest(self.checkpoints, until) or origin
         if found is None:
             return

@@ -11,8 +11,7 @@ from typing import Any
 
 from videowm import config as configuration
 from videowm.config import flatten
-from videowm.record import RunRecord
-from videowm.train import checkpoint, registry
+from videowm.train import checkpoint, kept, registry
 from videowm.train.config import FREE, StartConfig
 from videowm.types import UserError
 
@@ -41,7 +40,7 @@ def completed(path: Path) -> dict[str, Any]:
 
 def origin(start: StartConfig, resolved: dict[str, Any], cooldown_from: int) -> Path:
     """The trunk's checkpoint that a branch starts from; one sentence where it is not there or not of such a run."""
-    run, found = Path(start.run), checkpoint.at(Path(start.run) / "checkpoints", start.step)
+    run, found = Path(start.run), kept.at(Path(start.run) / "checkpoints", start.step)
     if not (run / "config.yaml").exists():
         raise UserError(f"train.start.run {run} holds no run (no config.yaml): train the trunk first")
     if differs := first_difference(run, resolved, FREE | OF_A_BRANCH):
@@ -67,13 +66,3 @@ def kept_before(out: Path) -> list[int]:
     """The steps whose checkpoints an earlier call of this run was to keep."""
     path = out / "config.yaml"
     return completed(path)["train"]["keep_at"] if path.exists() else []
-
-
-def missing(out: Path, steps: int, keep_at: list[int]) -> list[int]:
-    """The steps of a run of `steps` that are to be kept and have no checkpoint."""
-    return [s for s in sorted(keep_at) if s <= steps and checkpoint.at(out / "checkpoints", s) is None]
-
-
-def covers(out: Path, record: RunRecord, steps: int, keep_at: list[int]) -> bool:
-    """Whether a finished run did all that this call is to do; a trunk may have to go further, or to keep more."""
-    return not record.is_trunk or (record.steps >= steps and not missing(out, steps, keep_at))

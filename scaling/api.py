@@ -1,0 +1,283 @@
+"""Scaling studies from Python: plan, run, check, fit, predict and report a sweep. The command line maps to these.
+
+    from scaling import api
+
+    sweep = api.load("configs/sweep/quickstart.yaml", ["cap=1e17"])
+    print(api.plan_table(sweep))
+    outcome = api.run(sweep, api.RunOptions(jobs=2))
+    fitted = api.fit(sweep, api.FitOptions(form="frontier", out=Path("law.json")))
+    page = api.report(sweep, api.ReportOptions(wandb=False))
+
+Every function raises `videowm.types.UserError`, one sentence, where the sweep, an option or a file cannot be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from scaling.point import Point, SweepConfig, load_sweep, planned
+from videowm import config as configuration
+from videowm.limits import Count, Positive, Seed, Whole
+from videowm.types import UserError
+
+if TYPE_CHECKING:
+    from scaling.check import Verdict
+    from scaling.law import Law, Runs
+    from scaling.predict import Prediction
+
+Form = Literal["surface", "frontier", "second-order", "power"]
+PredictableForm = Literal["surface", "frontier", "second-order"]
+LOSS = "heldout/loss"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the points of a sweep are run."""
+
+    jobs: Count | None = None  # points at once, or tasks of a SLURM array; None: what the GPUs give, or all
+    only: tuple[str, ...] = ()  # names of points of the last plan; empty: all points
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of `run` ended with, in numbers of points."""
+
+    points: int
+    left: int  # not done
+    stopped: int  # by their action gate; they count as done
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a law is fitted."""
+
+    form: Form = "surface"
+    y: str = LOSS  # metric of a sweep's records
+    bootstrap: Whole = 1000  # draws; 0: no intervals
+    seed: Seed = 0  # of the bootstrap
+    out: Path | None = None  # law.json to write; of a sweep with arms, each arm's name is added
+    figure: Path | None = None  # .png, .pdf or .svg to write; likewise
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """Which columns and rows of a CSV hold the runs. One of `d` and `c` may be missing: C = 6ND."""
+
+    n: str = "N"  # column of the parameters
+    d: str | None = None  # of the data
+    c: str | None = None  # of the training FLOPs
+    loss: str = "loss"
+    n_unit: Positive = 1.0  # what 1 in that column is, such as 1e6
+    d_unit: Positive = 1.0
+    c_unit: Positive = 1.0
+    trunk: str | None = None  # column whose equal entries the bootstrap draws together
+    where: tuple[str, ...] = ()  # take only rows that meet all of these, such as "C<1e16"
+    drop_highest: Whole = 0  # leave out this many of the highest losses
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Laws by arm (None where a sweep has no arms), and sentences on arms and on points that no law sees."""
+
+    laws: dict[str | None, Law]
+    notes: list[str]
+
+    def __str__(self) -> str:
+        """All of it as lines for a terminal."""
+        laws = [summary(law) if arm is None else f"arm {arm}: {summary(law)}" for arm, law in self.laws.items()]
+        return "\n".join([*laws, *self.notes])
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report, and sentences on arms, on points that no law sees and on pictures that could not be drawn."""
+
+    path: Path
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What is predicted, and by which law."""
+
+    form: PredictableForm | None = None  # None: what predicts the highest budget best from the others
+    y: str = LOSS
+    arm: str | None = None  # of a grid with arms, the one whose runs are extrapolated
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What the page shows."""
+
+    y: str = LOSS  # any metric of the records
+    wandb: bool = True  # also log a summary run
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
+    """The sweep of a YAML file with `key=value` overrides."""
+    return load_sweep(path, tuple(overrides))
+
+
+def plan(sweep: SweepConfig) -> list[Point]:
+    """Every point with its exact compute; writes OUT/plan.jsonl and a configuration file for each point."""
+    from scaling import plan as planning
+
+    return planning.plan(sweep)
+
+
+def plan_table(sweep: SweepConfig) -> str:
+    """`plan`, as a table for a terminal: FLOPs, size, tokens, batch, learning rate, steps and hours of every point."""
+    from scaling import plan as planning
+
+    points = planning.plan(sweep)
+    return planning.table(points, planning.Speeds.of(sweep, points))
+
+
+def run(sweep: SweepConfig, options: RunOptions = RunOptions()) -> Outcome:  # noqa: B008 - frozen
+    """Run every point that has no record yet on this machine, and wait. The same call again goes on."""
+    from scaling import dispatch, local
+
+    points = chosen(sweep, options)
+    left = local.run(points, sweep, options.jobs)
+    return Outcome(len(points), left, sum(bool(dispatch.stopped(point)) for point in points))
+
+
+def submit(sweep: SweepConfig, options: RunOptions = RunOptions()) -> str:  # noqa: B008
+    """Submit what is missing to SLURM as job arrays; a sentence on what was submitted."""
+    from scaling import slurm
+
+    return slurm.submit(chosen(sweep, options), sweep, options.jobs)
+
+
+def chosen(sweep: SweepConfig, options: RunOptions) -> list[Point]:
+    """The points that the options name, all of a fresh plan where they name none."""
+    configuration.check(options)
+    if not options.only:
+        from scaling.plan import plan_aside
+
+        return plan_aside(sweep)
+    points = planned(sweep)
+    if unknown := set(options.only) - {point.name for point in points}:
+        raise UserError(f"{sweep.out} has no point {sorted(unknown)[0]!r}: choose from what `status` lists")
+    return [point for point in points if point.name in options.only]
+
+
+def status(sweep: SweepConfig) -> dict[str, str]:
+    """The state of every point by its name: done, stopped, running, queued, diverged, failed or todo."""
+    from scaling import slurm
+
+    return slurm.states(plan(sweep), sweep)
+
+
+def check_sweep(sweep: SweepConfig) -> SweepConfig:
+    """The learning-rate check of a sweep as a sweep of its own, in OUT/check-lr: `plan_table` says what it costs."""
+    from scaling import check
+
+    return check.check_sweep(sweep)
+
+
+def check_lr(sweep: SweepConfig, options: RunOptions = RunOptions()) -> Verdict:  # noqa: B008
+    """Whether the best learning rate stays where the rule says, over all widths and horizons of the sweep's check_lr.
+
+    Runs what is missing of the check, and writes OUT/check-lr/check-lr.json and a figure.
+    """
+    from scaling import check, local
+
+    configuration.check(options)
+    checked = check.check_sweep(sweep)
+    points, missing = check.todo(checked)
+    if missing:
+        local.run(missing, checked, options.jobs)
+    return check.read(checked, points)
+
+
+def submit_check(sweep: SweepConfig, options: RunOptions = RunOptions()) -> str:  # noqa: B008
+    """Submit what is missing of the learning-rate check to SLURM; `check_lr` then judges it."""
+    from scaling import check, slurm
+
+    configuration.check(options)
+    checked = check.check_sweep(sweep)
+    return slurm.submit(check.todo(checked)[1], checked, options.jobs)
+
+
+def fit(sweep: SweepConfig, options: FitOptions = FitOptions()) -> Fitted:  # noqa: B008
+    """A law of the finished points, or one for each arm and how far the arms lie apart."""
+    from scaling import arms
+    from scaling.records import by_arm, finished, runs_of
+    from scaling.summary import left_out
+
+    configuration.check(options)
+    points = plan(sweep)
+    records = finished(points)
+    groups = by_arm(records) or {None: []}
+    laws = {
+        arm: fit_runs(runs_of(found, options.y), of_arm(options, arm if len(groups) > 1 else None))
+        for arm, found in groups.items()
+    }
+    return Fitted(laws, [*arms.sentences(records, options.y), *left_out(points)])
+
+
+def of_arm(options: FitOptions, arm: str | None) -> FitOptions:
+    """The options with the arm's name in the names of the files."""
+    named = {key: path and path.with_stem(f"{path.stem}-{arm}")
+             for key, path in (("out", options.out), ("figure", options.figure))}  # fmt: skip
+    return options if arm is None else replace(options, **named)
+
+
+def fit_table(path: str | Path, table: TableOptions, options: FitOptions = FitOptions()) -> Law:  # noqa: B008
+    """A law of the runs in a CSV."""
+    from scaling.table import read_table
+
+    configuration.check(table)
+    return fit_runs(read_table(path, **asdict(table)), configuration.check(options))
+
+
+def fit_runs(runs: Runs, options: FitOptions = FitOptions()) -> Law:  # noqa: B008
+    """A law of these runs; writes law.json and a figure where the options name them."""
+    from scaling.fit import bootstrap_fit
+    from scaling.fit import fit as fit_law
+    from videowm.files import write_atomic
+
+    if options.bootstrap:
+        result = bootstrap_fit(runs, options.form, options.bootstrap, options.seed)
+        law = result.law
+    else:
+        result = law = fit_law(runs, options.form)
+    if options.out:
+        write_atomic(options.out, law.to_json().encode())
+    if options.figure:
+        from scaling.figures import save_figure
+
+        save_figure(result, runs, options.figure)
+    return law
+
+
+def summary(law: Law) -> str:
+    """A law as lines for a terminal: formula, parameters with their errors, and what is wrong with the fit."""
+    from scaling.fit import summary as lines
+
+    return lines(law)
+
+
+def predict(sweep: SweepConfig, budget: float, options: PredictOptions = PredictOptions()) -> tuple[Path, Prediction]:  # noqa: B008
+    """Freeze what the finished points predict for a budget of FLOPs; the file in OUT/predictions and what it holds.
+
+    A prediction that is there already is read and never overwritten.
+    """
+    from scaling.predict import freeze
+
+    return freeze(sweep, budget, **asdict(configuration.check(options)))
+
+
+def report(sweep: SweepConfig, options: ReportOptions = ReportOptions()) -> Page:  # noqa: B008
+    """Write OUT/report.html, its figures and tables in OUT/report, and a wandb summary."""
+    from scaling import report as reporting
+    from scaling.publish import publish
+
+    path, notes = reporting.report(sweep, y=configuration.check(options).y)
+    if options.wandb:
+        publish(sweep, y=options.y)
+    return Page(path, notes)
