@@ -16,6 +16,7 @@ FEWEST_STEPS = 1000  # a shorter run is mostly warmup and cooldown, and says lit
 OF_THE_GRID = frozenset({"depth", "seed", "budget", "name", "out", "train.steps", "train.start", "train.trunk"})
 RESERVED = frozenset({"check-lr", "plan", "predictions", "report", "wandb"})  # folders beside the runs
 Depth = Annotated[int, Range(at_least=1, at_most=10**4)]
+Tries = Annotated[int, Range(at_least=0, at_most=100)]
 Factor = Annotated[float, Range(at_least=1, at_most=1e6)]
 
 
@@ -96,9 +97,7 @@ class SweepConfig:
     strip_clips: Count = 4  # starts shown in the report's strip
     strip_frames: Count = 48  # frames each of them is rolled out
     strip_at: list[Positive] = field(default_factory=list)  # multiples of the least compute that it shows; empty: all
-    retries: Annotated[int, Range(at_least=0, at_most=100)] = (
-        1  # further tries of a point that failed before it got any further
-    )
+    retries: Tries = 1  # further tries of a point that failed before it got any further
     speed: Flops | None = None  # FLOP/s to estimate hours with, until points of this sweep have been timed
     cap: Flops | None = None  # FLOPs that all points together may spend
     slurm: dict[str, Any] = field(default_factory=dict)  # options of sbatch by their long names, for `run --slurm`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from scaling.point import SweepConfig, planned
@@ -33,7 +34,9 @@ def log_run(sweep: SweepConfig, out: Path, y: str) -> None:
     curve = [[r.name, r.compute, r.params["body"], r.metrics[y]] for r in records]
     images = {path.stem: wandb.Image(str(path)) for path in pictures if path.suffix == ".png"}
     videos = {f"{path.stem}_video": wandb.Video(str(path), format="mp4") for path in pictures if path.suffix == ".mp4"}
-    with wandb.init(project="videowm", job_type="sweep", **wandb_settings(out, f"{out.name} summary")) as run:
+    settings = wandb_settings(out, "sweep")
+    settings["group"] = settings["group"] or settings["name"]  # that of the sweep's points
+    with wandb.init(project=os.environ.get("WANDB_PROJECT", "videowm"), **settings) as run:
         tables = {
             "quality_vs_compute": wandb.Table(columns=columns, data=curve),
             "points": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows]),

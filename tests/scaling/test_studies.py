@@ -41,8 +41,8 @@ def test_a_study_is_what_was_frozen(study):
         measured = runs.loss[(runs.c > 0.9 * p.budget) & (runs.c < 1.1 * p.budget)].min()
         off = score(p.loss, measured, grid.loss[grid.c > grid.c.max() / 1.5].min())
         for page in pages:
-            begin, predicted = f"| {p.budget:.3g}".replace("+", ""), f"{p.loss:.4f}"
-            row = next(line for line in page.splitlines() if line.startswith(begin) and predicted in line)
+            budget, predicted = f" {p.budget:.3g} (".replace("+", ""), f"| {p.loss:.4f} "
+            row = next(line for line in page.splitlines() if budget in line and predicted in line)
             for number in (*p.interval, measured):
                 assert f"{number:.4f}" in row
             errors = re.findall(r"\| ([+-][0-9.]+) %.*? ([+-][0-9.]+) % (?:of the gain )?\|", row)[0]
