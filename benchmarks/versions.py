@@ -26,7 +26,8 @@ def measured(tree: Path, script: str, options: list[str]) -> dict[str, dict]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
         command = [sys.executable, str(tree / "benchmarks" / script), "--models", "ours", "--out", str(out), *options]
-        subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tree)}, check=True)
+        path = os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH"))))
+        subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=True)
         content = json.loads(out.read_text())
     rows = content["rows"] if isinstance(content, dict) else content
     return {f"{script} " + " ".join(str(row[key]) for key in KEYS if key in row): row for row in rows}
