@@ -43,13 +43,14 @@ WORLD = [
     "rollout.sampler.steps=2",
 ]  # fmt: skip
 SWEEP = [
-    "strip_clips=1", "strip_frames=4", "points=[{name: 1x, seed: 0}, {name: 4x, seed: 1, train.steps: 5}]",
+    "strip_clips=1", "strip_frames=4", "points=[{name: 1x}]",
     *(f"set.{setting}" for setting in WORLD),
 ]  # fmt: skip
 BEHIND = {
     "record": ["--frames", "69", "--test-share", "0.34"],
     "encode": ["--frames", "33"],
-    "evaluate": ["--counterfactuals", "1"],
+    "evaluate runs/world --reader": ["--counterfactuals", "1"],
+    "evaluate": ["--counterfactuals", "0"],
     "train configs/vae/quickstart.yaml": [*VAE, *NARROW, "vae.args.latent_channels=4"],
     "train configs/vae/": [*VAE, "vae.size.width=8", "vae.size.channels=4"],
     "train configs/world/": WORLD,
@@ -67,7 +68,7 @@ def tiny(words: list[str]) -> list[str]:
     """The arguments of a verb with smaller numbers."""
     words = [NUMBERS.get(before, word) for before, word in zip(["", *words], words)]
     behind = next((more for start, more in BEHIND.items() if " ".join(words).startswith(start)), [])
-    return [*words, *behind]
+    return words if behind and behind[0] in words else [*words, *behind]
 
 
 def commands(block: str) -> list[list[str]]:
