@@ -172,7 +172,7 @@ def score(args: argparse.Namespace) -> None:
     both = [key for key in model if key in state and (not args.test or key.episode in held)]
     print(f"{len(both)} clips captioned by both")
     for fact in world_class(dataset.name).FACTS:
-        told, seen = np.array([[fact.said(captions[key].short) for captions in (state, model)] for key in both]).T
+        told, seen = np.array([[fact.side_of(captions[key].short) for captions in (state, model)] for key in both]).T
         commonest = max((told == side).mean() for side in (-1, 0, 1))
         opposite = (told * seen == -1).mean()
         print(f"{fact.name} ({fact.high[0]}, {fact.low[0]} or neither): {(told == seen).mean():.1%} alike, "

@@ -40,7 +40,7 @@ def test_every_caption_says_every_fact_once(recording):
             said.add(found[0])
             for phrase, side in ((fact.low[0], -1), (fact.high[0], 1)):
                 changed = fact.changed(caption, phrase)
-                assert fact.said(changed) == side and changed.replace(phrase, found[0]) == caption
+                assert fact.side_of(changed) == side and changed.replace(phrase, found[0]) == caption
     assert said == {p for fact in CAR for p in (*fact.low, *fact.high, *fact.others)}
 
 
@@ -53,7 +53,7 @@ def test_captions_are_of_the_predicted_frames(perfect, recording):
         spin = recording.states(int(episode))[first + 4 : first + 29, 4]
         left, right = (spin > 0.5).mean(), (spin < -0.5).mean()
         side = 0 if left + right < 0.2 or max(left, right) <= 1.5 * min(left, right) else np.sign(left - right)
-        assert CAR[0].said(caption) == side
+        assert CAR[0].side_of(caption) == side
 
 
 def constructed(perfect, recording) -> tuple[Told, torch.Tensor, torch.Tensor]:

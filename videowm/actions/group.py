@@ -11,7 +11,7 @@ from videowm.types import UserError, latent_steps
 
 
 def grouped_size(action_size: int, stride: int) -> int:
-    """Numbers in one grouped action: `stride` actions and one that says whether they are there."""
+    """Numbers in one grouped action: `stride` actions and a flag, 1 where they are there."""
     return action_size * stride + 1
 
 

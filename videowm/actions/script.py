@@ -15,7 +15,7 @@ from videowm.types import UserError
 from videowm.worlds import find_world
 
 TABLES = (".csv", ".npy", ".npz", ".parquet")
-MOST = 1_000_000  # actions that a script may ask for
+MOST = 1_000_000  # actions of one script
 STILL = 1e-3  # standard deviation below which an action never changed; latents.json holds none smaller
 
 

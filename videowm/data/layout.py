@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from videowm.files import write_atomic, write_json
+from videowm.files import visible, write_atomic, write_json
 from videowm.types import Episode, UserError
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -149,7 +149,7 @@ def finish(root: str | Path, layout: Layout, test_share: float = 0.1) -> None:
     `meta/info.json` comes last: a directory without it is unfinished. May be repeated.
     """
     root = Path(root)
-    data_files = sorted((root / "data").glob("*/*.parquet"))
+    data_files = visible(root, "data/*/*.parquet")
     notes = [json.loads(pq.read_schema(path).metadata[NOTE]) for path in data_files]
     captions = [caption for note in notes for caption in note["captions"]]
     tasks = {task: i for i, task in enumerate(dict.fromkeys(captions))}

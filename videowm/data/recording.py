@@ -73,6 +73,7 @@ class Recording:
         return open_world(self.world, self.frame_skip, **self.arguments)
 
     def layout(self, world: World) -> Layout:
+        """What the recorded episodes have in common."""
         names = {"action_names": world.action_names, "state_names": world.state_names}
         return Layout(self.world, world.fps, world.size, **names, lossless=self.lossless, group=self.group)
 
@@ -138,7 +139,7 @@ def record_episodes(
             record_missing(settings, out, layout, workers)
         except KeyboardInterrupt:
             kept = sum(len(settings.members(i)) for i in settings.groups if is_whole(out, layout.paths(i)))
-            text = f"{kept} of {episodes} episodes are kept in {out}, the same command records the others"
+            text = f"{kept} of {episodes} episodes are kept in {out}, the same command goes on from there"
             raise KeyboardInterrupt(text) from None
         finally:
             lock.remove()
@@ -246,6 +247,7 @@ def play_ahead(
 
 
 def play_in_worker(settings: Recording, number: int, keep: Callable[[Episode, int], Any]) -> Any:
+    """What `keep` makes of an episode that this process plays; its world stays open for the next one."""
     if settings.world not in _worlds:  # a simulator may take longer to start than an episode to play
         _worlds[settings.world] = settings.open()
     return keep(play_episode(_worlds[settings.world], settings.seed, number, settings.frames), number)
@@ -294,6 +296,8 @@ def end_engines() -> None:
 
 
 def record_in_worker(settings: Recording, out: Path, file_index: int) -> None:
+    """Record a file group; played frames are counted for the main process, which may end this between episodes."""
+
     def count(frames: int) -> None:
         with _done.get_lock():
             _done.value += frames
@@ -319,7 +323,11 @@ def attempts(seed: int, number: int) -> Iterator[np.random.Generator]:
 
 
 def play_episode(world: World, seed: int, number: int, frames: int) -> Episode:
-    """Episode `number` of the recording with `seed`; drawn anew in the rare case that it ends at once."""
+    """Episode `number` of the recording with `seed`; drawn anew in the rare case that it ends at once.
+
+    Raises:
+        UserError: it ended at once a hundred times.
+    """
     for rng in attempts(seed, number):
         episode = play_once(world, rng, frames)
         if len(episode.frames) >= min(world.shortest, frames):
@@ -347,7 +355,11 @@ def check_promises(world: World, frame: np.ndarray, state: np.ndarray, action: n
 
 
 def play_once(world: World, rng: np.random.Generator, frames: int) -> Episode:
-    """One episode of `frames` rows, fewer where the game ends."""
+    """One episode of `frames` rows, fewer where the game ends.
+
+    Raises:
+        UserError: the world does not keep the promises of its attributes.
+    """
     world.reset(game_seed(rng))
     driver, rows, done = world.driver(rng), [], False
     while len(rows) < frames and not done:

@@ -67,7 +67,7 @@ def text(
     fact against those that have the other. Floor: two captions of other clips, drawn without regard to the fact.
     """
     for fact in facts:
-        side = np.array([fact.said(caption) for caption in told.captions])
+        side = np.array([fact.side_of(caption) for caption in told.captions])
         shown = [reader.readable.names.index(name) for name in fact.columns if name in reader.readable.names]
         if not shown or not {-1, 1} <= set(side.tolist()):
             continue
@@ -106,7 +106,7 @@ def text_control(
             yield from drift(curve)
             yield from mean_and_error(f"{curve.name}_share", (curve.values.mean(1) > 0).astype(float), curve.episode)
             yield f"{curve.name}_share_floor", 0.5
-    said = [[fact.said(caption) for caption in told.captions] for fact in facts]
+    said = [[fact.side_of(caption) for caption in told.captions] for fact in facts]
     for fact, sides in zip(facts, said):
         if not {-1, 1} <= set(sides):
             yield (

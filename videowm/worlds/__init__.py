@@ -6,7 +6,7 @@ Another package adds a world with an entry point in its pyproject.toml. Here `Po
     [project.entry-points."videowm.worlds"]
     pong = "my_package.pong:Pong"
 
-A world's module is imported when the world is asked for, and a simulator when its world is first reset.
+A world's module is imported when a caller names the world; a simulator loads when its world is first reset.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Fact:
         phrases = sorted((*self.low, *self.high, *self.others), key=len, reverse=True)
         return "|".join(rf"\b{re.escape(phrase)}\b" for phrase in phrases)
 
-    def said(self, caption: str) -> int:
+    def side_of(self, caption: str) -> int:
         """1 where a caption has a high phrase, -1 for a low one, 0 for neither."""
         phrase = re.search(self.pattern, caption)
         return 0 if phrase is None else (phrase[0] in self.high) - (phrase[0] in self.low)

@@ -65,7 +65,7 @@ class TakeCover(World):
         return area_average(self._now.screen_buffer)
 
     def state(self) -> np.ndarray:
-        if self._state is None:  # the driver and the recording both ask
+        if self._state is None:  # the driver and the recording both read it
             self._state = self._read()
         return self._state
 
