@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,11 @@ def sha256_of(path: Path) -> str:
 
 def short_hash(*parts: bytes | str) -> str:
     """The first 16 hexadecimal digits of the sha256 over all parts, one after the other."""
+    return short_hash_of(parts)
+
+
+def short_hash_of(parts: Iterable[bytes | str]) -> str:
+    """As `short_hash`, of parts that need not be in memory at once."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode() if isinstance(part, str) else part)

@@ -16,9 +16,13 @@ Level     float "b t" in [0, 1]: 0 clean, 1 pure noise; one number a latent step
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 
 class UserError(Exception):
@@ -52,13 +56,17 @@ class VideoCodec(Protocol):
 
     stride: tuple[int, int, int]  # (time, height, width) pixels per latent element
     channels: int  # latent channels
-    hash: str  # sha256 over configuration and weights
+    hash: str  # sha256 over configuration and weights, 16 hexadecimal digits
 
-    def encode(self, frames):
-        """Frames "b f 3 H W" in [-1, 1] -> latents "b t c h w"; f must be 1 + k * time stride."""
+    def encode(self, frames: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b t c h w"]:
+        """Latents, not normalised, of frames in [-1, 1].
 
-    def decode(self, latents):
-        """Latents "b t c h w" -> frames "b f 3 H W", clipped to [-1, 1]; f = 1 + time stride * (t-1)."""
+        Raises:
+            UserError: f is not 1 + k * time stride, or H or W is no multiple of the space stride.
+        """
+
+    def decode(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b f 3 H W"]:
+        """Frames clipped to [-1, 1]; f = 1 + time stride * (t-1)."""
 
 
 def latent_steps(frames: int, stride: int) -> int:

@@ -192,7 +192,11 @@ def test_every_class_offers_the_strides_of_the_table(name):
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [({"time": 3}, "powers of two"), ({"width": 12}, "multiple of 8"), ({"channels": 0}, "channels 0")],
+    [
+        ({"time": 3}, "powers of two"),
+        ({"width": 12}, "multiple of 8"),
+        ({"channels": 0}, "size.channels: 0"),
+    ],
 )
 def test_sizes_that_are_refused(size, expected):
     """Guards tracebacks out of a class's own layers for strides, channels and widths that no class takes."""

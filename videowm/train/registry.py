@@ -47,9 +47,14 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Any:
 
 
 def build_task(config: Any) -> Any:
-    """The task of a configuration, its weights drawn under its seed."""
+    """The task of a configuration, its weights drawn under its seed.
+
+    Raises:
+        UserError: a value is out of range, or what the configuration names is not there or does not fit.
+    """
     import torch
 
+    configuration.check(config)
     torch.manual_seed(config.seed)
     return import_module(modules()[config.task]).TASK(config)
 

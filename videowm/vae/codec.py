@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import math
@@ -10,20 +9,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_cosmos import CosmosCausalAttention
 from einops import rearrange
+from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from videowm.config import suggest
+from videowm.config import check, suggest
+from videowm.files import short_hash_of
 from videowm.limits import LARGEST_SIZE, Count, Range, Size
 from videowm.types import UserError, latent_steps, pixel_frames
 from videowm.vae.sizes import sized
@@ -84,7 +87,12 @@ class VAEConfig:
 
 
 def build_vae(config: VAEConfig) -> nn.Module:
-    """The autoencoder that `config` names: fresh weights, or those of `pretrained`."""
+    """The autoencoder of a configuration: fresh weights, or those of `pretrained`.
+
+    Raises:
+        UserError: the class or a saved autoencoder is not known, or it cannot be built with these arguments.
+    """
+    check(config)
     if config.pretrained is not None:
         if config.size is not None or config.args:
             raise UserError(
@@ -172,11 +180,11 @@ class Adapted:
 
 @dataclass(frozen=True)
 class Unit:
-    """As `project`, to mean square 1 over the channels of "b c t h w"."""
+    """As `project`, then scaled to mean square 1 over the channels."""
 
     project: nn.Module
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b e t h w"]:
         x = self.project(x).movedim(1, -1)
         return F.rms_norm(x, x.shape[-1:], eps=1e-6).movedim(-1, 1)
 
@@ -204,13 +212,18 @@ def adapt(vae: nn.Module, *, local: int | None = None, qk_norm: bool = False) ->
 
 
 def vae_class(name: str) -> type[nn.Module]:
+    """The diffusers class of that name."""
     if name not in STRIDES:
         raise UserError(f"vae.model: {name!r} is not a video autoencoder known here{suggest(name, STRIDES)}")
     return getattr(diffusers, name)
 
 
 def load_vae(source: str | Path) -> nn.Module:
-    """A saved autoencoder: a diffusers folder, a run directory that holds one in `vae/`, or a hub name."""
+    """A saved autoencoder: a diffusers folder, a run directory that holds one in `vae/`, or a hub name.
+
+    Raises:
+        UserError: there is none, its files are damaged or do not fit, or its class is not known here.
+    """
     folder = Path(source)
     if not folder.is_dir():
         return load_from_hub(str(source))
@@ -269,14 +282,14 @@ def unwarned() -> Iterator[None]:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """sha256 (16 digits) over the configuration and every weight, whatever the device."""
-    digest = hashlib.sha256()
+    """Hash (16 digits) of the configuration and every weight in float32, whatever the device."""
     config = {k: v for k, v in dict(model.config).items() if not k.startswith("_")}
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    parts: Iterator[bytes | str] = (
+        part
+        for name, tensor in sorted(model.state_dict().items())
+        for part in (name, tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    )
+    return short_hash_of(chain([json.dumps(config, sort_keys=True, default=str)], parts))
 
 
 class DiffusersCodec:
@@ -295,15 +308,16 @@ class DiffusersCodec:
 
     @property
     def hash(self) -> str:
+        """Hash (16 digits) of configuration and weights."""
         return weights_hash(self.vae)
 
-    def check(self, frames: Tensor) -> None:
-        """Refuse frames "b f 3 H W" whose length or size does not fit the strides."""
+    def check(self, frames: Float[Tensor, "b f 3 H W"]) -> None:
+        """Refuse frames whose length or size does not fit the strides."""
         latent_steps(frames.shape[1], self.stride[0])
         self.check_size(frames)
 
-    def check_size(self, frames: Tensor) -> None:
-        """Refuse frames "b f 3 H W" whose size does not fit the space strides."""
+    def check_size(self, frames: Float[Tensor, "b f 3 H W"]) -> None:
+        """Refuse frames whose size does not fit the space strides."""
         height, width = frames.shape[-2:]
         if height % self.stride[1] or width % self.stride[2]:
             raise UserError(
@@ -311,8 +325,8 @@ class DiffusersCodec:
                 f"height and width must be multiples of {self.stride[1]}"
             )
 
-    def check_finite(self, frames: Tensor) -> None:
-        """Refuse pixels that are not numbers: one of them spreads over everything that its field reaches."""
+    def check_finite(self, frames: Float[Tensor, "b f 3 H W"]) -> None:
+        """Refuse pixels that are not finite: one of them spreads over everything that its receptive field reaches."""
         if not torch.isfinite(frames).all():
             raise UserError(
                 f"{int((~torch.isfinite(frames)).sum())} of {frames.numel()} pixel values are not finite: "
@@ -321,7 +335,10 @@ class DiffusersCodec:
 
     @torch.no_grad()
     def check_strides(self, height: int, width: int) -> None:
-        """Refuse an autoencoder that does not compress as its configuration says; some only carry a label."""
+        """Refuse an autoencoder that does not compress frames of `height` x `width` by its configuration's strides.
+
+        Some classes carry their strides as a label only, so one clip is encoded and decoded.
+        """
         time, down, _ = self.stride
         frames = torch.zeros(1, 1 + time, 3, height, width)
         self.check(frames)
@@ -344,8 +361,12 @@ class DiffusersCodec:
                 "its decoder the encoder's strides, and no patch longer than the time stride"
             )
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """Frames "b f 3 H W" in [-1, 1] -> latents "b t c h w"."""
+    def encode(self, frames: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b t c h w"]:
+        """Latents of frames in [-1, 1], t = 1 + (f-1) / time stride.
+
+        Raises:
+            UserError: length or size does not fit the strides, or a pixel is not finite.
+        """
         self.check(frames)
         if not torch.is_grad_enabled():  # in training the loop looks at the gradient, and a look here costs a wait
             self.check_finite(frames)
@@ -354,18 +375,18 @@ class DiffusersCodec:
             frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
         return self.encode_raw(frames)[:, :steps]
 
-    def encode_raw(self, frames: Tensor) -> Tensor:
-        """As `encode`, unchecked: what a stream needs, whose later steps have no first frame."""
+    def encode_raw(self, frames: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b t c h w"]:
+        """As `encode`, unchecked. A stream needs it, whose later steps have no first frame."""
         with sdpa_kernel(ATTENTION):
             posterior = self.vae.encode(rearrange(frames, "b f c H W -> b c f H W")).latent_dist
         return rearrange(posterior.mode(), "b c t h w -> b t c h w")
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents "b t c h w" -> frames "b f 3 H W" in [-1, 1]."""
+    def decode(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b f 3 H W"]:
+        """Frames in [-1, 1], f = 1 + time stride * (t-1)."""
         return self.decode_raw(latents).clamp(-1, 1)
 
-    def decode_raw(self, latents: Tensor) -> Tensor:
-        """As `decode`, not clipped: what a training loss needs."""
+    def decode_raw(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b f 3 H W"]:
+        """As `decode`, not clipped. A training loss needs it, whose gradient a clip would end."""
         frames = None
         if isinstance(self.vae, diffusers.AutoencoderKLCogVideoX) and latents.shape[1] % 2 == 0:
             frames = pixel_frames(latents.shape[1], self.stride[0])
@@ -379,13 +400,15 @@ class DiffusersCodec:
         return rearrange(decoded, "b c f H W -> b f c H W")[:, :frames]
 
 
-def to_float(frames, device=None) -> Tensor:
-    """uint8 "… f H W 3" -> float "… f 3 H W" in [-1, 1]."""
+def to_float(
+    frames: UInt8[Tensor, "... f H W 3"] | UInt8[np.ndarray, "... f H W 3"], device: torch.device | None = None
+) -> Float[Tensor, "... f 3 H W"]:
+    """Frames as they are on disk, 0 to 255, as a network takes them: float32 in [-1, 1], channels before rows."""
     x = torch.as_tensor(frames, device=device)
     return rearrange(x.float() / 127.5 - 1, "... f H W c -> ... f c H W")
 
 
-def to_uint8(frames: Tensor):
-    """float "… f 3 H W" in [-1, 1] -> uint8 array "… f H W 3"."""
+def to_uint8(frames: Float[Tensor, "... f 3 H W"]) -> UInt8[np.ndarray, "... f H W 3"]:
+    """Frames of a network, in [-1, 1] and clipped to it, as they are on disk: 0 to 255, colours last."""
     x = ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return rearrange(x, "... f c H W -> ... f H W c").cpu().numpy()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -53,25 +54,29 @@ class Critic(nn.Module):
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers, nn.Conv3d(sizes[-1], 1, 3, padding=1))
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Frames "b f 3 H W" in [-1, 1] -> how real each patch looks, "b f H/8 W/8"."""
+    def forward(self, frames: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f i j"]:
+        """How real each patch of frames in [-1, 1] looks; a patch is 8 x 8 pixels of one frame."""
         return self.layers(rearrange(frames, "b f c h w -> b c f h w"))[:, 0].float()
 
 
-def critic_loss(critic: Critic, decoded: Tensor, frames: Tensor) -> Tensor:
+def critic_loss(
+    critic: Critic, decoded: Float[Tensor, "b f 3 H W"], frames: Float[Tensor, "b f 3 H W"]
+) -> Float[Tensor, ""]:
     """Hinge loss of telling true from decoded frames (arXiv 1705.02894, eq. 3); no gradient reaches the decoder."""
     real, false = critic(torch.cat([frames, decoded.detach()])).chunk(2)
     return F.relu(1 - real).mean() + F.relu(1 + false).mean()
 
 
-def adversarial_loss(critic: Critic, decoded: Tensor) -> Tensor:
-    """How false each decoded clip looks (ibid.), "b"; no gradient reaches the critic."""
+def adversarial_loss(critic: Critic, decoded: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, " b"]:
+    """How false each decoded clip looks (arXiv 1705.02894, eq. 4); no gradient reaches the critic."""
     still = {name: parameter.detach() for name, parameter in critic.named_parameters()}
     return -functional_call(critic, still, (decoded,)).mean(dim=(1, 2, 3))
 
 
-def balance(loss: Tensor, adversarial: Tensor, decoded: Tensor) -> Tensor:
-    """Factors "b" with which each clip's adversarial term "b" pulls at its frames as hard as all other terms do.
+def balance(
+    loss: Float[Tensor, ""], adversarial: Float[Tensor, " b"], decoded: Float[Tensor, "b f 3 H W"]
+) -> Float[Tensor, " b"]:
+    """Factors with which each clip's adversarial term pulls at its frames as hard as all other terms do.
 
     VQGAN's weight (arXiv 2012.09841, eq. 7), with the frames in place of the decoder's last layer, which every class
     of autoencoder has elsewhere, and clip by clip, so that it does not matter how a batch is split.
@@ -82,8 +87,9 @@ def balance(loss: Tensor, adversarial: Tensor, decoded: Tensor) -> Tensor:
 
 
 def with_critic(
-    critic: Critic, decoded: Tensor, frames: Tensor, loss: Tensor, weight: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+    critic: Critic, decoded: Float[Tensor, "b f 3 H W"], frames: Float[Tensor, "b f 3 H W"],
+    loss: Float[Tensor, ""], weight: float,
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:  # fmt: skip
     """The loss of autoencoder and critic together, and its new terms. At `weight` 0 only the critic learns more."""
     judged = critic_loss(critic, decoded, frames)
     total, terms = loss + QUIET * judged, {"critic": judged}

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,11 +45,16 @@ class VAELossConfig:
 
 
 def vae_loss(
-    decoded: Tensor, frames: Tensor, latents: Tensor, config: VAELossConfig, perceptual: nn.Module | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum over decoded and true frames "b f 3 H W" in [-1, 1] and latents "b t c h w", and every term.
+    decoded: Float[Tensor, "b f 3 H W"], frames: Float[Tensor, "b f 3 H W"], latents: Float[Tensor, "b t c h w"],
+    config: VAELossConfig, perceptual: nn.Module | None = None,
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:  # fmt: skip
+    """The weighted sum of the loss terms, and every term by its name, with the PSNR of the batch in dB.
 
-    Also the PSNR of the batch in dB. `perceptual` is the network of the term `lpips`.
+    Args:
+        decoded, frames: decoded and true frames in [-1, 1].
+        latents: of the frames, not normalised.
+        config: the terms' weights.
+        perceptual: network of the term `lpips`, from `lpips_network`.
     """
     decoded, frames, latents = decoded.float(), frames.float(), latents.float()
     terms = {
@@ -73,15 +79,18 @@ def vae_loss(
     return loss, {"mse": mse, **values, "psnr": -10 * (mse.detach() / 4).log10()}
 
 
-def moved(frames: Tensor) -> Tensor:
-    """Which pixels of frames "b f 3 H W" in [-1, 1] changed since the frame before: bool "b f-1 H W"."""
+def moved(frames: Float[Tensor, "b f 3 H W"]) -> Bool[Tensor, "b f-1 H W"]:
+    """Which pixels of frames in [-1, 1] changed since the frame before."""
     return (frames.diff(dim=1).abs() > MOVED).any(dim=2)
 
 
 def lpips_network(net: str) -> nn.Module:
     """The frozen network `net` ("alex", "vgg") of the package lpips: pairs of frames "n 3 H W" in [-1, 1] -> "n 1 1 1".
 
-    It is no dependency; UserError says where the package, or the weights that it loads, cannot be had.
+    The package is no dependency.
+
+    Raises:
+        UserError: the package, or the weights that it loads, cannot be had.
     """
     try:
         import lpips
@@ -97,8 +106,10 @@ def lpips_network(net: str) -> nn.Module:
         ) from None
 
 
-def similarity(decoded: Tensor, frames: Tensor, *, window: int = 7) -> Tensor:
-    """Mean SSIM of frames "b f 3 H W" in [-1, 1], over a box window."""
+def similarity(
+    decoded: Float[Tensor, "b f 3 H W"], frames: Float[Tensor, "b f 3 H W"], *, window: int = 7
+) -> Float[Tensor, ""]:
+    """Mean SSIM (Wang et al. 2004, eq. 13) of frames in [-1, 1], over a box window."""
     x, y = decoded.flatten(0, 1), frames.flatten(0, 1)
 
     def mean(z: Tensor) -> Tensor:

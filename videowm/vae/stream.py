@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from videowm.types import UserError, pixel_frames
@@ -51,6 +52,7 @@ class Stream:
 
     @property
     def begun(self) -> bool:
+        """Whether a first step was made."""
         return self.past is not None if self.layers is None else self.layers.begun
 
     @property
@@ -59,8 +61,8 @@ class Stream:
         window = [] if self.past is None else [self.past]
         return window if self.layers is None else list(self.layers.past.values())
 
-    def slide(self, new: Tensor, length: int) -> Tensor:
-        """The window's input once `new` has joined it."""
+    def slide(self, new: Float[Tensor, "b n c h w"], length: int) -> Float[Tensor, "b m c h w"]:
+        """The window's input once `new` has joined it, at most `length` steps or frames."""
         self.past = new if self.past is None else torch.cat([self.past, new], dim=1)[:, -length:]
         return self.past
 
@@ -71,11 +73,12 @@ class StreamDecoder(Stream):
     half, new = "decoder", "newest frames"
 
     def field(self) -> int | None:
+        """Latent steps on which the newest frames depend; None: more than `LIMIT`."""
         return decoder_field(self.codec)
 
     @torch.no_grad()
-    def step(self, latents: Tensor) -> Tensor:
-        """Latents "b 1 c h w" -> the frames that they add, "b f 3 H W": 1 at first, then the time stride's."""
+    def step(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b f 3 H W"]:
+        """The frames in [-1, 1] that one latent step (t = 1) adds: 1 at first, then the time stride's."""
         if latents.shape[1] != 1:
             raise UserError(f"a stream decodes 1 latent step at a time, got {latents.shape[1]}: call step for each")
         if self.layers is not None:
@@ -91,11 +94,16 @@ class StreamEncoder(Stream):
     half, new = "encoder", "newest latent step"
 
     def field(self) -> int | None:
+        """Latent steps whose frames change the newest latent step; None: more than `LIMIT`."""
         return encoder_field(self.codec)
 
     @torch.no_grad()
-    def step(self, frames: Tensor) -> Tensor:
-        """Frames "b f 3 H W" in [-1, 1], 1 at first, then the time stride's -> their latents "b 1 c h w"."""
+    def step(self, frames: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b 1 c h w"]:
+        """The latent step of frames in [-1, 1]: 1 at first, then the time stride's.
+
+        Raises:
+            UserError: another number of frames, another size, or a pixel that is not finite.
+        """
         expected = self.codec.stride[0] if self.begun else 1
         if frames.shape[1] != expected:
             raise UserError(
@@ -128,7 +136,8 @@ def encoder_field(codec: DiffusersCodec, limit: int = LIMIT) -> int | None:
 def measured_field(codec: DiffusersCodec, run, size: tuple[int, ...], *, new: tuple[int, int], limit: int):
     """The fewest latent steps after which the rest of the input does not matter; a step is `new` (inputs, outputs).
 
-    UserError where the newest step changes earlier output: nothing that sees the future can be streamed.
+    Raises:
+        UserError: the newest step changes earlier output. An autoencoder that sees the future cannot be streamed.
     """
     generator = torch.Generator().manual_seed(0)
     weights = next(codec.vae.parameters())
@@ -151,8 +160,8 @@ def measured_field(codec: DiffusersCodec, run, size: tuple[int, ...], *, new: tu
 
 
 @torch.no_grad()
-def window_error(codec: DiffusersCodec, latents: Tensor, window: int) -> float:
-    """Root mean square difference of the newest frames of `latents` "b t c h w" when only the last `window` are seen.
+def window_error(codec: DiffusersCodec, latents: Float[Tensor, "b t c h w"], window: int) -> float:
+    """Root mean square difference of the newest frames when only the last `window` latent steps are seen.
 
     In units of the pixel range -1 to 1.
     """
