@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DRAWS = 1000
 Losses = list[list[float | None]]  # "factors seeds"; None: diverged or stopped
 
+TOLERANCE = 1.0  # notches (steps of the factors) that the best factor may move between curves
+
 
 @dataclass(frozen=True)
 class RateCurve:
@@ -170,7 +172,7 @@ def judge(check: CheckConfig, found: list[RateCurve], draws: int = DRAWS) -> Ver
     """Every curve's best factor with its 90 % interval over seeds, and how far it moves between curves.
 
     A notch is the median step of the factors. The check passes where the best factors of all curves lie within
-    `tolerance` notches and none lies at the end of the factors, where the best may be outside.
+    `TOLERANCE` notches and none lies at the end of the factors, where the best may be outside.
     """
     factors = np.array(check.factors)
     notch = float(np.median(np.diff(np.log(np.sort(factors)))))
@@ -181,9 +183,9 @@ def judge(check: CheckConfig, found: list[RateCurve], draws: int = DRAWS) -> Ver
         judged.append(replace(curve, best_factor=factor, best_lr=curve.lr * factor, edge=edge,
                               interval=interval_of(drawn, check.seeds)))  # fmt: skip
     moves = float(span(np.array([curve.best_factor for curve in judged])) / notch)
-    passes = bool(moves <= check.tolerance and not any(curve.edge for curve in judged))
+    passes = bool(moves <= TOLERANCE and not any(curve.edge for curve in judged))
     return Verdict(check.factors, check.seeds, judged, math.exp(notch), moves,
-                   interval_of(span(resampled) / notch, check.seeds), check.tolerance, passes)  # fmt: skip
+                   interval_of(span(resampled) / notch, check.seeds), TOLERANCE, passes)  # fmt: skip
 
 
 def resampled_best(factors: np.ndarray, curve: RateCurve, draws: int, seed: int) -> np.ndarray:

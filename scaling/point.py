@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from videowm import config as configuration
-from videowm.limits import Count, Flops, NonNegative, Positive, Range
+from videowm.limits import Count, Flops, Positive, Range
 from videowm.types import UserError
 
 FEWEST_STEPS = 1000  # a shorter run is mostly warmup and cooldown, and says little about a longer one
@@ -73,7 +73,6 @@ class CheckConfig:
     tokens: list[Positive]  # target tokens of a run, one value a horizon
     factors: list[Positive] = field(default_factory=lambda: [0.25, 0.5, 1.0, 2.0, 4.0])  # of the base's learning rate
     seeds: Count = 2  # runs at every rate
-    tolerance: NonNegative = 1.0  # notches (steps of `factors`) that the best one may move
     force: bool = False  # take runs below 1,000 steps too
 
     def __post_init__(self) -> None:
