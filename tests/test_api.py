@@ -140,6 +140,15 @@ def test_configurations_without_a_checkout(videowm, tmp_path, monkeypatch):
     assert "no configuration at configs/x/y.yaml" in videowm("train", "configs/x/y.yaml").errors[-1]
 
 
+def test_keys_in_a_terminal(videowm):
+    """Guards a user without the documentation: every key is listed with its limits, default and comment."""
+    from videowm.train.registry import config_class
+
+    said = videowm("config", "keys", "world").out
+    for key in reference.keys(config_class("world")):
+        assert f"{key.name} ({key.type}" in said and key.comment in said
+
+
 def test_version(videowm, python):
     """Guards a version that loads PyTorch to be printed, or leaves out what a report of a fault needs."""
     import diffusers

@@ -270,7 +270,8 @@ BAD = {  # command line -> words of its one line
     "evaluate x --counterfactuals -1": ["--counterfactuals: -1 is out of range"],
     "info x --verfy": ["unrecognized arguments: --verfy"],
     "config show worlds/x": ["no configuration is named 'worlds/x'", "world/quickstart"],
-    "config": ["required: list|show|copy"],
+    "config": ["required: list|show|copy|keys"],
+    "config keys wolrd": ["task is 'wolrd'", "world"],
     "quickstart --workers 0": ["--workers: 0 is out of range"],
 }
 

@@ -12,6 +12,7 @@ from videowm import __version__, api, shipped
 from videowm import config as configuration
 from videowm.arguments import Parser, add_options, options_from
 from videowm.exits import carry_out, printable
+from videowm.reference import keys
 
 DESCRIPTION = """Video world models and their scaling laws.
 
@@ -102,7 +103,11 @@ def model_verbs(verb: Verb) -> None:
     """From a dataset to models."""
     p = verb(train, "train what a configuration describes; the same command again resumes",
              "videowm train configs/world/quickstart.yaml depth=6 train.steps=5000 out=runs/deeper\n"
-             "  videowm train configs/world/quickstart.yaml --profile out=runs/profiled")  # fmt: skip
+             "  videowm train configs/world/quickstart.yaml --profile out=runs/profiled\n\n"
+             "key=value changes one key of the file; a dot goes down a level, and the value is YAML: train.lr=1e-3\n"
+             "train.keep_at=[1000,2000] hidden=null. A wrong key or value is refused before anything is made.\n"
+             "`videowm config keys TASK` lists every key with its limits and default, as does the documentation\n"
+             "(reference, configuration). OUT/config.yaml keeps all of them.")  # fmt: skip
     p.add_argument("config", type=Path, help="YAML file; runs/x/config.yaml repeats a run")
     p.add_argument(
         "overrides", nargs="*", metavar="key=value", help="dotted overrides of the file, such as train.lr=1e-3"
@@ -151,14 +156,16 @@ def run_verbs(verb: Verb) -> None:
 
 def config_verb(verb: Verb) -> None:
     """The configurations that come with the package."""
-    p = verb(config, "list, show or copy the configurations that come with the package",
+    p = verb(config, "list, show or copy the configurations that come with the package; list their keys",
              "videowm config copy world/quickstart my.yaml")  # fmt: skip
-    whats = p.add_subparsers(dest="what", required=True, metavar="list|show|copy")
+    whats = p.add_subparsers(dest="what", required=True, metavar="list|show|copy|keys")
     whats.add_parser("list", help="every configuration with its first comment: the command, and what it costs")
     show = whats.add_parser("show", help="print one")
     copy = whats.add_parser("copy", help="copy one, to change it")
     for sub in (show, copy):
         sub.add_argument("name", help="such as world/quickstart")
+    listed = whats.add_parser("keys", help="every key of a task, with its type, limits, default and what it does")
+    listed.add_argument("task", help="vae, world, reader, or a task of an installed package")
     copy.add_argument("to", type=Path, nargs="?", help="file or folder (default: configs/NAME.yaml here)")
 
 
@@ -243,8 +250,14 @@ def info(args: argparse.Namespace) -> None:
 
 
 def config(args: argparse.Namespace) -> None:
-    """List, show or copy what comes with the package."""
-    if args.what == "list":
+    """List, show or copy what comes with the package; list the keys that a configuration may have."""
+    if args.what == "keys":
+        from videowm.train.registry import config_class
+
+        for key in keys(config_class(args.task, "config keys")):
+            limits = f"{key.type}, {key.limits}" if key.limits else key.type
+            print(f"{key.name} ({limits}; default: {key.default})\n    {key.comment}")
+    elif args.what == "list":
         width = max(map(len, shipped.names()))
         for name, path in shipped.names().items():
             print(f"{name:{width}s}  {path.read_text().splitlines()[0].removeprefix('# ')}")
