@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 from scaling import api
+from videowm.arguments import Parser
 from videowm.config import parse_args
+from videowm.exits import carry_out
 from videowm.types import UserError
 
 FORMS = ("surface", "frontier", "second-order")
@@ -44,8 +46,7 @@ COLUMNS = ("n", "d", "c", "loss", "n_unit", "d_unit", "c_unit", "trunk", "where"
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
-    raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser("python -m scaling", description=DESCRIPTION, formatter_class=raw)
+    top = Parser("python -m scaling", description=DESCRIPTION)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     options = {"run": run_options, "check-lr": check_options, "fit": fit_options, "predict": predict_options,
                "report": report_options}  # fmt: skip
@@ -192,14 +193,8 @@ def fit_of(args: argparse.Namespace) -> api.FitOptions:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line; ends the process with its exit code."""
-    try:
-        sys.exit(run(parse_args(parser(), argv)))
-    except UserError as error:
-        print(f"scaling: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("scaling: stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    args = parse_args(parser(), argv)
+    carry_out("scaling", lambda: run(args), stopped="the same command goes on")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line on stderr and exit with code 2."""
-        line = " ".join(message.split())
-        print(f"{self.prog.split()[0]}: {line}; see {self.prog} --help", file=sys.stderr)
+        program = self.prog.removeprefix("python -m ").split()[0]
+        print(f"{program}: {' '.join(message.split())}; see {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
 
