@@ -303,7 +303,7 @@ def test_expand(data, videowm, tmp_path):
         for broken in ('{"detai', "[]", "{}", '{"detailed": null}'):
             for cached in (tmp_path / "cache").glob("*.json"):
                 cached.write_text(broken)
-            one_sentence(videowm(*given, "--model", "m"), "is damaged: remove it")
+            one_sentence(videowm(*given, "--model", "m"), "is damaged", "remove it")
         assert len(server.requests) == 4
     with ChatServer(lambda h, b, q, t: h.say("no")) as server:
         given[3] = server.url

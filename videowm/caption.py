@@ -7,7 +7,6 @@ expanded to the same style.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -26,13 +25,12 @@ from videowm.data.captions import (
     captions_path,
     clips_to_caption,
     header_name,
-    key_of,
     read_lines,
     write_lines,
 )
 from videowm.data.dataset import Dataset
 from videowm.endpoint import FORMS, Access, AskConfig, Endpoint, NoCaption, picture, text
-from videowm.files import write_json
+from videowm.files import read_json, write_json
 from videowm.options import CaptionOptions, EndpointOptions, ExpandOptions
 from videowm.types import UserError
 
@@ -105,8 +103,8 @@ class Captioning:
         self.path = captions_path(dataset.root, header_name(self.header))
         self.lines = LineWriter(self.path)
         self.failures = LineWriter(self.path.with_suffix(".failed.jsonl"))
-        self.done = {key_of(line) for line in read_lines(self.path)}
-        failed = {key_of(line): line for line in read_lines(self.failures.path)}
+        self.done = set(read_lines(self.path))
+        failed = read_lines(self.failures.path, ("reason", "detail"))
         self.failed = {key: line for key, line in failed.items() if key not in self.done}
         self.answered, self.in_a_row = 0, 0
         self.seconds: list[float] = []  # that each answer took, with its retries
@@ -260,12 +258,10 @@ def expand_prompt(prompt: str, frame: np.ndarray | None, endpoint: Endpoint, *, 
     key = {"ask": configuration.to_dict(endpoint.config), "question": question}
     path = cache.expanduser() / f"{header_name(key)}.json"
     if path.exists():
-        try:
-            cached = json.loads(path.read_text())["detailed"]
-        except (ValueError, KeyError, TypeError):
-            cached = None
+        remedy = "remove it and run the same command again"
+        cached = read_json(path, remedy).get("detailed")
         if not isinstance(cached, str):
-            raise UserError(f"{path} is damaged: remove it and run the same command again")
+            raise UserError(f"{path} is damaged: {remedy}")
         return cached
 
     async def ask() -> tuple[str, str]:

@@ -77,6 +77,8 @@ class UselessAnswer(NoCaption):
 
 @dataclass(frozen=True)
 class Answer:
+    """What a server answered."""
+
     text: str
     cut: bool  # at `max_tokens`
 
@@ -198,8 +200,8 @@ class Endpoint:
 
     def _refusal(self, error: Any) -> Exception:
         """An HTTP status as the failure of one question, or of all of them."""
-        told = error.body.get("message") if isinstance(error.body, dict) else None
-        said = self._line(told or error.message)
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        said = self._line(message or error.message)
         if error.status_code == 401:
             wanted = self.access.key_env or "OPENAI_API_KEY"
             return UserError(f"{self.access.base_url} does not accept the key ({said}): set {wanted} to a valid one")
@@ -232,12 +234,14 @@ def read_key(variable: str | None) -> str:
 
 def dialects(config: AskConfig) -> Iterator[dict[str, Any]]:
     """Request settings, best first: not every server takes a schema, and the limit on tokens has two names."""
-    schema = {"name": "caption", "strict": True, "schema": SCHEMA}
-    forms = [{"response_format": {"type": "json_schema", "json_schema": schema}}] * (config.answer == "json") + [{}]
-    warmth = {} if config.temperature is None else {"temperature": config.temperature}
+    forms: list[dict[str, Any]] = [{}]
+    if config.answer == "json":
+        schema = {"name": "caption", "strict": True, "schema": SCHEMA}
+        forms.insert(0, {"response_format": {"type": "json_schema", "json_schema": schema}})
+    temperature = {} if config.temperature is None else {"temperature": config.temperature}
     for form in forms:
         for limit in ("max_completion_tokens", "max_tokens"):
-            yield form | warmth | {limit: config.max_tokens}
+            yield form | temperature | {limit: config.max_tokens}
 
 
 def read_words(answer: Answer, form: str) -> tuple[str, str]:
@@ -261,6 +265,7 @@ def read_words(answer: Answer, form: str) -> tuple[str, str]:
 
 
 def text(words: str) -> dict[str, Any]:
+    """Words as a part of a question."""
     return {"type": "text", "text": words}
 
 

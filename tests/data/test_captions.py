@@ -84,18 +84,19 @@ def test_a_torn_line_is_mended_and_the_file_is_for_one(tmp_path):
     """Guards a caption lost, or one glued to a half-written line, after a kill; and two writers mixing their lines."""
     path = tmp_path / "captions/a.jsonl"
     writer = LineWriter(path)
-    writer.write({"a": "ü"})
+    first, second = ({"episode": n, "start": 0, "frames": 9, "short": "ü"} for n in (0, 1))
+    writer.write(first)
     with pytest.raises(UserError, match="another process writes"):
         LineWriter(path)
     writer.close()
     whole = path.read_bytes()
     for cut in range(len(whole)):
         path.write_bytes(whole + whole[:cut])
-        assert read_lines(path) == [{"a": "ü"}]
+        assert list(read_lines(path, ["short"]).values()) == [first]
         writer = LineWriter(path)
-        writer.write({"b": 1})
+        writer.write(second)
         writer.close()
-        assert read_lines(path) == [{"a": "ü"}, {"b": 1}]
+        assert list(read_lines(path, ["short"]).values()) == [first, second]
     LineWriter(tmp_path / "captions/b.jsonl").close()
     assert not (tmp_path / "captions/b.jsonl").exists()
 

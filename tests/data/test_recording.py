@@ -16,6 +16,7 @@ import pytest
 import videowm.types
 from videowm.data.dataset import Dataset
 from videowm.data.recording import Recording, play_episode, record_episodes
+from videowm.files import visible
 from videowm.types import UserError
 from videowm.worlds.carracing import CarRacing
 
@@ -52,7 +53,7 @@ def test_kill_and_run_again_gives_the_same_bytes(lossy, tmp_path, settings):
     out = tmp_path / "killed"
     program = script(tmp_path, out, **settings, workers=2)
     process = subprocess.Popen([sys.executable, program], env=ENVIRONMENT)
-    while not any(out.glob("data/*/*.parquet")):
+    while not visible(out, "data/*/*.parquet"):
         assert process.poll() is None, "the recording ended before it could be killed"
         time.sleep(0.01)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -61,7 +62,7 @@ def test_kill_and_run_again_gives_the_same_bytes(lossy, tmp_path, settings):
     (out / "data/chunk-000/.file-009.parquet.1.tmp.parquet").write_bytes(b"half")
     with pytest.raises(UserError, match="run the same record command again"):
         Dataset(out)
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("videos/*/*/*.mp4")}
+    kept = {path: path.stat().st_mtime_ns for path in visible(out, "videos/*/*/*.mp4")}
     record_episodes("carracing", out, **settings)
     assert contents(out) == contents(lossy)
     assert any(path.stat().st_mtime_ns == stamp for path, stamp in kept.items()), "a finished group is not played again"
@@ -110,7 +111,7 @@ def test_a_second_recording_is_refused(lossy, tmp_path, settings):
     out = tmp_path / "both"
     program = script(tmp_path, out, **settings)
     with subprocess.Popen([sys.executable, program], env=ENVIRONMENT) as first:
-        while not any(out.glob("data/*/*.parquet")):
+        while not visible(out, "data/*/*.parquet"):
             assert first.poll() is None, "the first recording ended too early"
             time.sleep(0.01)
         with pytest.raises(UserError, match="another process is recording into .*both: wait for it"):
@@ -125,7 +126,7 @@ def test_interrupted_recordings_say_what_is_kept(tmp_path):
     with subprocess.Popen(
         command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        while not any(out.glob("data/*/*.parquet")):
+        while not visible(out, "data/*/*.parquet"):
             assert process.poll() is None, "the recording ended before it could be interrupted"
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)

@@ -16,7 +16,7 @@ from videowm.data.captions import caption_from_state
 from videowm.data.clips import pick
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents
-from videowm.data.words import FORMS, WRITERS, WindowCaptions, captions_beside
+from videowm.data.window_captions import FORMS, WRITERS, WindowCaptions, captions_beside
 from videowm.dit.sample import Sampler
 from videowm.pipeline import WorldModelPipeline
 from videowm.train.tasks.world import WorldRun, WorldTask

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,13 @@ import numpy as np
 
 from videowm.data.clips import stretches
 from videowm.data.dataset import Dataset
-from videowm.files import write_atomic, write_json
+from videowm.files import read_json, short_hash, visible, write_atomic, write_json
+from videowm.lock import locked
 from videowm.types import UserError
 from videowm.worlds import find_world, open_world
+
+SOURCES = ("state", "model")  # who writes captions
+REMEDY = "move it away and run videowm caption again"
 
 
 class ClipKey(NamedTuple):
@@ -56,7 +59,15 @@ class Captions(Mapping[ClipKey, Caption]):
 
     @classmethod
     def open(cls, data: str | Path, name: str) -> Captions:
-        """Read the captions of dataset `data` that `name` says: hash (or its beginning), model, or "state"."""
+        """Read one file of captions.
+
+        Args:
+            data: the dataset.
+            name: which captions: their hash or its beginning, their model, or "state".
+
+        Raises:
+            UserError: no file or several fit the name, or the file is damaged or of another dataset.
+        """
         dataset = Dataset(data)
         headers = captions_of(dataset.root)
         found = [n for n, h in headers.items() if n.startswith(name) or name in (h["source"], h.get("model"))]
@@ -66,7 +77,8 @@ class Captions(Mapping[ClipKey, Caption]):
             raise UserError(f"{many} in {dataset.root}/captions, there are: {known}; make them with videowm caption")
         header, path = headers[found[0]], captions_path(dataset.root, found[0])
         check_dataset(path, header, dataset)
-        return cls(header, {key_of(line): caption_of(line) for line in read_lines(path)})
+        lines = read_lines(path).items()
+        return cls(header, {key: Caption(line["short"], line["detailed"], line["source"]) for key, line in lines})
 
     def __getitem__(self, key: tuple[int, int, int]) -> Caption:
         return self._captions[ClipKey(*key)]
@@ -93,30 +105,38 @@ def clips_to_caption(dataset: Dataset, frames: int) -> list[ClipKey]:
 
 
 def captions_path(root: Path, name: str) -> Path:
+    """The file of captions of that name."""
     return root / "captions" / f"{name}.jsonl"
 
 
 def header_name(header: dict[str, Any]) -> str:
     """16 hex digits of everything that decides the captions."""
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:16]
+    return short_hash(json.dumps(header, sort_keys=True))
 
 
 def captions_of(root: Path) -> dict[str, dict[str, Any]]:
-    """{name: header} of the captions beside a dataset."""
+    """{name: header} of the captions beside a dataset.
+
+    Raises:
+        UserError: a header is damaged.
+    """
     headers = {}
-    for path in sorted((root / "captions").glob("*.json")):
-        try:
-            header = json.loads(path.read_text())
-            sound = header_name(header) == path.stem and {"source", "dataset", "clip_frames"} <= set(header)
-        except (ValueError, AttributeError):
-            sound = False
-        if not sound:
-            raise UserError(f"{path} is damaged or was changed: move it away and run videowm caption again")
+    for path in visible(root / "captions", "*.json"):
+        header = read_json(path, REMEDY)
+        if header_name(header) != path.stem or not sound_header(header):
+            raise UserError(f"{path} is damaged or was changed: {REMEDY}")
         headers[path.stem] = header
     return headers
 
 
+def sound_header(header: dict[str, Any]) -> bool:
+    """Whether a header has what its readers need."""
+    types = {"source": str, "dataset": str, "clip_frames": int}
+    return all(type(header.get(key)) is kind for key, kind in types.items()) and header["source"] in SOURCES
+
+
 def check_dataset(path: Path, header: dict[str, Any], dataset: Dataset) -> None:
+    """Refuse captions of another dataset."""
     if header["dataset"] != dataset.hash:
         raise UserError(
             f"{path} belongs to a dataset with hash {header['dataset']}, {dataset.root} has {dataset.hash}: "
@@ -125,20 +145,33 @@ def check_dataset(path: Path, header: dict[str, Any], dataset: Dataset) -> None:
 
 
 def key_of(line: dict[str, Any]) -> ClipKey:
+    """Which clip a line is about."""
     return ClipKey(line["episode"], line["start"], line["frames"])
 
 
-def caption_of(line: dict[str, Any]) -> Caption:
-    return Caption(line["short"], line["detailed"], line["source"])
+def read_lines(path: Path, texts: Sequence[str] = ("short", "detailed", "source")) -> dict[ClipKey, dict[str, Any]]:
+    """The whole lines of a file of captions by clip; what follows the last newline was cut off by a kill.
 
+    Args:
+        path: the file; one that is not there has no lines.
+        texts: keys of a line that hold text.
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON-lines file; what follows the last newline was cut off by a kill and does not count."""
-    content = path.read_bytes() if path.exists() else b""
-    try:
-        return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
-    except ValueError:
-        raise UserError(f"{path} is damaged: move it away and run videowm caption again") from None
+    Raises:
+        UserError: a line is damaged.
+    """
+    content = path.read_bytes() if path.is_file() else b""
+    lines = {}
+    for number, text in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            line = json.loads(text)
+            key = key_of(line)
+            sound = all(type(n) is int for n in key) and all(isinstance(line[name], str) for name in texts)
+        except (ValueError, LookupError, TypeError, RecursionError):
+            sound = False
+        if not sound:
+            raise UserError(f"line {number} of {path} is damaged: remove the line and run videowm caption again")
+        lines[key] = line
+    return lines
 
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
@@ -155,18 +188,18 @@ class LineWriter:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.file = path, open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by `close`
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locked(self.file, fcntl.LOCK_EX):
             self.file.close()
-            raise UserError(f"another process writes {path}: wait for it to end") from None
+            raise UserError(f"another process writes {path}: wait for it to end")
         self.mend()
 
     def mend(self) -> None:
+        """Cut a torn last line off."""
         self.file.seek(0)
         self.file.truncate(self.file.read().rfind(b"\n") + 1)
 
     def write(self, line: dict[str, Any]) -> None:
+        """Append a line and force it to the disk; what a full disk takes of it is cut off again."""
         try:
             content = encode_line(line)
             if self.file.write(content) != len(content):
@@ -206,7 +239,7 @@ def caption_from_state(data: str | Path, *, clip_frames: int) -> tuple[str, int]
         short = world.caption(states, actions, rng)
         words = {"short": short, "detailed": f"{short} {world.details(states, actions, rng)}"}
         lines.append({**key._asdict(), **words, "source": "state"})
-    content = hashlib.sha256(b"".join(map(encode_line, lines))).hexdigest()[:16]
+    content = short_hash(*map(encode_line, lines))
     header = {"schema": 1, "source": "state", "dataset": dataset.hash, "world": dataset.name}
     header |= {"clip_frames": clip_frames, "content": content}  # a world that learns new phrasings makes a new file
     name = header_name(header)

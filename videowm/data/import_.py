@@ -7,11 +7,13 @@ trusted with (any codec but H.264, open groups of pictures) or that gets another
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from videowm.actions.script import TABLES, read_action_table
 from videowm.data.dataset import Dataset
@@ -22,12 +24,14 @@ from videowm.data.layout import (
     encode_video,
     finish,
     seal,
+    write_captions,
     write_group,
     write_table,
 )
-from videowm.files import write_atomic, write_json
+from videowm.files import read_json, remove_leftovers, visible, write_atomic, write_json, writing
 from videowm.types import Episode, UserError
 
+NOTE = "meta/import.json"
 Size = tuple[int, int]  # (H, W) pixels
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
@@ -41,21 +45,74 @@ def import_dataset(
     video_key: str | None = None,
     lossless: bool = False,
 ) -> Path:
-    """Check `src` and write it to the new folder `out`, its frames resized to `size` where that is given."""
+    """Check foreign recordings and write them as a dataset; returns `out`.
+
+    The same call again makes a dataset that was interrupted or damaged anew, or does nothing.
+
+    Args:
+        src: LeRobot v3 folder, or a folder of videos with action tables.
+        out: new folder, or one of the same import.
+        size: (H, W) pixels that frames are resized to, even and 16 or more; None keeps their size.
+        test_share: share of the videos that are held out; a LeRobot folder keeps its own split.
+        video_key: which video of a LeRobot folder that has several.
+        lossless: whether video that is encoded again keeps every bit.
+
+    Raises:
+        UserError: the source is damaged or no source, `out` holds something else, or the disk is full.
+    """
     src, out = Path(src), Path(out)
     if not src.is_dir():
         raise UserError(f"no folder at {src}: give a LeRobot v3 dataset or a folder of videos with action tables")
-    begun = (out / "meta/import.json").exists() and not (out / "meta/info.json").exists()
-    if out.exists() and not begun and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"{out} already holds something: give a new or empty folder")
     if size is not None and (min(size) < 16 or size[0] % 2 or size[1] % 2):
         raise UserError(f"size {size[0]}x{size[1]} cannot be encoded: give even numbers from 16 on")
-    write_json(out / "meta/import.json", {"src": src.name, "size": size, "video_key": video_key, "lossless": lossless})
-    if (src / "meta/info.json").exists():
-        import_lerobot(Dataset(src, video_key), out, size, lossless=lossless)
-    else:
-        import_videos(src, out, size, test_share, lossless=lossless)
+    settings = {"src": src.name, "size": size and list(size), "video_key": video_key, "lossless": lossless}
+    with writing(out):
+        if is_imported(out, settings):
+            tqdm.write(f"{out} is already imported from {src}")
+            return out
+        try:
+            begin(out, settings)
+            if (src / "meta/info.json").exists():
+                import_lerobot(Dataset(src, video_key), out, size, lossless=lossless)
+            else:
+                import_videos(src, out, size, test_share, lossless=lossless)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{out} is unfinished, the same command begins again") from None
     return out
+
+
+def is_imported(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether `out` is a finished, whole import with these settings.
+
+    Raises:
+        UserError: `out` holds something else, or was imported with other settings.
+    """
+    note = out / NOTE
+    if not note.is_file():
+        if out.is_file() or visible(out, "*"):
+            raise UserError(f"{out} already holds something: give a new or empty folder")
+        return False
+    if not (out / "meta/info.json").is_file():
+        return False
+    try:
+        Dataset(out).verify()
+    except UserError:
+        return False
+    present = read_json(note, "remove it")
+    if differing := [f"{key} {present.get(key)} there, {value} now" for key, value in settings.items()
+                     if present.get(key) != value]:  # fmt: skip
+        raise UserError(f"{out} was imported with other settings ({'; '.join(differing)}): give another --out")
+    return True
+
+
+def begin(out: Path, settings: dict[str, Any]) -> None:
+    """Make `out` an unfinished import: what an earlier one left in it is removed, captions that were added stay."""
+    (out / "meta/info.json").unlink(missing_ok=True)
+    for pattern in ("data/**/*.parquet", "videos/**/*.mp4", "meta/episodes/**/*.parquet"):
+        for path in visible(out, pattern):
+            path.unlink()
+    remove_leftovers(out)
+    write_json(out / NOTE, settings)
 
 
 def import_lerobot(data: Dataset, out: Path, size: Size | None, *, lossless: bool) -> None:
@@ -77,12 +134,14 @@ def import_lerobot(data: Dataset, out: Path, size: Size | None, *, lossless: boo
             content = path.read_bytes()
         write_atomic(out / path.relative_to(data.root), content)
     kept = [
-        *data.root.glob("data/*/*.parquet"),
-        *(data.root / name for name in ("meta/stats.json", "meta/tasks.parquet")),
+        *visible(data.root, "data/*/*.parquet"),
+        *(data.root / f"meta/{n}" for n in ("stats.json", "tasks.parquet")),
     ]
-    for path in [*sorted(kept), data.root / "captions.jsonl"]:
+    for path in kept:
         if path.exists():
             write_atomic(out / path.relative_to(data.root), path.read_bytes())
+    if (captions := data.root / "captions.jsonl").exists():
+        write_captions(out, captions.read_bytes())
     seal(out, one_video(data, out, size if again else None, lossless=lossless))
 
 
@@ -91,7 +150,7 @@ def one_video(data: Dataset, out: Path, size: Size | None, *, lossless: bool) ->
     features = data.info["features"]
     others = [key for key, feature in features.items() if feature["dtype"] == "video" and key != data.video_key]
     gone = tuple(f"{kind}/{key}/" for key in others for kind in ("videos", "stats"))
-    for path in sorted((data.root / "meta/episodes").glob("*/*.parquet")):
+    for path in visible(data.root, "meta/episodes/*/*.parquet"):
         table = pq.read_table(path)
         table = table.drop_columns([name for name in table.column_names if name.startswith(gone)]) if gone else table
         write_table(out / path.relative_to(data.root), table)
@@ -105,33 +164,48 @@ def one_video(data: Dataset, out: Path, size: Size | None, *, lossless: bool) ->
 
 
 def import_videos(src: Path, out: Path, size: Size | None, test_share: float, *, lossless: bool) -> None:
-    """Every `a.mp4` with its actions in `a.csv`, `a.npy`, `a.npz` or `a.parquet` and perhaps a caption in `a.txt`."""
-    videos = sorted(path for path in src.iterdir() if path.suffix.lower() in VIDEOS)
+    """Import every `a.mp4` with its actions in a table beside it, such as `a.csv`, and perhaps a caption in `a.txt`."""
+    videos = sorted(path for path in src.iterdir() if path.suffix.lower() in VIDEOS and not path.name.startswith("."))
     if not videos:
         raise UserError(f"{src} holds no videos ({', '.join(VIDEOS)}) and no meta/info.json: give a folder that does")
-    layout: Layout | None = None
+    first: Layout | None = None
     for number, path in enumerate(videos):
-        names, actions = read_action_table(table_beside(path))
-        names = names or (
-            ("action",) if actions.shape[1] == 1 else tuple(f"action_{i}" for i in range(actions.shape[1]))
-        )
-        frames = np.stack(list(counted(read_video(path, size), path, 2)))
-        common = Layout(src.name, frame_rate(path), frames.shape[1:3], names, (), lossless, group=1)
-        layout = layout or common
+        episode, layout = read_episode(path, size)
+        layout = replace(layout, lossless=lossless)
+        first = first or layout
         for key in ("fps", "size", "action_names"):
-            if getattr(common, key) != (first := getattr(layout, key)):
-                raise UserError(
-                    f"{path} has {key} {getattr(common, key)}, {videos[0].name} has {first}: make them equal"
-                )
-        if len(actions) not in (len(frames) - 1, len(frames)):
-            raise UserError(f"{path} has {len(frames)} frames and {len(actions)} actions: give one between two frames")
-        if len(actions) < len(frames):
-            actions = np.concatenate([actions, actions[-1:]])  # leads to a frame that is not there
-        none, text = np.zeros(len(frames), np.float32), path.with_suffix(".txt")
-        caption = " ".join(text.read_text().split()) if text.exists() else ""
-        states = np.zeros((len(frames), 0), np.float32)
-        write_group(out, number, [Episode(frames, actions, none, none > 0, states, caption)], layout)
-    finish(out, layout, test_share)
+            ours, theirs = getattr(layout, key), getattr(first, key)
+            if ours != theirs:
+                raise UserError(f"{path} has {key} {ours}, {videos[0].name} has {theirs}: make them equal")
+        write_group(out, number, [episode], first)
+    finish(out, first, test_share)
+
+
+def read_episode(path: Path, size: Size | None) -> tuple[Episode, Layout]:
+    """A video with its actions and its caption, and what it must have in common with the others.
+
+    Raises:
+        UserError: the video, the table or the caption is damaged, or their lengths do not fit.
+    """
+    names, actions = read_action_table(table_beside(path))
+    width = actions.shape[1]
+    names = names or (("action",) if width == 1 else tuple(f"action_{i}" for i in range(width)))
+    frames = np.stack(list(counted(read_video(path, size), path, 2)))
+    if len(actions) not in (len(frames) - 1, len(frames)):
+        raise UserError(f"{path} has {len(frames)} frames and {len(actions)} actions: give one between two frames")
+    if len(actions) < len(frames):
+        actions = np.concatenate([actions, actions[-1:]])  # leads to a frame that is not there
+    none, states = np.zeros(len(frames), np.float32), np.zeros((len(frames), 0), np.float32)
+    layout = Layout(path.parent.name, frame_rate(path), frames.shape[1:3], names, group=1)
+    return Episode(frames, actions, none, none > 0, states, read_caption(path.with_suffix(".txt"))), layout
+
+
+def read_caption(path: Path) -> str:
+    """The words of a text file; none where there is no file."""
+    try:
+        return " ".join(path.read_text(encoding="utf-8").split()) if path.exists() else ""
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{path} is no text in UTF-8: save it as one, or remove it") from None
 
 
 def table_beside(video: Path) -> Path:
@@ -174,10 +248,14 @@ def counted(frames: Iterable[np.ndarray], path: Path, needed: int) -> Iterator[n
 
 
 def frame_rate(path: Path) -> float:
+    """Frames a second of a video, on average."""
     import av
 
     with av.open(str(path)) as video:
-        return float(video.streams.video[0].average_rate)
+        rate = video.streams.video[0].average_rate
+    if not rate:
+        raise UserError(f"{path} names no frame rate: make it again with one")
+    return float(rate)
 
 
 def trusted(path: Path) -> bool:

@@ -10,7 +10,6 @@ to a frame that was not recorded.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from videowm.files import visible, write_atomic, write_json
+from videowm.files import atomic, sha256_of, visible, write_atomic, write_json
 from videowm.types import Episode, UserError
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -47,6 +46,11 @@ class Layout:
     lossless: bool = False  # bit-exact RGB video, about ten times larger
     group: int = 10  # episodes a file group
 
+    @property
+    def plain_fps(self) -> float:
+        """Frames a second, as a whole number where it is one."""
+        return int(self.fps) if self.fps == int(self.fps) else self.fps
+
     def paths(self, file_index: int) -> tuple[str, str]:
         """(parquet, mp4) of a file group, relative to the dataset."""
         where = {"chunk_index": file_index // CHUNK, "file_index": file_index % CHUNK}
@@ -60,6 +64,7 @@ def check_width(width: int) -> None:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
+    """Write a parquet file, whole or not at all."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="snappy")
     write_atomic(path, buffer.getvalue())
@@ -159,8 +164,15 @@ def finish(root: str | Path, layout: Layout, test_share: float = 0.1) -> None:
     write_table(root / EPISODES_PATH, pa.Table.from_pylist(episodes))
     write_table(root / "meta/tasks.parquet", task_table(tasks))
     lines = [{"episode_index": i, "caption": text, "source": "original"} for i, text in enumerate(captions)]
-    write_atomic(root / "captions.jsonl", "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines).encode())
+    write_captions(root, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
     seal(root, make_info(layout, episodes, len(tasks), test_share))
+
+
+def write_captions(root: Path, content: bytes) -> None:
+    """Write captions.jsonl; one that begins with `content` stays, since captions were added to it."""
+    path = root / "captions.jsonl"
+    if not (path.is_file() and path.read_bytes().startswith(content)):
+        write_atomic(path, content)
 
 
 def number_rows(files: list[Path], notes: list[dict], tasks: dict[str, int], layout: Layout) -> list[dict[str, Any]]:
@@ -224,21 +236,8 @@ def task_table(tasks: dict[str, int]) -> pa.Table:
 
 def make_info(layout: Layout, episodes: list[dict], total_tasks: int, test_share: float) -> dict[str, Any]:
     """meta/info.json as LeRobot v3.0 describes it."""
-    fps: float = int(layout.fps) if layout.fps == int(layout.fps) else layout.fps
-    total, (height, width) = len(episodes), layout.size
+    total = len(episodes)
     train = total - (max(1, round(test_share * total)) if test_share > 0 and total > 1 else 0)
-    video = {"height": height, "width": width, "channels": 3, "codec": "h264", "fps": fps, "is_depth_map": False}
-    video = {f"video.{k}": v for k, v in video.items()} | {"video.pix_fmt": "gbrp" if layout.lossless else PIXELS}
-    features = {
-        IMAGE: {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"]}
-        | {"info": video | {"has_audio": False}}
-    }
-    for key, names in (("observation.state", layout.state_names), ("action", layout.action_names)):
-        if names:
-            features[key] = {"dtype": "float32", "shape": [len(names)], "names": list(names)}
-    scalars = {"next.reward": "float32", "next.done": "bool", "timestamp": "float32"}
-    scalars |= dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")
-    features |= {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in scalars.items()}
     return {
         "codebase_version": "v3.0",
         "robot_type": layout.name,
@@ -248,29 +247,52 @@ def make_info(layout: Layout, episodes: list[dict], total_tasks: int, test_share
         "chunks_size": CHUNK,
         "data_files_size_in_mb": 100,
         "video_files_size_in_mb": 500,
-        "fps": fps,
+        "fps": layout.plain_fps,
         "splits": {"train": f"0:{train}"} | ({"test": f"{train}:{total}"} if train < total else {}),
         "data_path": DATA_PATH,
         "video_path": VIDEO_PATH,
-        "features": features,
+        "features": {IMAGE: video_feature(layout)} | number_features(layout),
     }
 
 
+def video_feature(layout: Layout) -> dict[str, Any]:
+    """The description of the frames."""
+    height, width = layout.size
+    video = {"height": height, "width": width, "channels": 3, "codec": "h264", "fps": layout.plain_fps}
+    video |= {"is_depth_map": False, "pix_fmt": "gbrp" if layout.lossless else PIXELS}
+    info = {f"video.{key}": value for key, value in video.items()} | {"has_audio": False}
+    return {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"], "info": info}
+
+
+def number_features(layout: Layout) -> dict[str, dict[str, Any]]:
+    """The descriptions of the columns of numbers."""
+    vectors = {"observation.state": layout.state_names, "action": layout.action_names}
+    features = {
+        key: {"dtype": "float32", "shape": [len(names)], "names": list(names)}
+        for key, names in vectors.items()
+        if names
+    }
+    scalars = {"next.reward": "float32", "next.done": "bool", "timestamp": "float32"}
+    scalars |= dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")
+    return features | {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in scalars.items()}
+
+
 def seal(root: Path, info: dict[str, Any]) -> None:
-    """Write meta/files.json, the size and sha256 of every file, then meta/info.json: the dataset is finished.
+    """Write meta/info.json and meta/files.json, the size and sha256 of every file: the dataset is finished.
 
     Captions are left out because more may be added later; the original ones are in meta/tasks.parquet too.
+    meta/info.json takes its place last.
     """
     content = (json.dumps(info, indent=4, ensure_ascii=False) + "\n").encode()
     skip = {"meta/files.json", "meta/info.json"}
-    found = (p for folder in ("data", "meta", "videos") for p in (root / folder).rglob("*"))
-    paths = (p.relative_to(root).as_posix() for p in found if p.is_file() and not p.name.startswith("."))
-    files = {path: fingerprint(root / path) for path in sorted(paths) if path not in skip}
-    files["meta/info.json"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    write_json(root / "meta/files.json", files)
-    write_atomic(root / "meta/info.json", content)
+    found = [path for folder in ("data", "meta", "videos") for path in visible(root, f"{folder}/**/*")]
+    names = sorted(path.relative_to(root).as_posix() for path in found if path.is_file())
+    files = {name: fingerprint(root / name) for name in names if name not in skip}
+    with atomic(root / "meta/info.json") as aside:
+        aside.write_bytes(content)
+        write_json(root / "meta/files.json", files | {"meta/info.json": fingerprint(aside)})
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+    """The size and sha256 of a file, as meta/files.json has them."""
+    return {"sha256": sha256_of(path), "bytes": path.stat().st_size}

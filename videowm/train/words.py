@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from videowm.data.latents import Latents
-from videowm.data.words import WindowCaptions, captions_beside, embedded
+from videowm.data.window_captions import WindowCaptions, captions_beside, embedded
 from videowm.dit.text import ByteText, FrozenText, TextTokens, encoder_width
 from videowm.limits import Share, Size
 from videowm.types import UserError

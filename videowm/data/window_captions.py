@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 from videowm.data.captions import Captions, captions_of
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents
+from videowm.files import atomic, short_hash, visible
 from videowm.types import UserError
 
 WRITERS = ("state", "model")  # who wrote a caption: the original ones, and the recaptioned
@@ -103,22 +103,18 @@ def embedded(captions: list[str], encode: Callable[[list[str]], TextTokens], fol
 def read_features(folder: Path) -> dict[bytes, TextTokens]:
     """{sha256 of a caption: features "m e", mask "m"} of all whole files of a folder."""
     held: dict[bytes, TextTokens] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in visible(folder, "*.safetensors"):
         try:
             part = load_file(path)
-        except SafetensorError:  # damaged: computed again
+            rows = zip(part["digest"].tolist(), part["tokens"], part["mask"], strict=True)
+            held |= {bytes(row): (tokens, mask) for row, tokens, mask in rows}
+        except (SafetensorError, OSError, KeyError, ValueError):  # damaged: computed again
             continue
-        held |= {bytes(row): (t, m) for row, t, m in zip(part["digest"].tolist(), part["tokens"], part["mask"])}
     return held
 
 
 def write_features(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Whole or not there, beside what is there; the name follows from the captions."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(tensors["digest"].numpy().tobytes()).hexdigest()[:16]
-    aside = folder / f".{name}.{os.getpid()}"
-    try:
+    name = short_hash(tensors["digest"].numpy().tobytes())
+    with atomic(folder / f"{name}.safetensors") as aside:
         save_file({key: value.contiguous() for key, value in tensors.items()}, aside)
-        os.replace(aside, folder / f"{name}.safetensors")
-    finally:
-        aside.unlink(missing_ok=True)
