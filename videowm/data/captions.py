@@ -11,7 +11,6 @@ checks is touched.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -188,7 +187,7 @@ class LineWriter:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.file = path, open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by `close`
-        if not locked(self.file, fcntl.LOCK_EX):
+        if not locked(self.file, exclusive=True):
             self.file.close()
             raise UserError(f"another process writes {path}: wait for it to end")
         self.mend()
