@@ -197,8 +197,8 @@ def adapt(vae: nn.Module, *, local: int | None = None, qk_norm: bool = False) ->
     if local is None and not qk_norm:
         return vae
     cosmos = isinstance(vae, diffusers.AutoencoderKLCosmos)
-    if local is not None and (not cosmos or local < 1):
-        raise UserError(f"vae.local: {local} for {type(vae).__name__}: give 1 or more, and to AutoencoderKLCosmos only")
+    if local is not None and not cosmos:
+        raise UserError(f"vae.local {local} for {type(vae).__name__}: leave it out, it is for AutoencoderKLCosmos only")
     if not cosmos:
         raise UserError(f"vae.qk_norm for {type(vae).__name__}: leave it out, it is for AutoencoderKLCosmos only")
     for name, module in vae.named_modules():
