@@ -41,7 +41,7 @@ def first_sentence(text: str | None) -> str:
 
 def configurations() -> dict[str, type]:
     """Heading -> class of every file that a user writes: each task, and a sweep."""
-    from scaling.plan import SweepConfig
+    from scaling.point import SweepConfig
     from videowm.train import registry
 
     tasks = {f"task: {name}": registry.config_class(name) for name in registry.modules()}

@@ -265,6 +265,11 @@ class Bootstrap:
 
 def bootstrap_fit(runs: Runs, form: str = "surface", draws: int = 1000, seed: int = 0, level: float = 0.9) -> Bootstrap:
     """Refit to resampled runs, every draw warm-started at the law: by trunk where trunks are given, else by run."""
+    if runs.trunk is not None and len(np.unique(runs.trunk)) < 2:
+        raise UserError(
+            f"all {len(runs)} runs share one trunk, so nothing says how far another would be: train a second one, name "
+            "another column, or fit without a bootstrap"
+        )
     law, problem, theta, weights = _solve(runs, form)
     block = "run" if runs.trunk is None else "trunk"
     counts = resample(runs, form, draws, np.random.default_rng(seed))

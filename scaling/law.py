@@ -155,6 +155,10 @@ def identifiable(runs: Runs, form: str = "surface") -> str | None:
     size, formula = len(FORMS[form]), FORMULAS[form]
     if reason := unusable(runs):
         return reason
+    if len(runs) > 1 and np.ptp(np.log(runs.loss)) < 1e-9:
+        return (
+            f"all {len(runs)} runs have one loss of {runs.loss[0]:.4g}, so nothing falls with compute: check the column"
+        )
     points = len(runs) if form == "surface" else len(set(budgets(runs.c)))
     noun = "run" if form == "surface" else "compute budget"
     if form in ("frontier", "second-order") and points < 4:

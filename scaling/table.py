@@ -66,11 +66,18 @@ def read_table(
         d=flops / (6 * sizes) if data is None else data,
         c=flops,
         loss=_numbers(path, header, rows, loss),
-        trunk=np.array(text[trunk]) if trunk else None,
+        trunk=_trunks(path, text[trunk], trunk) if trunk else None,
         cost=_numbers(path, header, rows, cost) if cost else None,
         hashes=tuple(text[hashes]) if hashes else (),
     )
     return _without(runs, path, drop_highest, c_min, c_max)
+
+
+def _trunks(path: str | Path, names: list[str], column: str) -> np.ndarray:
+    """The trunk of every row; a row without one is a trunk of its own."""
+    if not any(names):
+        raise UserError(f"{path}: column {column!r} is empty, so no two runs share a trunk: leave out the trunk")
+    return np.array([name or f"row {i}" for i, name in enumerate(names)])
 
 
 def _without(runs: Runs, path: str | Path, drop_highest: int, c_min: float, c_max: float) -> Runs:

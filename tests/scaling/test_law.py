@@ -413,3 +413,18 @@ def test_fit_table_writes_law_and_figure(tmp_path):
         low, high = law.intervals["params"][FORMS[form][0]]
         assert low < law.params[FORMS[form][0]] < high
     assert "se" not in summary(fit_table(EPOCH, columns, FitOptions(bootstrap=0))).split("\n")[2]
+
+
+def test_what_has_no_law_or_no_error_is_one_sentence(tmp_path):
+    """Guards a law of a constant loss, which predicted infinity, and error bars from a single trunk."""
+    runs = chinchilla()
+    for form in FORMS:
+        with pytest.raises(UserError, match="have one loss of 2.5, so nothing falls with compute"):
+            fit(replace(runs, loss=np.full(len(runs), 2.5)), form)
+    with pytest.raises(UserError, match="share one trunk"):
+        bootstrap_fit(replace(runs, trunk=np.full(len(runs), "t")), draws=5)
+    path = tmp_path / "runs.csv"
+    path.write_text("N,C,loss,trunk,other\n1e6,1e15,3,,t\n2e6,1e15,3,,\n3e6,1e15,3,,t\n4e6,1e15,3,,\n")
+    with pytest.raises(UserError, match="column 'trunk' is empty"):
+        read_table(path, c="C", trunk="trunk")
+    assert read_table(path, c="C", trunk="other").trunk.tolist() == ["t", "row 1", "t", "row 3"]

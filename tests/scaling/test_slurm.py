@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -115,6 +119,48 @@ def test_submitted_once_requeued_and_ended_once(cluster, sweep_file, capsys):
         lines = [json.loads(line) for line in (out / name / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if "loss" in line] == list(steps), name
     assert slurm.submit(points, sweep).startswith("0 of 3 points submitted; 3 done, 0 queued")
+
+
+def batch_scripts(job: str) -> dict[str, int]:
+    """The processes that run the batch scripts of an array: its tasks' indices -> process ids."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, KeyError):
+            if b"slurm_script" in (folder / "cmdline").read_bytes():
+                about = dict(x.split("=", 1) for x in (folder / "environ").read_text().split("\0") if "=" in x)
+                if about["SLURM_ARRAY_JOB_ID"] == job:
+                    found[about["SLURM_ARRAY_TASK_ID"]] = int(folder.name)
+    return found
+
+
+def test_one_task_alone_is_requeued(cluster, tmp_path):
+    """Guards a whole array that is requeued, all its steps lost, by the task whose id is the array's own; and logs
+    that are lost where the sweep's folder has a % in its name, of which sbatch makes something else."""
+    folder = tmp_path / "100%A" / "plan"
+    folder.mkdir(parents=True)
+    (folder / "slurm.sh").write_text(slurm.SCRIPT.format(command="bash -c 'echo \"$2\"; exec sleep 300' --"))
+    names = ("p0", "p1", "p2")
+    tasks = slurm.send([SimpleNamespace(name=name) for name in names], folder, [], None)
+    job = tasks["p0"].partition("_")[0]
+    try:
+        wait_for(lambda: len(batch_scripts(job)) == 3)
+        ids = [f"{job}_{index}" for index in range(3)]
+        shown = {task: subprocess.check_output(["scontrol", "show", "job", task], text=True) for task in ids}
+        (own,) = [task for task in ids if shown[task].startswith(f"JobId={job} ")]
+        wait_for(lambda: (folder / f"slurm-{own}.log").exists() and (folder / f"slurm-{own}.log").read_text())
+        os.kill(batch_scripts(job)[own.partition("_")[2]], signal.SIGUSR1)
+        wait_for(lambda: restarts(own) == 1)
+        time.sleep(1)
+        assert [restarts(task) for task in ids] == [int(task == own) for task in ids]
+        assert (folder / f"slurm-{own}.log").read_text().startswith(names[int(own[-1])])
+    finally:
+        subprocess.run(["scancel", job], check=True)
+
+
+def restarts(task: str) -> int:
+    """How often a task was requeued."""
+    shown = subprocess.check_output(["scontrol", "show", "job", task], text=True)
+    return int(re.search(r"Restarts=(\d+)", shown)[1])
 
 
 @pytest.mark.parametrize(

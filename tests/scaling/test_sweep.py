@@ -239,7 +239,15 @@ def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, sc
         ({"points": [{"depht": 2}]}, "unknown key 'depht', did you mean 'depth'"),
         ({"points": []}, "at least one entry"),
         ({"points": [{"name": "a"}, {"name": "a"}]}, "two points are named 'a'"),
+        ({"points": [{"name": "../../escaped"}]}, "a point cannot be named '../../escaped'"),
+        ({"points": [{"latents": "data/x"}]}, "a point cannot be named 'latentsdata/x'"),
+        ({"points": [{"name": "plan"}]}, "a point cannot be named 'plan'"),
+        ({"points": [{"name": "a", "out": "runs/b"}]}, "points[0].out is 'runs/b', but a point's run directory is OUT"),
         ({"bse": "x"}, "unknown key 'bse', did you mean 'base'"),
+        ({"cap": float("nan")}, "cap: nan is not a finite number"),
+        ({"speed": 0}, "speed: 0.0 is out of range"),
+        ({"retries": -1}, "retries: -1 is out of range"),
+        ({"strip_clips": 0}, "strip_clips: 0 is out of range"),
         ({"base": str(ROOT / "configs/vae/quickstart.yaml")}, "must be a `task: world`"),
         (
             {"points": [{"name": "a", "train.steps": 9, "train.keep_at": [5, 12]}]},
@@ -253,6 +261,19 @@ def test_a_wrong_sweep_is_one_sentence(change, sentence, sweep_file, tmp_path):
     path.write_text(yaml.safe_dump(yaml.safe_load(sweep_file.read_text()) | change))
     with pytest.raises(UserError, match=re.escape(sentence)):
         plan(load_sweep(path))
+
+
+def test_a_broken_accelerate_configuration_is_one_sentence(tmp_path, monkeypatch):
+    """Guards a traceback in place of what is to be mended."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    path = tmp_path / "accelerate/default_config.yaml"
+    path.parent.mkdir()
+    for text in ("[", "just words", "num_processes: many", "num_processes: 0", "\x00"):
+        path.write_text(text)
+        with pytest.raises(UserError, match="is no configuration of accelerate: remove it, or write it again"):
+            dispatch.launch_command(tmp_path / "x.yaml")
+    path.write_text("num_processes: 2")
+    assert dispatch.processes() == 2
 
 
 def test_gpus_are_shared_out():
