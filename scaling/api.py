@@ -6,7 +6,7 @@
     print(api.plan_table(sweep))
     outcome = api.run(sweep, api.RunOptions(jobs=2))
     fitted = api.fit(sweep, api.FitOptions(form="frontier", out=Path("law.json")))
-    page = api.report(sweep, api.ReportOptions(wandb=False))
+    page = api.report(sweep, api.ReportOptions(no_wandb=True))
 
 Every function raises `videowm.types.UserError`, one sentence, where the sweep, an option or a file cannot be used.
 """
@@ -34,11 +34,18 @@ LOSS = "heldout/loss"
 
 
 @dataclass(frozen=True)
+class CheckOptions:
+    """How the runs of a learning-rate check are run."""
+
+    jobs: Count | None = None  # runs at once, or tasks of a SLURM array at once (default: what the GPUs give, or all)
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """How the points of a sweep are run."""
 
-    jobs: Count | None = None  # points at once, or tasks of a SLURM array; None: what the GPUs give, or all
-    only: tuple[str, ...] = ()  # names of points of the last plan; empty: all points
+    jobs: Count | None = None  # points at once, or tasks of a SLURM array at once (default: what the GPUs give, or all)
+    only: tuple[str, ...] = ()  # names of points of the last plan (default: all)
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,10 @@ class Outcome:
 class FitOptions:
     """How a law is fitted."""
 
-    form: Form = "surface"
+    form: Form = "surface"  # of the law
     y: str = LOSS  # metric of a sweep's records
     bootstrap: Whole = 1000  # draws; 0: no intervals
-    seed: Seed = 0  # of the bootstrap
+    seed: Seed = 0  # of the bootstrap's draws
     out: Path | None = None  # law.json to write; of a sweep with arms, each arm's name is added
     figure: Path | None = None  # .png, .pdf or .svg to write; likewise
 
@@ -67,12 +74,12 @@ class TableOptions:
     """Which columns and rows of a CSV hold the runs. One of `d` and `c` may be missing: C = 6ND."""
 
     n: str = "N"  # column of the parameters
-    d: str | None = None  # of the data
-    c: str | None = None  # of the training FLOPs
-    loss: str = "loss"
-    n_unit: Positive = 1.0  # what 1 in that column is, such as 1e6
-    d_unit: Positive = 1.0
-    c_unit: Positive = 1.0
+    d: str | None = None  # column of the data
+    c: str | None = None  # column of the training FLOPs
+    loss: str = "loss"  # column of the loss
+    n_unit: Positive = 1.0  # what 1 in the column of N is, such as 1e6
+    d_unit: Positive = 1.0  # what 1 in the column of D is
+    c_unit: Positive = 1.0  # what 1 in the column of C is
     trunk: str | None = None  # column whose equal entries the bootstrap draws together
     where: tuple[str, ...] = ()  # take only rows that meet all of these, such as "C<1e16"
     drop_highest: Whole = 0  # leave out this many of the highest losses
@@ -103,8 +110,8 @@ class Page:
 class PredictOptions:
     """What is predicted, and by which law."""
 
-    form: PredictableForm | None = None  # None: what predicts the highest budget best from the others
-    y: str = LOSS
+    form: PredictableForm | None = None  # of the law (default: what predicts the highest budget best from the others)
+    y: str = LOSS  # metric that is predicted
     arm: str | None = None  # of a grid with arms, the one whose runs are extrapolated
 
 
@@ -113,7 +120,7 @@ class ReportOptions:
     """What the page shows."""
 
     y: str = LOSS  # any metric of the records
-    wandb: bool = True  # also log a summary run
+    no_wandb: bool = False  # do not log a summary run
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
@@ -179,7 +186,7 @@ def check_sweep(sweep: SweepConfig) -> SweepConfig:
     return check.check_sweep(sweep)
 
 
-def check_lr(sweep: SweepConfig, options: RunOptions = RunOptions()) -> Verdict:  # noqa: B008
+def check_lr(sweep: SweepConfig, options: CheckOptions = CheckOptions()) -> Verdict:  # noqa: B008
     """Whether the best learning rate stays where the rule says, over all widths and horizons of the sweep's check_lr.
 
     Runs what is missing of the check, and writes OUT/check-lr/check-lr.json and a figure.
@@ -194,7 +201,7 @@ def check_lr(sweep: SweepConfig, options: RunOptions = RunOptions()) -> Verdict:
     return check.read(checked, points)
 
 
-def submit_check(sweep: SweepConfig, options: RunOptions = RunOptions()) -> str:  # noqa: B008
+def submit_check(sweep: SweepConfig, options: CheckOptions = CheckOptions()) -> str:  # noqa: B008
     """Submit what is missing of the learning-rate check to SLURM; `check_lr` then judges it."""
     from scaling import check, slurm
 
@@ -278,6 +285,6 @@ def report(sweep: SweepConfig, options: ReportOptions = ReportOptions()) -> Page
     from scaling.publish import publish
 
     path, notes = reporting.report(sweep, y=configuration.check(options).y)
-    if options.wandb:
+    if not options.no_wandb:
         publish(sweep, y=options.y)
     return Page(path, notes)

@@ -52,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser, cls: type, flags: Flags = types
             settings["metavar"] = f"{{{','.join(choices)}}}" if choices else METAVARS[kind]
             settings["required"] = is_required(field)
         if many:
-            settings["nargs"] = "+"
+            settings |= {"nargs": "+", "action": "extend"}  # so that the flag may also be repeated
         parser.add_argument(flag_of(field.name, flags), **settings)
 
 
