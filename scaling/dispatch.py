@@ -140,7 +140,7 @@ def accelerate_config() -> dict[str, Any] | None:
         return None
     try:
         content = yaml.safe_load(found.read_text())
-        if int(content.get("num_processes") or 1) < 1:
+        if int(content.get("num_processes", 1)) < 1:
             raise ValueError
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
         raise UserError(
@@ -151,7 +151,7 @@ def accelerate_config() -> dict[str, Any] | None:
 
 def processes() -> int:
     """The processes that `accelerate launch` starts for one point."""
-    return int((accelerate_config() or {}).get("num_processes") or 1)
+    return int((accelerate_config() or {}).get("num_processes", 1))
 
 
 def launch_command(config: Path, jobs: int = 1) -> list[str]:

@@ -155,10 +155,6 @@ def identifiable(runs: Runs, form: str = "surface") -> str | None:
     size, formula = len(FORMS[form]), FORMULAS[form]
     if reason := unusable(runs):
         return reason
-    if len(runs) > 1 and np.ptp(np.log(runs.loss)) < 1e-9:
-        return (
-            f"all {len(runs)} runs have one loss of {runs.loss[0]:.4g}, so nothing falls with compute: check the column"
-        )
     points = len(runs) if form == "surface" else len(set(budgets(runs.c)))
     noun = "run" if form == "surface" else "compute budget"
     if form in ("frontier", "second-order") and points < 4:
@@ -171,7 +167,11 @@ def identifiable(runs: Runs, form: str = "surface") -> str | None:
             f"{points} {noun}{'s' * (points != 1)} cannot fix the {size} parameters of {formula}: "
             f"at least {size + 1} are needed"
         )
-    return _surface_gap(runs) if form == "surface" else None
+    if form == "surface" and (reason := _surface_gap(runs)):
+        return reason
+    if np.ptp(np.log(runs.loss)) < 1e-9:
+        return f"all {len(runs)} runs have one loss of {runs.loss[0]:.4g}, so nothing falls with compute: name another"
+    return None
 
 
 def _surface_gap(runs: Runs) -> str | None:

@@ -209,9 +209,9 @@ def test_hours_from_what_was_measured(trained):
         (["grid.sizes=null"], "grid.optimum is missing"),
         (["grid.optimum={}"], "grid.optimum needs one of"),
         (["grid.optimum={law: nowhere.json}", "grid.sizes=null"], "nowhere.json cannot be read"),
-        (["grid.budgets=[]"], "grid.budgets [] cannot be used"),
+        (["grid.budgets=[]"], "grid.budgets is empty"),
         (["points=[{depth: 1}]"], "needs a `grid`, or at least one entry in `points`, and not both"),
-        (["grid.budget=[1e9]"], "unknown key 'budget', did you mean 'budgets'"),
+        (["grid.budget=[1e9]"], "unknown key 'grid.budget', did you mean 'grid.budgets'"),
     ],
 )
 def test_a_wrong_grid_is_one_sentence(grid_file, overrides, sentence):
