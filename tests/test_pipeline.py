@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from videowm.actions.group import drop_actions
 from videowm.data.dataset import Dataset
 from videowm.dit import DiT
 from videowm.dit.attention import block_causal_mask
 from videowm.dit.sample import Sampler, schedule
+from videowm.dit.saved import network_hash
+from videowm.files import UMASK
 from videowm.pipeline import WorldModelPipeline, rollout
 from videowm.types import UserError
 from videowm.vae.codec import to_float
@@ -248,9 +252,93 @@ def test_what_cannot_be_opened(world_run, vae_run, tmp_path, damage):
         pipeline = WorldModelPipeline.open(run)
         next(pipeline.vae.parameters()).data += 0.01
         pipeline.vae.save_pretrained(run / "vae")
-        expected = "run/vae is not the autoencoder that this model was trained with"
+        expected = "the autoencoder .*run/vae has the hash .*, but this model was saved with"
     with pytest.raises(UserError, match=expected):
         WorldModelPipeline.open(run)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def zero(path: Path) -> None:
+    """4,096 bytes in the middle, as a bad disk leaves them."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(content)
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize("damage", [cut, zero, Path.unlink], ids=["cut", "zeroed", "missing"])
+@pytest.mark.parametrize(
+    "name",
+    ["model_index.json", "scheduler/scheduler_config.json"]
+    + [f"{part}/{file}" for part in ("transformer", "vae") for file in ("config.json", WEIGHTS)],
+)
+def test_a_half_copied_run(world_run, tmp_path, name, damage):
+    """Guards tracebacks, and videos of other weights than those that were trained: each file cut, zeroed or missing.
+
+    One sentence names the file or its folder, from `open` and from diffusers' own loader.
+    """
+    run = shutil.copytree(world_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    damage(run / name)
+    expected = "no finished world model" if name == "model_index.json" and damage is Path.unlink else name.split("/")[0]
+    with pytest.raises(UserError, match=expected) as error:
+        WorldModelPipeline.open(run)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    with pytest.raises(UserError, match=name.split("/")[0]):
+        WorldModelPipeline.from_pretrained(run)
+
+
+def test_a_damaged_run_in_commands(world_run, dataset, tmp_path, videowm):
+    """Guards a damage that `open` refuses and a command does not ask for: exit code 2 and one sentence."""
+    run = shutil.copytree(world_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    zero(run / "transformer" / WEIGHTS)
+    for command in (["generate", "--from", dataset, "--actions", "left*4"], ["evaluate"]):
+        done = videowm(command[0], run, *command[1:])
+        assert done.code == 2 and len(done.errors) == 1 and "the transformer" in done.errors[0], done.errors
+
+
+def test_runs_from_before_the_hash(world_run, tmp_path):
+    """Guards old runs that no longer open, and a hash that another default, or a half-precision copy, would change."""
+    run = shutil.copytree(world_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    index = json.loads((run / "model_index.json").read_text())
+    assert index.pop("transformer_hash") == network_hash(WorldModelPipeline.open(run).transformer)
+    (run / "model_index.json").write_text(json.dumps(index))
+    assert WorldModelPipeline.open(run).config.transformer_hash is None
+    half = WorldModelPipeline.from_pretrained(world_run, torch_dtype=torch.bfloat16)
+    assert half.transformer.dtype == torch.bfloat16 and half.config.transformer_hash
+    model = WorldModelPipeline.open(run).transformer
+    before = network_hash(model)
+    model.register_to_config(shortcut=False, local=None)
+    assert network_hash(model) == before
+    model.register_to_config(local=2)
+    assert network_hash(model) != before
+
+
+def test_saved_files_follow_the_umask(world_run):
+    """Guards weights that only their owner can read, as safetensors writes them."""
+    modes = {path.stat().st_mode & 0o777 for path in world_run.glob("*/*.safetensors")}
+    assert modes == {0o666 & ~UMASK}
+
+
+def test_a_swapped_scheduler(pipeline, episode, monkeypatch):
+    """Guards a scheduler that is silently ignored: another shift is followed, another class or setting refused."""
+    frames, actions = episode[0][:, :5], episode[1][:, :8]
+
+    def swapped(scheduler):
+        monkeypatch.setattr(pipeline, "scheduler", scheduler)
+        return pipeline(frames, actions, generator=seeded(), sampler=Sampler(2)).frames
+
+    before = swapped(FlowMatchEulerDiscreteScheduler(shift=1.0))
+    assert not torch.equal(swapped(FlowMatchEulerDiscreteScheduler(shift=4.0)), before)
+    with pytest.raises(UserError, match="a DDIMScheduler cannot draw latent steps: give a FlowMatchEuler"):
+        swapped(DDIMScheduler())
+    with pytest.raises(UserError, match="the scheduler's use_karras_sigmas=True is not followed here"):
+        swapped(FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True))
 
 
 def test_the_folder_says_what_it_was_trained_on(world_run, latents):

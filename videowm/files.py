@@ -77,6 +77,13 @@ def visible(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
+def share(folder: Path) -> None:
+    """Give the files below a folder the permissions that the umask gives; safetensors writes for the owner alone."""
+    for path in Path(folder).rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~UMASK)
+
+
 def current_umask() -> int:
     """The umask of this process; it can only be read by setting it."""
     mask = os.umask(0o022)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ from videowm.actions.group import check_actions, group_actions, grouped_size
 from videowm.dit import DiT
 from videowm.dit.model import Tap
 from videowm.dit.sample import Sampler
+from videowm.dit.saved import REMEDY, check_folder, check_hash, loading, network_hash
 from videowm.dit.stream import LatentStream
 from videowm.dit.text import ByteText, FrozenText, TextEncoder, TextTokens
+from videowm.files import read_json, share
 from videowm.types import UserError, pixel_frames
-from videowm.vae.codec import DiffusersCodec, unwarned
+from videowm.vae.codec import DiffusersCodec, unwarned, weights_hash
 from videowm.vae.stream import StreamDecoder
 
 
@@ -92,37 +93,85 @@ class WorldModelPipeline(DiffusionPipeline):
 
     def __init__(
         self, vae: nn.Module, transformer: DiT, scheduler: FlowMatchEulerDiscreteScheduler,
-        text_encoder: nn.Module | None = None, tokenizer: Any = None,
+        text_encoder: nn.Module | None = None, tokenizer: Any = None, transformer_hash: str | None = None,
     ) -> None:  # fmt: skip
-        """`text_encoder` and `tokenizer` are a frozen encoder's; one that was trained lies in the transformer."""
+        """Put the parts together.
+
+        Args:
+            text_encoder, tokenizer: of a frozen encoder; one that was trained lies in the transformer.
+            transformer_hash: of the weights as they were saved; None: unknown, as in runs from before it was kept.
+
+        Raises:
+            UserError: the transformer is not the one that was saved, or the VAE not the one of the training.
+        """
         super().__init__()
         self.register_modules(vae=vae, transformer=transformer, scheduler=scheduler, text_encoder=text_encoder,
                               tokenizer=tokenizer)  # fmt: skip
+        self.register_to_config(transformer_hash=transformer_hash)
         self.codec = DiffusersCodec(vae)
         self.trained_on = TrainedOn(**transformer.config.trained_on)
+        check_hash("transformer", transformer, transformer_hash, network_hash)
+        check_hash("autoencoder", vae, self.trained_on.vae_hash, weights_hash)
         self.reads: TextEncoder | None = None
         if shape := transformer.config.text:
             length = shape["length"]
             self.reads = FrozenText(text_encoder, tokenizer, length) if text_encoder else ByteText(length)
 
+    def save_pretrained(self, folder: str | Path, **settings: Any) -> None:
+        """Save all parts in one folder, as diffusers does, with a hash of the transformer; files follow the umask."""
+        self.register_to_config(transformer_hash=network_hash(self.transformer))
+        super().save_pretrained(folder, **settings)
+        share(Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **settings: Any) -> WorldModelPipeline:
+        """Load a saved pipeline (as diffusers does) from a folder or the hub.
+
+        Raises:
+            UserError: a file is missing, cut or damaged, or the weights changed since they were saved.
+        """
+        if Path(folder).is_dir():
+            check_folder(Path(folder))
+        with loading(folder), unwarned():
+            return super().from_pretrained(folder, **{"low_cpu_mem_usage": False} | settings)
+
     @classmethod
     def open(cls, run: str | Path) -> WorldModelPipeline:
-        """Load a finished run; one sentence when there is none, or when its VAE is not the one it was trained with."""
+        """Load a finished run.
+
+        Raises:
+            UserError: there is none, or it is damaged (see `from_pretrained`).
+        """
         run = Path(run)
         if not (run / "model_index.json").exists() or not (run / "record.json").exists():
             raise UserError(f"{run} holds no finished world model (no record.json): finish it with videowm train")
-        if json.loads((run / "model_index.json").read_text()).get("_class_name") != cls.__name__:
+        if read_json(run / "model_index.json", REMEDY).get("_class_name") != cls.__name__:
             raise UserError(f"{run} holds no world model: name the run directory of a task: world")
         diffusers_logging.disable_progress_bar()
-        with unwarned():
-            pipeline = cls.from_pretrained(run, low_cpu_mem_usage=False)
-        if pipeline.codec.hash != pipeline.trained_on.vae_hash:
-            raise UserError(f"{run}/vae is not the autoencoder that this model was trained with: restore the folder")
-        return pipeline
+        return cls.from_pretrained(run)
 
     @property
     def time_stride(self) -> int:
+        """Frames per latent step, k."""
         return self.codec.stride[0]
+
+    @property
+    def shift(self) -> float:
+        """The noise schedule's shift, which is all that a scheduler decides here; the sampler does the rest.
+
+        Raises:
+            UserError: the scheduler is of another class, or has a setting that the sampler does not follow.
+        """
+        scheduler, expected = self.scheduler, FlowMatchEulerDiscreteScheduler
+        if type(scheduler) is not expected:
+            raise UserError(f"a {type(scheduler).__name__} cannot draw latent steps: give a {expected.__name__} with a "
+                            "shift, and how to sample as sampler=Sampler(...)")  # fmt: skip
+        plain = expected(shift=scheduler.config.shift, num_train_timesteps=scheduler.config.num_train_timesteps).config
+        for key, value in plain.items():
+            if not key.startswith("_") and scheduler.config.get(key, value) != value:
+                raise UserError(f"the scheduler's {key}={scheduler.config[key]!r} is not followed here: leave it at "
+                                f"{value!r}, and say how to sample as sampler=Sampler(...)")  # fmt: skip
+        return scheduler.shift
 
     def normalise(self, latents: Tensor) -> Tensor:
         mean, std = self.statistics("latents", latents)
@@ -320,7 +369,7 @@ class WorldModelPipeline(DiffusionPipeline):
         if past_noise is not None:
             past_noise = drawn_or_given("past_noise", past_noise, start)
         predicted = rollout(self.transformer, context, grouped, noise, sampler=sampler,
-                            shift=self.scheduler.config.shift, window=self.trained_on.window,
+                            shift=self.shift, window=self.trained_on.window,
                             generator=generator, past_noise=past_noise, tap=tap, **text)  # fmt: skip
         latents, known = torch.cat([context, predicted], dim=1), pixel_frames(context.shape[1], k)
         decoded = self.codec.decode(self.denormalise(latents))[:, : known + horizon]
@@ -358,7 +407,7 @@ class VideoStream:
         if graph and context.is_cuda:
             pipeline.transformer.compile_blocks()
         self.stream = LatentStream(pipeline.transformer, context, actions, sampler=sampler,
-                                   shift=pipeline.scheduler.config.shift, window=pipeline.trained_on.window,
+                                   shift=pipeline.shift, window=pipeline.trained_on.window,
                                    generator=generator, graph=graph, tap=tap, **text)  # fmt: skip
         self.decoder = StreamDecoder(pipeline.codec, otherwise=pipeline.trained_on.window)
         self.last = context[:, -1:]

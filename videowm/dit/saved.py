@@ -1,0 +1,98 @@
+"""Saved networks: a hash over configuration and weights, and one sentence for a folder that is damaged."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from videowm.files import read_json, short_hash
+from videowm.types import UserError
+
+REMEDY = "copy the run again, or train it again"
+CONFIG = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}  # else config.json
+WITHOUT_WEIGHTS = tuple(CONFIG)
+
+
+def network_hash(model: nn.Module) -> str:
+    """16 hexadecimal digits over a diffusers model's weights, in float32, and its configuration.
+
+    Values that are their argument's default are left out: a network keeps its hash when its class gains an argument.
+    """
+    default = {name: p.default for name, p in inspect.signature(type(model).__init__).parameters.items()}
+    config = {
+        key: value
+        for key, value in dict(model.config).items()
+        if not key.startswith("_") and not (key in default and value == default[key])
+    }
+    weights = (
+        f"{name} {short_hash(tensor.detach().float().cpu().contiguous().numpy().tobytes())}"
+        for name, tensor in sorted(model.state_dict().items())
+    )
+    return short_hash(json.dumps(config, sort_keys=True), *weights)
+
+
+def check_hash(what: str, model: nn.Module, expected: str | None, hash_of: Callable[[nn.Module], str]) -> None:
+    """Refuse a model whose hash is not the expected one; None: unknown. Weights cast to half precision pass unchecked.
+
+    Raises:
+        UserError: weights or configuration changed since they were saved.
+    """
+    if expected is not None and model.dtype == torch.float32 and (found := hash_of(model)) != expected:
+        where = model.config.get("_name_or_path") or "in memory"
+        raise UserError(f"the {what} {where} has the hash {found}, but this model was saved with {expected}: {REMEDY}")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a pipeline's folder that was copied in half.
+
+    Raises:
+        UserError: a file is missing, cut or not JSON; the sentence names it.
+    """
+    for name, value in read_json(folder / "model_index.json", REMEDY).items():
+        if name.startswith("_") or not isinstance(value, list) or value[:1] == [None]:
+            continue
+        part = folder / name
+        read_json(part / CONFIG.get(name, "config.json"), REMEDY)
+        weights = [*part.glob("*.safetensors"), *part.glob("*.bin")]
+        if not weights and name not in WITHOUT_WEIGHTS:
+            raise UserError(f"{part} holds no weights (*.safetensors): {REMEDY}")
+        for path in weights:
+            check_weights(path)
+
+
+def check_weights(path: Path) -> None:
+    """Refuse a safetensors file that is cut, or whose table of contents is damaged. Values are not read."""
+    if path.suffix != ".safetensors":
+        return
+    try:
+        with safe_open(path, "pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is cut or damaged ({first_line(error)}): {REMEDY}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type, without the full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+@contextmanager
+def loading(folder: str | Path) -> Iterator[None]:
+    """Within it, what diffusers raises over a folder becomes one sentence.
+
+    Raises:
+        UserError: the folder cannot be loaded.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+        raise UserError(f"{folder} cannot be loaded ({first_line(error)}): {REMEDY}") from error
