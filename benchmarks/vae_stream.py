@@ -1,9 +1,9 @@
-"""An autoencoder that runs for as long as one likes: exactness, memory and speed of its streams.
+"""An autoencoder that decodes for as long as one likes: exactness, memory and speed of its stream.
 
-Encodes and decodes `--steps` latent steps of held-out frames, one at a time. Prints the measured field in time, the
-error of shorter windows, the window, peak memory and frames/s after a quarter, a half and the end, and the largest
-difference from the whole clip over the first episode. Where the field has no bound (Cosmos without vae.local), it needs
-a `--window`, and the difference is that window's error.
+Decodes `--steps` latent steps of held-out frames, one at a time. Prints the measured field in time, the error of
+shorter windows, the window, peak memory and frames/s after a quarter, a half and the end, and the largest difference
+from the whole clip over the first episode. Where the field has no bound (Cosmos without vae.local), it needs a
+`--window`, and the difference is that window's error.
 
     python benchmarks/vae_stream.py runs/vae --data data/carracing --steps 10000
 """
@@ -13,30 +13,17 @@ from __future__ import annotations
 import argparse
 import resource
 import time
-from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from videowm.data.dataset import Dataset
 from videowm.types import pixel_frames
 from videowm.vae.codec import DiffusersCodec, load_vae, to_float
-from videowm.vae.stream import StreamDecoder, StreamEncoder, decoder_field, encoder_field, window_error
+from videowm.vae.stream import StreamDecoder, decoder_field
 
 WINDOWS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
-
-
-def endless(dataset: Dataset, stride: int, device: torch.device) -> Iterator[Tensor]:
-    """The test episodes' frames, again and again: one, then `stride` at a time, "1 f 3 H W"."""
-    first = True
-    while True:
-        for episode in dataset.split("test"):
-            frames = to_float(dataset.frames(episode, range(int(dataset.lengths[episode]))), device)[None]
-            if first:
-                yield frames[:, :1]
-                frames, first = frames[:, 1:], False
-            yield from (part for part in frames.split(stride, dim=1) if part.shape[1] == stride)
 
 
 def memory(device: torch.device) -> float:
@@ -60,16 +47,17 @@ def main() -> None:
     episode = dataset.split("test")[0]
     length = pixel_frames(1 + (int(dataset.lengths[episode]) - 1) // codec.stride[0], codec.stride[0])
     latents = codec.encode(to_float(dataset.frames(episode, range(length)), device)[None])
-    print(f"field: decoder {decoder_field(codec)}, encoder {encoder_field(codec)} latent steps (None: over 64)")
-    for window in (w for w in WINDOWS if w < latents.shape[1]):
-        error = window_error(codec, latents, window)
-        print(f"window {window:3d}: newest frames off by {error:.1e} rms, {255 * error / 2:.3f} grey levels")
-    encoder, decoder = StreamEncoder(codec, args.window), StreamDecoder(codec, args.window)
-    print(f"windows: decoder {decoder.window}, encoder {encoder.window} (None: its layers remember)")
+    print(f"field: {decoder_field(codec)} latent steps (None: over 64)")
     whole = codec.decode(latents)
-    began, seen, source = time.perf_counter(), [], endless(dataset, codec.stride[0], device)
-    for step in range(args.steps):
-        shown = decoder.step(encoder.step(next(source)))
+    for window in (w for w in WINDOWS if w < latents.shape[1]):
+        newest = codec.decode(latents[:, -window:])[:, -codec.stride[0] :]
+        error = (newest - whole[:, -codec.stride[0] :]).square().mean().sqrt().item()
+        print(f"window {window:3d}: newest frames off by {error:.1e} rms, {255 * error / 2:.3f} grey levels")
+    decoder = StreamDecoder(codec, args.window)
+    print(f"window: {decoder.window} (None: its layers remember)")
+    began, seen = time.perf_counter(), []
+    for step, latent in zip(range(args.steps), cycle(latents.split(1, dim=1))):
+        shown = decoder.step(latent)
         if step < latents.shape[1]:
             seen.append(shown)
         if step + 1 in {args.steps // 4, args.steps // 2, args.steps}:

@@ -17,11 +17,6 @@ def velocity(latents: Tensor, noise: Tensor) -> Tensor:
     return noise - latents
 
 
-def data_of(x: Tensor, velocity: Tensor, level: Tensor) -> Tensor:
-    """The clean latents that a velocity at `level` points to."""
-    return x - level[..., None, None, None] * velocity
-
-
 def step_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Unweighted velocity MSE of every latent step, "b t", accumulated in float32."""
     return (predicted.float() - target.float()).square().mean(dim=(2, 3, 4))

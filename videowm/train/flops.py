@@ -7,8 +7,6 @@ read once a clip, all its places count, padding too. A frozen text encoder works
 
 from __future__ import annotations
 
-from typing import Literal
-
 from videowm.dit.text import IDS, LAYERS, LETTERS
 
 
@@ -52,20 +50,6 @@ def text_forward_families(
         return {"matrix": matrix, "attention": attention}
     matrix += depth * (4 * length * width**2 + 4 * steps * tokens * width**2 + 6 * steps * width**2)
     return {"matrix": matrix, "attention": attention + depth * 4 * steps * tokens * length * width}
-
-
-def dit_forward_flops(**shape) -> int:
-    """All forward FLOPs on one clip; see `dit_forward_families`."""
-    return sum(dit_forward_families(**shape).values())
-
-
-def image_dit_forward_flops(
-    *, depth: int, width: int, tokens: int, patch_values: int, outputs: int, vectors: Literal[1] = 1
-) -> int:
-    """Forward FLOPs of the image DiT of arXiv 2212.09748 (one condition vector an image, full attention)."""
-    blocks = depth * (block_flops(tokens, tokens**2, width) + vectors * 12 * width**2)
-    ends = 2 * tokens * width * (patch_values + outputs) + 4 * width**2
-    return blocks + ends + 2 * (256 * width + width**2)
 
 
 def model_families(model, steps: int) -> dict[str, int]:
