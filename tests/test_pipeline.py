@@ -17,8 +17,9 @@ from videowm.dit import DiT
 from videowm.dit.attention import block_causal_mask
 from videowm.dit.sample import Sampler, schedule
 from videowm.dit.saved import network_hash
+from videowm.dit.stream import rollout
 from videowm.files import UMASK
-from videowm.pipeline import WorldModelPipeline, rollout
+from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import to_float
 
@@ -217,6 +218,7 @@ def test_latents_are_normalised_as_in_training(pipeline, latents, dataset):
         (lambda f, a: (f[:, :0], a), "a clip of 0 frames"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_does_not_belong_together(pipeline, episode, change, expected):
     """Guards frames and actions that go through in silence, or end in a traceback of a matrix product."""
     frames, actions = change(episode[0][:, :5], episode[1][:, :12])

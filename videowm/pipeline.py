@@ -10,6 +10,7 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
 from diffusers.utils import logging as diffusers_logging
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from videowm.actions.group import check_actions, group_actions, grouped_size
@@ -17,7 +18,7 @@ from videowm.dit import DiT
 from videowm.dit.model import Tap
 from videowm.dit.sample import Sampler
 from videowm.dit.saved import REMEDY, check_folder, check_hash, loading, network_hash
-from videowm.dit.stream import LatentStream
+from videowm.dit.stream import LatentStream, rollout
 from videowm.dit.text import ByteText, FrozenText, TextEncoder, TextTokens
 from videowm.files import read_json, share
 from videowm.types import UserError, pixel_frames
@@ -27,46 +28,16 @@ from videowm.vae.stream import StreamDecoder
 
 @dataclass
 class WorldModelOutput(BaseOutput):
-    """Frames "b f 3 H W" in [-1, 1], context included, and the normalised latents "b t c h w" behind them."""
+    """A rollout's result, context included."""
 
-    frames: Tensor
-    latents: Tensor
-    context_frames: int
-
-
-def rollout(
-    transformer: DiT, context: Tensor, actions: Tensor, noise: Tensor, *, sampler: Sampler | None = None,
-    shift: float = 1.0, window: int | None = None, generator: torch.Generator | None = None,
-    text: TextTokens | None = None, empty: TextTokens | None = None, past_noise: Tensor | None = None,
-    tap: Tap | None = None,
-) -> Tensor:  # fmt: skip
-    """Predict latent steps one after the other, each from those before it.
-
-    Args:
-        context: clean latents "b t0 c h w", t0 >= 1.
-        actions: grouped actions "b t0+n g" of context and future.
-        noise: starting noise "b n c h w" of the n future steps.
-        shift: of the schedule, unless the sampler has its own.
-        window: latent steps seen at once, the new one included; None: all.
-        generator: of the noise on finished steps, where the sampler wants some.
-        text, empty: of a model with text: one for each context, and the empty one.
-        past_noise: the noise on context and finished steps itself "b t0+n c h w", instead of a generator.
-        tap: as in `LatentStream`.
-    Returns:
-        predicted latents "b n c h w".
-    """
-    known, count = context.shape[1], noise.shape[1]
-    past = [None] * (known + count) if past_noise is None else past_noise.split(1, dim=1)
-    stream = LatentStream(transformer, context, actions[:, :known], sampler=sampler, shift=shift,
-                          window=window or known + count, generator=generator, text=text, empty=empty,
-                          past_noise=None if past_noise is None else past_noise[:, :known], tap=tap)  # fmt: skip
-    steps = range(known, known + count)
-    return torch.cat([stream.step(actions[:, i, None], noise[:, i - known, None], past[i]) for i in steps], dim=1)
+    frames: Float[Tensor, "b f 3 H W"]  # in [-1, 1]
+    latents: Float[Tensor, "b t c h w"]  # normalised
+    context_frames: int  # of all frames, those of the context
 
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What the transformer's inputs were in training; saved in its configuration."""
+    """Statistics and names of the training data; saved in the transformer's configuration."""
 
     latents_mean: list[float]  # per latent channel
     latents_std: list[float]
@@ -173,26 +144,29 @@ class WorldModelPipeline(DiffusionPipeline):
                                 f"{value!r}, and say how to sample as sampler=Sampler(...)")  # fmt: skip
         return scheduler.shift
 
-    def normalise(self, latents: Tensor) -> Tensor:
+    def normalise(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
+        """The VAE's latents as the transformer takes them: mean 0, deviation 1 a channel over the training data."""
         mean, std = self.statistics("latents", latents)
         return (latents - mean[:, None, None]) / std[:, None, None]
 
-    def denormalise(self, latents: Tensor) -> Tensor:
+    def denormalise(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
+        """Latents of the transformer as the VAE takes them."""
         mean, std = self.statistics("latents", latents)
         return latents * std[:, None, None] + mean[:, None, None]
 
-    def statistics(self, kind: str, like: Tensor) -> tuple[Tensor, Tensor]:
+    def statistics(self, kind: str, like: Tensor) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Mean and standard deviation of "latents" (by channel) or "action", on the device of `like`."""
         return tuple(
             torch.tensor(getattr(self.trained_on, f"{kind}_{what}"), device=like.device) for what in ("mean", "std")
         )
 
-    def group(self, actions: Tensor) -> Tensor:
-        """Raw actions "b f-1 a" -> grouped, normalised actions "b t g"."""
+    def group(self, actions: Float[Tensor, "b n a"]) -> Float[Tensor, "b t g"]:
+        """The transformer's actions from raw ones: normalised, k of them a latent step; n = k * (t - 1)."""
         mean, std = self.statistics("action", actions)
         return group_actions((actions - mean) / std, self.time_stride)
 
-    def without_actions(self, latents: Tensor) -> Tensor:
-        """Grouped actions "b t g" of latents "b t c h w" without any, as training drops them: all zeros.
+    def without_actions(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t g"]:
+        """The transformer's actions for latents without any, as training drops them: all zeros.
 
         Raises:
             UserError: the model was never trained without actions.
@@ -204,7 +178,11 @@ class WorldModelPipeline(DiffusionPipeline):
         return latents.new_zeros(*latents.shape[:2], grouped_size(len(self.trained_on.action_names), self.time_stride))
 
     def check(self, frames: Tensor, actions: Tensor) -> None:
-        """Refuse inputs that do not belong together."""
+        """Refuse frames and actions that do not belong together.
+
+        Raises:
+            UserError: shapes that do not fit, numbers that are not finite, or no action for the future.
+        """
         if frames.ndim != 5 or actions.ndim != 3 or len(frames) != len(actions):
             raise UserError(
                 f"frames {tuple(frames.shape)} and actions {tuple(actions.shape)} given, "
@@ -230,7 +208,11 @@ class WorldModelPipeline(DiffusionPipeline):
             )
 
     def text_conditioning(self, prompt: str | list[str] | None, rows: int, futures: int) -> dict[str, TextTokens]:
-        """The text of every future and the empty one, as `LatentStream` takes them; no prompt is the empty one."""
+        """The text of every future and the empty one, as `LatentStream` takes them; no prompt is the empty one.
+
+        Raises:
+            UserError: a prompt for a model without text, or another number of prompts than contexts.
+        """
         prompts = [prompt or ""] * rows if prompt is None or isinstance(prompt, str) else list(prompt)
         if self.reads is None:
             if any(prompts):
@@ -257,19 +239,21 @@ class WorldModelPipeline(DiffusionPipeline):
                 "train it with flow.drop_actions=0.1, or leave the guidance at 1"
             )
 
-    def context(self, frames: Tensor, futures: int) -> Tensor:
-        """Latents "b*futures t c h w" of the last of the frames "b f 3 H W" that fit the time stride."""
+    def context(self, frames: Float[Tensor, "b f 3 H W"], futures: int) -> Float[Tensor, "all t c h w"]:
+        """Normalised latents of the last frames that fit the time stride; all = b * futures."""
         if futures < 1:
             raise UserError(f"{futures} futures cannot be rolled out: give 1 or more")
         frames = frames[:, self.left_out(frames) :].to(self._execution_device)
         return self.normalise(self.codec.encode(frames)).repeat_interleave(futures, 0)
 
-    def left_out(self, frames: Tensor) -> int:
-        """How many of the first frames "b f 3 H W" do not fit the time stride: the VAE takes 1 + k frames."""
+    def left_out(self, frames: Float[Tensor, "b f 3 H W"]) -> int:
+        """How many of the first frames do not fit the time stride k: the VAE takes 1 + k * i frames."""
         return (frames.shape[1] - 1) % self.time_stride
 
-    def grouped(self, frames: Tensor, actions: Tensor, futures: int) -> Tensor:
-        """Grouped actions "b*futures t g" from the first used frame on.
+    def grouped(
+        self, frames: Float[Tensor, "b f 3 H W"], actions: Float[Tensor, "b n a"], futures: int
+    ) -> Float[Tensor, "all t g"]:
+        """The transformer's actions from the first used frame on; all = b * futures.
 
         Whole latent steps are predicted, so the last action is repeated up to the end of one.
         """
@@ -280,8 +264,8 @@ class WorldModelPipeline(DiffusionPipeline):
 
     def start(
         self,
-        frames: Tensor,
-        actions: Tensor | None = None,
+        frames: Float[Tensor, "b f 3 H W"],
+        actions: Float[Tensor, "b n a"] | None = None,
         *,
         generator: torch.Generator | None = None,
         sampler: Sampler | None = None,
@@ -293,10 +277,13 @@ class WorldModelPipeline(DiffusionPipeline):
         """Begin a video that goes on for as long as it is stepped: what a player, or an agent, needs.
 
         Args:
-            frames: context "b f 3 H W" in [-1, 1], f >= 1.
-            actions: "b f-1 a" between the context frames; None: without actions, as training drops them.
+            frames: context in [-1, 1], at least one.
+            actions: n = f-1 between the context frames; None: without actions, as training drops them.
             generator, sampler, futures, prompt, tap: as in a call.
             graph: on a GPU, compile the network and record a latent step as a CUDA graph: seconds at first, then fast.
+
+        Raises:
+            UserError: inputs that do not belong together, or that this model was not trained for.
 
         Example:
             >>> stream = pipeline.start(frames[:, :1])
@@ -320,12 +307,12 @@ class WorldModelPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        frames: Tensor,
-        actions: Tensor | None,
+        frames: Float[Tensor, "b f 3 H W"],
+        actions: Float[Tensor, "b n a"] | None,
         *,
         generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-        past_noise: Tensor | None = None,
+        noise: Float[Tensor, "all steps c h w"] | None = None,
+        past_noise: Float[Tensor, "all t c h w"] | None = None,
         sampler: Sampler | None = None,
         futures: int = 1,
         prompt: str | list[str] | None = None,
@@ -335,16 +322,16 @@ class WorldModelPipeline(DiffusionPipeline):
         """Roll out the future of `frames` under `actions`.
 
         Args:
-            frames: context "b f 3 H W" in [-1, 1], f >= 1. The VAE takes 1 + k frames; earlier ones are left out.
-            actions: "b n a", n >= f: f-1 actions between the context frames, then one for every frame to predict;
+            frames: context in [-1, 1], at least one. The VAE takes 1 + k * i frames; earlier ones are left out.
+            actions: n >= f; f-1 actions between the context frames, then one for every frame to predict.
                 None: without actions, as training drops them.
             generator: source of the starting noise, on the CPU or the pipeline's device.
-            noise: the starting noise itself "b*futures steps c h w", instead of a generator.
-            past_noise: the noise with which past steps are remembered "b*futures context+steps c h w", likewise.
+            noise: the starting noise itself, instead of a generator; all = b * futures.
+            past_noise: the noise with which past steps are remembered, context included, likewise.
             sampler: how a latent step is drawn (default: 5 steps of Heun's).
             futures: rollouts from each context, each from noise of its own.
             prompt: what is to be seen, one for all contexts or one each, of a model with text.
-            horizon: frames to predict, where no actions are given that say so.
+            horizon: frames to predict without actions; with actions their number decides.
             tap: sees and may replace the residual streams at the ends of blocks, as in `LatentStream`.
         Returns:
             context and predicted frames, n+1 in all (fewer by the context frames left out); the futures of a context
@@ -398,11 +385,18 @@ class VideoStream:
 
     @torch.no_grad()
     def __init__(
-        self, pipeline: WorldModelPipeline, context: Tensor, actions: Tensor, text: dict[str, TextTokens], *,
+        self, pipeline: WorldModelPipeline, context: Float[Tensor, "b t c h w"],
+        actions: Float[Tensor, "b t g"], text: dict[str, TextTokens], *,
         generator: torch.Generator | None, sampler: Sampler | None, graph: bool, tap: Tap | None = None,
     ) -> None:  # fmt: skip
-        """`context` is clean, normalised latents "b t c h w", `actions` their grouped ones "b t g",
-        `text` the result of `WorldModelPipeline.text_conditioning`."""
+        """Use `WorldModelPipeline.start`.
+
+        Args:
+            context: clean, normalised latents.
+            actions: grouped ones of the context.
+            text: the result of `WorldModelPipeline.text_conditioning`.
+            generator, sampler, graph, tap: as in `start`.
+        """
         self.pipeline, self.generator = pipeline, generator
         if graph and context.is_cuda:
             pipeline.transformer.compile_blocks()
@@ -415,12 +409,17 @@ class VideoStream:
             self.decoder.step(pipeline.denormalise(step))
 
     @torch.no_grad()
-    def step(self, actions: Tensor | None, noise: Tensor | None = None) -> Tensor:
-        """The next frames "b k 3 H W" in [-1, 1] under the actions "b k a" that lead to them.
+    def step(
+        self, actions: Float[Tensor, "b k a"] | None, noise: Float[Tensor, "b 1 c h w"] | None = None
+    ) -> Float[Tensor, "b k 3 H W"]:
+        """The next frames in [-1, 1] under the actions that lead to them.
 
         Args:
             actions: one for each frame; k is the autoencoder's time stride. None: without actions.
-            noise: the starting noise "b 1 c h w", instead of the generator's.
+            noise: the starting noise, instead of the generator's.
+
+        Raises:
+            UserError: actions or noise that do not fit.
         """
         b, k = len(self.last), self.pipeline.time_stride
         if actions is None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -37,15 +38,13 @@ Mask = Tensor | Blocks | None
 Store = tuple[Tensor, Tensor, Tensor]
 
 
-def block_causal_mask(steps: int, tokens: int, window: int | None = None) -> Tensor:
-    """Boolean mask: a token sees every token of its own and of earlier latent steps.
+def block_causal_mask(steps: int, tokens: int, window: int | None = None) -> Bool[Tensor, "l l"]:
+    """A mask that is True where attention is allowed: a token sees its own and earlier latent steps; l = t * s.
 
     Args:
         steps: latent steps of the clip.
         tokens: tokens per latent step.
         window: latent steps seen at most, the own one included; None: all.
-    Returns:
-        bool "t*s t*s", True where attention is allowed.
     """
     at = torch.arange(steps).repeat_interleave(tokens)
     behind = at[:, None] - at[None, :]
@@ -69,10 +68,16 @@ def block_causal_blocks(steps: int, tokens: int, window: int | None, device: tor
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding over (time, height, width), RoFormer (arXiv 2104.09864, eq. 34) per axis.
+    """Rotary position embedding (RoFormer, arXiv 2104.09864, equation 34) over time, height and width.
 
-    Half of a head's channels turn with the latent step, a quarter each with the row and the column. Only differences
-    of positions reach the scores, so a rollout may count its steps on for ever.
+    Half of a head's channels turn with the latent step, a quarter each with the row and the column. Channels i and
+    i + k/2 make a pair, not neighbours as in the paper. Only differences of positions reach the scores, so a rollout
+    may count its steps on for ever.
+
+    Args:
+        head_size: k, a multiple of 8.
+        height, width: of the grid of tokens.
+        base: the slowest channel turns by 1/base a position; the paper's 10,000 is for longer sequences.
     """
 
     def __init__(self, head_size: int, height: int, width: int, base: float = 100.0) -> None:
@@ -84,8 +89,8 @@ class Rotary(nn.Module):
         self.space = head_size // 8
         self.base = base
 
-    def angles(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine "t*s k/2", float32, for latent steps numbered `steps` (int "t")."""
+    def angles(self, steps: Int[Tensor, " t"]) -> tuple[Float[Tensor, "l half"], Float[Tensor, "l half"]]:
+        """Cosine and sine in float32 for the tokens of latent steps with these numbers; l = t * s, half = k/2."""
         height, width = self.shape
         at = {"device": steps.device, "dtype": torch.float64}  # float32 is off by 1e-3 after 10,000 steps
         time = steps.double()[:, None] * self.base ** -(torch.arange(self.time, **at) / self.time)
@@ -103,34 +108,43 @@ class Rotary(nn.Module):
         ).flatten(0, 1)
         return angle.cos().float(), angle.sin().float()
 
-    def forward_in_time(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine "1 k/2" that move keys on by `steps` (int "1") latent steps, not in the picture."""
+    def forward_in_time(self, steps: Int[Tensor, " 1"]) -> tuple[Float[Tensor, "1 half"], Float[Tensor, "1 half"]]:
+        """Cosine and sine that move keys on by `steps` latent steps, and not in the picture."""
         cos, sin = self.angles(steps)
         return cos[:1], sin[:1]  # the first token stands in row 0 and column 0
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the channel pairs (i, i + k/2) of "b n l k" by the angles "l k/2"."""
+def rotate(
+    x: Float[Tensor, "b n l k"], cos: Float[Tensor, "#l half"], sin: Float[Tensor, "#l half"]
+) -> Float[Tensor, "b n l k"]:
+    """Queries or keys with the channel pairs (i, i + k/2) turned by their angles (arXiv 2104.09864, equation 34)."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
-def unit(x: Tensor, gain: Tensor) -> Tensor:
-    """Root-mean-square normalisation over the last axis, in the precision of `x`."""
+def unit(x: Float[Tensor, "*axes k"], gain: Float[Tensor, " k"]) -> Float[Tensor, "*axes k"]:
+    """Root-mean-square normalisation over the last axis (arXiv 1910.07467, equation 4), in the precision of `x`."""
     return F.rms_norm(x, x.shape[-1:], gain.to(x.dtype), eps=1e-6)
 
 
-def heads_of(qkv: Tensor, gains: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys (both normalised with `gains` "2 k" and turned by `angles`), values "b n l k" of "b l 3 n k"."""
+def heads_of(
+    qkv: Float[Tensor, "b l 3 n k"], gains: Float[Tensor, "2 k"], angles: tuple[Tensor, Tensor]
+) -> tuple[Float[Tensor, "b n l k"], Float[Tensor, "b n l k"], Float[Tensor, "b n l k"]]:
+    """Queries and keys, normalised with `gains` and turned by `angles` (cosine and sine "l k/2"), and values."""
     if fused is not None and qkv.is_cuda and qkv.shape[-1] & (qkv.shape[-1] - 1) == 0:
         return tuple(x.transpose(1, 2) for x in fused.norm_rotate(qkv, gains, *angles))
     query, key, value = rearrange(qkv, "b l three n k -> three b n l k")
     return rotate(unit(query, gains[0]), *angles), rotate(unit(key, gains[1]), *angles), value
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
-    """Scaled dot-product attention over "b n l k"; written out on a CPU, where short clips make that twice as fast."""
+def attention(
+    query: Float[Tensor, "b n l k"], key: Float[Tensor, "b n m k"], value: Float[Tensor, "b n m k"], mask: Mask
+) -> Float[Tensor, "b n l k"]:
+    """softmax(q k / sqrt(head size)) v (arXiv 1706.03762, equation 1), as float32 or half precision comes in.
+
+    On a CPU it is written out, which is twice as fast for short clips.
+    """
     if isinstance(mask, Blocks):
         return flex_attention(query, key, value, block_mask=mask.mask, kernel_options=mask.options)
     if query.device.type != "cpu":
@@ -147,7 +161,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with QK-norm (arXiv 2302.05442, section 3.1) and rotary positions."""
+    """Multi-head self-attention with normalised queries and keys (QK-norm) and rotary positions.
+
+    QK-norm as in arXiv 2302.05442, section 3.1, with RMSNorm in place of LayerNorm.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -156,8 +173,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.project = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask, store: Store | None) -> Tensor:
-        """Tokens "b t s d" -> "b t s d". With a store, keys and values go into it; one step then sees all it holds."""
+    def forward(
+        self, x: Float[Tensor, "b t s d"], rotary: tuple[Tensor, Tensor], mask: Mask, store: Store | None
+    ) -> Float[Tensor, "b t s d"]:
+        """The update of the tokens. With a store, keys and values go into it, and one step then sees all it holds."""
         qkv = rearrange(self.qkv(x), "b t s (three n k) -> b (t s) three n k", three=3, n=self.heads)
         query, key, value = heads_of(qkv, self.gains.view(2, -1), rotary)
         if store is not None:

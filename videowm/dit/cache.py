@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from videowm.dit.attention import Mask, Rotary, Store, rotate
 
 
 class KVCache:
-    """What a rollout remembers: written once per finished step, read by every sampler step after it.
+    """Keys and values of a rollout: written once a finished step, read by every sampler step after it.
+
+    All rows of the batch stand at the same step: the position is one number.
 
     Every block has a ring of `windows[block]` latent steps, the present one included: the present step writes its keys
     into a free place, over and over while it is denoised, and `advance` makes them stay. Attention does not mind the
@@ -24,7 +27,15 @@ class KVCache:
     def __init__(
         self, windows: Sequence[int], rotary: Rotary, shape: tuple[int, int, int], like: Tensor, *, sinks: int = 0
     ) -> None:
-        """`shape` is (b, heads n, head size k); buffers get the device and dtype of `like`."""
+        """An empty cache.
+
+        Args:
+            windows: latent steps that each block sees, the present one included.
+            rotary: positions, whose grid gives the tokens s of a step.
+            shape: (batch b, heads n, head size k).
+            like: a tensor of the device and dtype that the buffers "b n window*s k" get.
+            sinks: first steps that are never forgotten.
+        """
         batch, heads, size = shape
         self.windows, self.rotary, self.sinks = tuple(windows), rotary, sinks
         self.tokens = rotary.shape[0] * rotary.shape[1]
@@ -44,8 +55,8 @@ class KVCache:
         """Steps that blocks of this window never forget; those that look back less than the others forget all."""
         return self.sinks if window == max(self.windows) else 0
 
-    def places(self, window: int, steps: Tensor) -> Tensor:
-        """Indices "l" of the tokens of some steps (int "t") in rings of `window` steps."""
+    def places(self, window: int, steps: Int[Tensor, " t"]) -> Int[Tensor, " l"]:
+        """Where the tokens of some steps, numbered from 0, lie in rings of `window` steps; l = t * s."""
         sinks = self.sinks_of(window)
         slots = torch.where(steps < window, steps, sinks + (steps - sinks) % (window - sinks))
         return (slots[:, None] * self.tokens + torch.arange(self.tokens, device=self.device)).flatten()
@@ -73,8 +84,8 @@ class KVCache:
         if self.sinks and self.full:
             self.turn_sinks(self.step - max(self.windows) + 1)
 
-    def turn_sinks(self, steps: Tensor) -> None:
-        """Place the first steps at the beginning of the window, which has moved on by `steps` (int "1")."""
+    def turn_sinks(self, steps: Int[Tensor, " 1"]) -> None:
+        """Place the first steps at the beginning of the window, which has moved on by `steps`."""
         length = self.sinks * self.tokens
         held = [k[:, :, :length] for k, w in zip(self.keys, self.windows) if w == max(self.windows)]
         if not self.kept:
@@ -87,7 +98,7 @@ class KVCache:
         """Where a block writes its keys and values, and the mask over what it then sees.
 
         Args:
-            steps: how many latent steps are given; several only at the beginning.
+            steps: how many latent steps come at once; several only at the beginning.
             static: the whole buffers with a mask, so that shapes stay; else the part in use, without.
         """
         window, keys, values = self.windows[block], self.keys[block], self.values[block]

@@ -1,31 +1,35 @@
-"""Rectified flow with one noise level per latent step (arXiv 2209.03003; diffusion forcing, arXiv 2407.01392)."""
+"""Rectified flow (arXiv 2209.03003) with one noise level a latent step (diffusion forcing, arXiv 2407.01392)."""
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def noised(latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-    """The straight path x = (1 - level) * data + level * noise; latents and noise "b t c h w", level "b t"."""
+def noised(
+    latents: Float[Tensor, "b t c h w"], noise: Float[Tensor, "b t c h w"],
+    level: Float[Tensor, "b t"] | Float[Tensor, "b 1"],
+) -> Float[Tensor, "b t c h w"]:  # fmt: skip
+    """The straight path x = (1 - level) * data + level * noise, level in [0, 1] (arXiv 2209.03003, equation 1)."""
     level = level[..., None, None, None]
     return (1 - level) * latents + level * noise
 
 
-def velocity(latents: Tensor, noise: Tensor) -> Tensor:
-    """What the network learns: dx/dlevel = noise - data."""
+def velocity(latents: Float[Tensor, "b t c h w"], noise: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
+    """The network's target, the slope of the path: dx/dlevel = noise - data (arXiv 2209.03003, equation 1)."""
     return noise - latents
 
 
-def step_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Unweighted velocity MSE of every latent step, "b t", accumulated in float32."""
+def step_loss(predicted: Float[Tensor, "b t c h w"], target: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t"]:
+    """Unweighted mean squared error of every latent step's velocity, accumulated in float32."""
     return (predicted.float() - target.float()).square().mean(dim=(2, 3, 4))
 
 
-def training_levels(uniform: Tensor, *, location: float, scale: float) -> Tensor:
-    """Noise levels of a training batch: logit-normal (SD3, arXiv 2403.03206, eq. 19), from uniform draws "b t".
+def training_levels(uniform: Float[Tensor, "b t"], *, location: float, scale: float) -> Float[Tensor, "b t"]:
+    """Noise levels in (0, 1) of a training batch, from uniform draws: logit-normal (arXiv 2403.03206, equation 19).
 
-    Every step draws its own. A wide scale keeps clean context, which is what a rollout has, within the training levels.
+    Every latent step has its own. With a wide scale many levels are near 0, as the context of a rollout is.
     """
     normal = torch.special.ndtri(uniform.clamp(1e-5, 1 - 1e-5))
     return torch.sigmoid(location + scale * normal)

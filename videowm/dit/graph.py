@@ -1,4 +1,4 @@
-"""A training step of a network as two CUDA graphs: forward and backward, without Python between their kernels."""
+"""A training step of a network as two CUDA graphs, forward and backward, without Python between their kernels."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ class Whole(nn.Module):
 
 
 def capture(model: nn.Module, call: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
-    """Capture a call of the network and its gradient for inputs of these shapes, under the autocast of now.
+    """The same call as CUDA graphs, for inputs of these shapes, under the current autocast; a GPU is needed.
 
-    It is captured on ones: a mask of zeros would leave nothing to attend to. The graphs keep their memory. Gradients
-    lie in the graph's own memory and the next step writes over them, so they must not be accumulated over calls.
+    The graphs keep their memory. Gradients lie in it and the next step writes over them, so they must not be
+    accumulated over calls. The capture runs on ones: a mask of zeros would leave nothing to attend to.
+
+    Args:
+        model: the network whose parameters get gradients.
+        call: from tensors to tensors, by the network.
+        inputs: tensors of the shapes and dtypes to capture.
     """
     torch.clear_autocast_cache()  # weights cast before would tie the graph to the stream of then
     torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # gradients come from the graph's stream

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from videowm.dit.shortcut import power_of
@@ -50,33 +51,39 @@ class Sampler:
         if not falls or (self.levels is not None and (len(self.levels) < 2 or self.levels[0] != 1 or self.levels[-1])):
             raise UserError(f"sampler.levels {self.levels} is no schedule: levels must fall from 1 to 0")
 
-    def schedule(self, shift: float) -> Tensor:
-        """The levels "n+1" of the n intervals; `shift` is the model's own."""
+    def schedule(self, shift: float) -> Float[Tensor, " levels"]:
+        """The levels from 1 to 0, one more than intervals; `shift` is the model's own."""
         if self.levels is not None:
             return torch.tensor(self.levels)
         return schedule(self.steps, shift if self.shift is None else self.shift)
 
     def powers(self, shift: float) -> list[int]:
-        """For a shortcut model: how far each of the n steps goes (`videowm.dit.shortcut`)."""
+        """The step size of each interval as a shortcut model takes it (`videowm.dit.shortcut`)."""
         levels = self.schedule(shift).tolist()
         return [power_of(a, b) if self.method == "euler" else 0 for a, b in zip(levels, levels[1:])]
 
 
-def schedule(steps: int, shift: float = 1.0) -> Tensor:
-    """Levels from 1 to 0 in `steps` steps; shift > 1 spends more of them at high noise (arXiv 2403.03206, eq. 23)."""
+def schedule(steps: int, shift: float = 1.0) -> Float[Tensor, " levels"]:
+    """`steps` + 1 levels from 1 to 0; shift > 1 spends more at high noise (arXiv 2403.03206, equation 23)."""
     level = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     return (shift * level / (1 + (shift - 1) * level)).float()
 
 
 def euler(velocity: Velocity, x: Tensor, levels: Sequence[float]) -> Tensor:
-    """Follow dx/dlevel from levels[0] to levels[-1] by Euler's method; first order in the step."""
+    """The end of the path dx/dlevel = velocity from levels[0] to levels[-1], by Euler's method (first order).
+
+    Args:
+        velocity: called with x and the index of its level.
+        x: noise at levels[0], of any shape.
+        levels: falling, from 1 (noise) to 0 (data).
+    """
     for i in range(len(levels) - 1):
         x = x + (levels[i + 1] - levels[i]) * velocity(x, i)
     return x
 
 
 def heun(velocity: Velocity, x: Tensor, levels: Sequence[float]) -> Tensor:
-    """The same by Heun's method, second order; the last step is Euler's (arXiv 2206.00364, algorithm 1)."""
+    """As `euler`, by Heun's method (second order). The last step is Euler's (arXiv 2206.00364, algorithm 1)."""
     for i in range(len(levels) - 2):
         size = levels[i + 1] - levels[i]
         slope = velocity(x, i)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from videowm.dit import flow
@@ -17,13 +18,15 @@ from videowm.dit import flow
 HALVINGS = 4  # from the whole way to the finest step
 
 
-def level_with_step_size(level: Tensor, power: Tensor | int) -> Tensor:
+def level_with_step_size(
+    level: Float[Tensor, "*bt"], power: Float[Tensor, "*#bt"] | Int[Tensor, "*#bt"] | int
+) -> Float[Tensor, "*bt 2"]:
     """A shortcut model's level input "b t 2": levels "b t" and step sizes from 0 (finest) to 1 (the whole way)."""
     return torch.stack([level, torch.zeros_like(level) + power / HALVINGS], dim=-1)
 
 
 def power_of(level: float, to: float) -> int:
-    """The power of a sampler's step from `level`; 0, plain flow, where it is none that was learned."""
+    """The power p of a sampler's step of size 2^p / 16 from `level`; 0 (plain flow) for steps that were not learned."""
     for power in range(HALVINGS + 1):
         size = 2.0 ** (power - HALVINGS)
         if abs(level - to - size) < 1e-6 and abs(level / size - round(level / size)) < 1e-6:
@@ -31,14 +34,14 @@ def power_of(level: float, to: float) -> int:
     return 0
 
 
-def draw(uniform: Tensor, level: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    """Powers, all alike probable, and levels from which steps of that size end at 0; the finest keep their level.
+def draw(
+    uniform: Float[Tensor, "b t"], level: Float[Tensor, "b t"], where: Float[Tensor, "b t"]
+) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
+    """Powers from 0 to 4, all alike probable, and levels that are multiples of the step size; power 0 keeps its level.
 
     Args:
-        uniform, where: uniform draws "b t".
-        level: flow matching's levels "b t".
-    Returns:
-        power "b t" and level "b t".
+        uniform, where: uniform draws, of the power and of the level.
+        level: flow matching's levels.
     """
     power = (uniform * (HALVINGS + 1)).floor()
     size = 2.0 ** (power - HALVINGS)
@@ -47,14 +50,15 @@ def draw(uniform: Tensor, level: Tensor, where: Tensor) -> tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def target(
-    model: Callable[[Tensor, Tensor], Tensor], x: Tensor, level: Tensor, power: Tensor, velocity: Tensor
-) -> Tensor:
+    model: Callable[[Tensor, Tensor], Tensor], x: Float[Tensor, "b t c h w"], level: Float[Tensor, "b t"],
+    power: Float[Tensor, "b t"], velocity: Float[Tensor, "b t c h w"],
+) -> Float[Tensor, "b t c h w"]:  # fmt: skip
     """The target of samples that learn long steps: the mean velocity of two half steps, or the true one at the finest.
 
     Args:
         model: (x, level with step size) -> velocity.
-        x: latents "b t c h w" at `level` "b t".
-        power: of the step from there, "b t".
+        x: latents noised to `level`.
+        power: of the step from there.
         velocity: the true one, which the finest steps learn.
     """
     half, smaller = 2.0 ** (power - HALVINGS) / 2, (power - 1).clamp(min=0)
@@ -64,15 +68,15 @@ def target(
 
 
 def learned(
-    model: Callable[[Tensor, Tensor], Tensor], latents: Tensor, noise: Tensor, level: Tensor, some: slice,
-    uniform: Tensor, where: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    model: Callable[[Tensor, Tensor], Tensor], latents: Float[Tensor, "b t c h w"], noise: Float[Tensor, "b t c h w"],
+    level: Float[Tensor, "b t"], some: slice, uniform: Float[Tensor, "b t"], where: Float[Tensor, "b t"],
+) -> tuple[Float[Tensor, "b t c h w"], Float[Tensor, "b t 2"], Float[Tensor, "b t c h w"]]:  # fmt: skip
     """A batch of which `some` samples learn to step far: its latents, level with step size, and target.
 
     Args:
         model: (x, level with step size) -> velocity, of these samples.
-        latents, noise: "b t c h w".
-        level, uniform, where: "b t", as in `draw`.
+        latents, noise: data and noise of the whole batch.
+        level, uniform, where: as in `draw`.
     """
     power, level, goal = torch.zeros_like(level), level.clone(), flow.velocity(latents, noise)
     power[some], level[some] = draw(uniform[some], level[some], where[some])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from videowm.dit import flow, shortcut
@@ -24,10 +25,11 @@ class GuidanceBranch(NamedTuple):
 
 
 class LatentStream:
-    """A batch of futures that are being continued.
+    """A batch of futures, continued one latent step at a time in memory that does not grow.
 
     Guidance is batched: beside every stream runs one without its actions, one without its text or one with a noised
-    context, each with a cache of its own, and their velocities are combined as v + (scale - 1) * (v - v_weaker).
+    context, each with a cache of its own. Velocities are combined as v + (scale - 1) * (v - v_weaker), classifier-free
+    guidance (arXiv 2207.12598, equation 6, w = scale - 1).
 
     With `graph`, once the window is full, a whole latent step (all sampler steps and the pass that writes its keys) is
     one CUDA graph.
@@ -37,8 +39,8 @@ class LatentStream:
     def __init__(
         self,
         model: DiT,
-        context: Tensor,
-        actions: Tensor,
+        context: Float[Tensor, "b t c h w"],
+        actions: Float[Tensor, "b t g"],
         *,
         sampler: Sampler | None = None,
         shift: float = 1.0,
@@ -48,16 +50,18 @@ class LatentStream:
         text: TextTokens | None = None,
         empty: TextTokens | None = None,
         tap: Tap | None = None,
-        past_noise: Tensor | None = None,
+        past_noise: Float[Tensor, "b t c h w"] | None = None,
     ) -> None:
-        """Read the context: clean latents "b t c h w" and their grouped actions "b t g".
+        """Read the context: clean latents and their grouped actions.
 
         Args:
+            sampler: how a latent step is drawn (default: `Sampler()`).
+            shift: of the model's noise schedule, unless the sampler has its own.
             window: latent steps seen at once, the new one included; an older context is left out.
             generator: of the noise on the context, where the sampler wants some (default: seed 0 on the CPU).
             graph: capture the latent step on a GPU.
             text: of a model with text, one for each clip; `empty` is the empty one, a single row, for guidance.
-            past_noise: the noise on the context itself "b t c h w", instead of a generator.
+            past_noise: the noise on the context itself, instead of a generator.
             tap: sees and may replace the residual streams (`videowm.dit.model.Tap`) of every pass: the context's,
                 each sampler evaluation's, and the one that writes a finished step. Guidance branches follow one
                 another along b, the guided stream first.
@@ -115,28 +119,34 @@ class LatentStream:
         given = [text if b.text else [part.expand_as(like) for part, like in zip(empty, text)] for b in self.branches]
         return self.model.text_conditioning(*(torch.cat(parts) for parts in zip(*given)))
 
-    def levels_of(self, b: int, device: torch.device) -> Tensor:
-        """Levels "branches*b n+1" of all passes of one latent step: the sampler's, then the one that is written."""
+    def levels_of(self, b: int, device: torch.device) -> Float[Tensor, "all passes"]:
+        """Levels of all passes of one latent step: the sampler's, then the finished step's; all = branches * b."""
         rows = [[*self.levels[:-1].tolist(), branch.level] for branch in self.branches for _ in range(b)]
         return torch.tensor(rows, device=device)
 
-    def network_level_of(self, level: Tensor, shift: float) -> Tensor:
-        """The network's level input: the levels, of a shortcut model with each pass's step size."""
+    def network_level_of(
+        self, level: Float[Tensor, "all passes"], shift: float
+    ) -> Float[Tensor, "all passes"] | Float[Tensor, "all passes 2"]:
+        """The network's level input: the levels, for a shortcut model with each pass's step size."""
         if not self.model.config.shortcut:
             return level
         return shortcut.level_with_step_size(level, torch.tensor([*self.sampler.powers(shift), 0], device=level.device))
 
-    def each_branch(self, actions: Tensor) -> Tensor:
-        """Actions "b t g" -> "branches*b t g", zero where a branch goes without."""
+    def each_branch(self, actions: Float[Tensor, "b t g"]) -> Float[Tensor, "all t g"]:
+        """The actions of all branches, zeros for one without; all = branches * b."""
         return torch.cat([actions if branch.actions else torch.zeros_like(actions) for branch in self.branches])
 
-    def noised(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """Finished latents "b t c h w" as each branch remembers them, "branches*b t c h w"."""
+    def noised(
+        self, latents: Float[Tensor, "b t c h w"], noise: Float[Tensor, "b t c h w"], level: Float[Tensor, "all 1"]
+    ) -> Float[Tensor, "all t c h w"]:
+        """Finished latents as the branches remember them; all = branches * b."""
         count = len(self.branches)
         return flow.noised(latents.repeat(count, 1, 1, 1, 1), noise.repeat(count, 1, 1, 1, 1), level)
 
-    def past_noise(self, like: Tensor, given: Tensor | None) -> Tensor:
-        """Noise for finished steps "b t c h w", where some branch remembers them noised: the caller's or a new one."""
+    def past_noise(
+        self, like: Float[Tensor, "b t c h w"], given: Float[Tensor, "b t c h w"] | None
+    ) -> Float[Tensor, "b t c h w"]:
+        """Noise for finished steps: the caller's or a new one; zeros where no branch remembers them noised."""
         if not self.remembers_noise:
             return torch.zeros_like(like)
         if given is not None:
@@ -144,10 +154,13 @@ class LatentStream:
         return torch.randn(like.shape, generator=self.generator, device=self.generator.device).to(like.device)
 
     @torch.no_grad()
-    def step(self, action: Tensor, noise: Tensor, past_noise: Tensor | None = None) -> Tensor:
-        """The next latent step "b 1 c h w" under the grouped action "b 1 g", from the starting noise "b 1 c h w".
+    def step(
+        self, action: Float[Tensor, "b 1 g"], noise: Float[Tensor, "b 1 c h w"],
+        past_noise: Float[Tensor, "b 1 c h w"] | None = None,
+    ) -> Float[Tensor, "b 1 c h w"]:  # fmt: skip
+        """The next latent step under a grouped action, from its starting noise.
 
-        `past_noise` "b 1 c h w" is the noise with which the finished step is remembered, instead of the generator's.
+        `past_noise` is the noise with which the finished step is remembered, instead of the generator's.
         """
         self.action.copy_(action)
         self.noise.copy_(noise)
@@ -185,7 +198,7 @@ class LatentStream:
         run(self.noised(self.step_out, self.written, self.level[:, -1:]), -1)
 
     def capture(self) -> None:
-        """Record one latent step and the cache's advance as one CUDA graph.
+        """Capture one latent step and the cache's advance as one CUDA graph.
 
         Each pass writes the present keys anew, so trial runs leave nothing; a capture computes nothing.
         """
@@ -202,3 +215,34 @@ class LatentStream:
             self.denoise()
             self.cache.advance(1)
         self.cache.next_step = step
+
+
+def rollout(
+    transformer: DiT, context: Float[Tensor, "b t c h w"], actions: Float[Tensor, "b all g"],
+    noise: Float[Tensor, "b n c h w"], *, sampler: Sampler | None = None, shift: float = 1.0,
+    window: int | None = None, generator: torch.Generator | None = None, text: TextTokens | None = None,
+    empty: TextTokens | None = None, past_noise: Float[Tensor, "b all c h w"] | None = None, tap: Tap | None = None,
+) -> Float[Tensor, "b n c h w"]:  # fmt: skip
+    """The n latent steps after a context of t, each predicted from those before it; all = t + n.
+
+    Args:
+        context: clean, normalised latents, at least one step.
+        actions: grouped actions of context and future.
+        noise: starting noise of the future steps.
+        shift: of the schedule, unless the sampler has its own.
+        window: latent steps seen at once, the new one included; None: all.
+        generator: of the noise on finished steps, where the sampler wants some.
+        text, empty: of a model with text: one for each context, and the empty one.
+        past_noise: the noise on context and finished steps itself, instead of a generator.
+        tap: as in `LatentStream`.
+
+    Raises:
+        UserError: a guidance that the model cannot have.
+    """
+    known, count = context.shape[1], noise.shape[1]
+    past = [None] * (known + count) if past_noise is None else past_noise.split(1, dim=1)
+    stream = LatentStream(transformer, context, actions[:, :known], sampler=sampler, shift=shift,
+                          window=window or known + count, generator=generator, text=text, empty=empty,
+                          past_noise=None if past_noise is None else past_noise[:, :known], tap=tap)  # fmt: skip
+    steps = range(known, known + count)
+    return torch.cat([stream.step(actions[:, i, None], noise[:, i - known, None], past[i]) for i in steps], dim=1)

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,11 +44,16 @@ class TextConditioning(NamedTuple):
 class TextEncoder(Protocol):
     """Makes tokens of captions."""
 
-    def encode(self, captions: list[str]) -> TextTokens: ...
+    def encode(self, captions: list[str]) -> TextTokens:
+        """Tokens and mask of captions, on the CPU."""
 
 
 class ByteText:
-    """Captions as the byte ids of their words, wherever these stand: the encoder itself lies in the network."""
+    """Captions as the byte ids of their words, one token a word; the encoder itself is part of the network.
+
+    Raises:
+        UserError: `length` (words kept of a caption) is below 1.
+    """
 
     def __init__(self, length: int) -> None:
         if length < 1:
@@ -67,7 +73,11 @@ class ByteText:
 
 
 class FrozenText:
-    """Captions through a text encoder of transformers, which is not trained."""
+    """Captions through a frozen text encoder of transformers.
+
+    Raises:
+        UserError: `length` (tokens kept of a caption) does not fit the encoder.
+    """
 
     def __init__(self, encoder: nn.Module, tokenizer, length: int) -> None:
         most = min(tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", length))
@@ -81,7 +91,11 @@ class FrozenText:
 
     @classmethod
     def open(cls, name: str, length: int) -> FrozenText:
-        """The encoder and tokenizer of a local folder or hub name."""
+        """The encoder and tokenizer of a local folder or hub name.
+
+        Raises:
+            UserError: there is none, or no network.
+        """
         from transformers import AutoModelForTextEncoding, AutoTokenizer, CLIPTextModel
 
         config = encoder_config(name)
@@ -150,8 +164,8 @@ class ByteBlock(nn.Module):
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Tokens "b m e" under the mask "b 1 1 m"."""
+    def forward(self, x: Float[Tensor, "b m e"], mask: Bool[Tensor, "b 1 1 m"]) -> Float[Tensor, "b m e"]:
+        """The tokens after the block; padding is not attended to."""
         qkv = self.qkv(F.rms_norm(x, x.shape[-1:], eps=1e-6))
         query, key, value = rearrange(qkv, "b m (three n k) -> three b n m k", three=3, n=self.heads)
         x = x + self.project(rearrange(attention(query, key, value, mask), "b n m k -> b m (n k)"))
@@ -171,8 +185,10 @@ class ByteEncoder(nn.Module):
         self.places = nn.Parameter(0.3 * torch.randn(length, width))
         self.blocks = nn.ModuleList(ByteBlock(width, heads) for _ in range(LAYERS))
 
-    def forward(self, ids: Tensor, mask: Tensor) -> TextTokens:
-        """Ids "b m p" and mask "b m" -> tokens "b m e" and the mask."""
+    def forward(
+        self, ids: Int[Tensor, "b m p"], mask: Bool[Tensor, "b m"]
+    ) -> tuple[Float[Tensor, "b m e"], Bool[Tensor, "b m"]]:
+        """Tokens of byte ids (0: padding), p bytes a token, and the same mask."""
         one_hot = (ids[..., None] == torch.arange(1, IDS, device=ids.device)).flatten(2).to(self.embed.weight.dtype)
         letters = self.embed(one_hot)
         # Normalised, or the places would be ten times as loud as the letters at the start.
@@ -183,12 +199,13 @@ class ByteEncoder(nn.Module):
 
 
 class TextConditioner(nn.Module):
-    """From a text to what the network's blocks take of it.
+    """From a text's tokens to the conditioning of every block.
 
     Args:
-        features: of a token, where an encoder outside the network gives them; None: byte ids are given.
-        length: tokens.
-        into: "pooled": the mean over the words joins the step's condition; "cross": and every block attends to them.
+        hidden, heads, depth: of the network.
+        features: size e of a frozen encoder's tokens; None: byte ids, read by an encoder of its own.
+        length: tokens m.
+        into: "pooled": the mean over tokens joins every step's condition; "cross": and every block attends to them.
     """
 
     def __init__(self, hidden: int, heads: int, depth: int, *, features: int | None, length: int, into: str) -> None:
@@ -202,7 +219,10 @@ class TextConditioner(nn.Module):
             self.keys_values = nn.Linear(hidden, 2 * depth * hidden, bias=False)  # of all blocks
             self.gains = nn.Parameter(torch.ones(depth, hidden // heads))
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> TextConditioning:
+    def forward(
+        self, tokens: Float[Tensor, "b m e"] | Int[Tensor, "b m p"], mask: Bool[Tensor, "b m"]
+    ) -> TextConditioning:
+        """The conditioning from a frozen encoder's features, or from byte ids."""
         if self.encoder is not None:
             tokens, mask = self.encoder(tokens, mask)
         tokens = self.project(tokens.to(self.project.weight.dtype))
@@ -228,8 +248,8 @@ class CrossAttention(nn.Module):
         self.query = nn.Linear(width, width, bias=False)
         self.project = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, text: TextKeysValues) -> Tensor:
-        """Tokens "b t s d" -> "b t s d"."""
+    def forward(self, x: Float[Tensor, "b t s d"], text: TextKeysValues) -> Float[Tensor, "b t s d"]:
+        """The update of the tokens from the text's keys and values."""
         query = unit(rearrange(self.query(x), "b t s (n k) -> b n (t s) k", n=self.heads), self.gain)
         query = query.to(text.key.dtype)
         mixed = attention(query, text.key, text.value, text.mask)
