@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from videowm.metrics import metric_of
+from videowm.record import RunRecord
 from videowm.types import UserError
 
 
@@ -15,13 +16,14 @@ def info(path: Path, *, verify: bool = False) -> str:
     if (path / "latents.json").exists():
         return latents_info(path, verify=verify)
     if (path / "config.yaml").exists():
-        return run_info(path)
+        return run_info(path, verify=verify)
     raise UserError(
         f"{path} is no dataset (meta/info.json), latents folder (latents.json) or run (config.yaml): name one of these"
     )
 
 
 def dataset_info(path: Path, *, verify: bool) -> str:
+    """What a dataset holds, and which captions are beside it."""
     from videowm.data.captions import captions_of, captions_path, read_lines
     from videowm.data.dataset import Dataset
 
@@ -52,6 +54,7 @@ def dataset_info(path: Path, *, verify: bool) -> str:
 
 
 def latents_info(path: Path, *, verify: bool) -> str:
+    """What a folder of latents holds and what it was made of."""
     from videowm.data.latents import LatentsIndex
 
     index = LatentsIndex.read(path)
@@ -70,25 +73,65 @@ def latents_info(path: Path, *, verify: bool) -> str:
     )
 
 
-def run_info(path: Path) -> str:
-    import yaml
-
+def run_info(path: Path, *, verify: bool) -> str:
+    """What a run is trained for, how far it is, and what was measured."""
+    from videowm import config as configuration
     from videowm.train import checkpoint
 
-    config = yaml.safe_load((path / "config.yaml").read_text())
-    lines = [
-        f"run       {path} (task: {config['task']}), {config['train']['steps']} steps of {config['train']['batch']}"
-    ]
-    if (path / "record.json").exists():
-        record = json.loads((path / "record.json").read_text())
-        lines += [
-            f"finished  in {record['wall_seconds']:.0f} s of training on {record['device']}",
-            f"params    {', '.join(f'{k} {v:,}' for k, v in record['params'].items())}",
-        ]
-        if "flops" in record:
-            lines.append(f"compute   {record['flops']['train']:.4g} FLOPs, {record['tokens']['processed']:,} tokens")
-        lines += [f"  {k:28s} {v:.5g}" for k, v in record["metrics"].items() if isinstance(v, float)]
-    else:
+    config, record = configuration.read(path / "config.yaml"), RunRecord.read(path)
+    train = config.get("train")
+    if not isinstance(train, dict) or not {"steps", "batch"} <= train.keys():
+        raise UserError(f"{path}/config.yaml is damaged (no train.steps or train.batch): restore the file")
+    if verify:
+        verify_run(path, record)
+    lines = [f"run       {path} (task: {config.get('task')}), {train['steps']} steps of {train['batch']}"]
+    if record is None:
         held = checkpoint.latest(path / "checkpoints")
         lines.append(f"unfinished, {'at ' + held.name if held else 'no checkpoint yet'}: the same command goes on")
-    return "\n".join(lines)
+    else:
+        lines += record_lines(record)
+    return "\n".join([*lines, "verified  configuration, record, weights and checkpoints"] if verify else lines)
+
+
+def record_lines(record: RunRecord) -> list[str]:
+    """A record for a person: time, size, compute, and every metric that is one number, with its unit."""
+    lines = [
+        f"finished  in {record.wall_seconds:.0f} s of training on {record.device}",
+        f"params    {', '.join(f'{part} {count:,}' for part, count in record.params.items())}",
+    ]
+    if record.flops.get("train") is not None and "processed" in record.tokens:
+        lines.append(f"compute   {record.flops['train']:.4g} FLOPs, {record.tokens['processed']:,} tokens")
+    for name, value in record.metrics.items():
+        if isinstance(value, float):
+            metric = metric_of(name)
+            lines.append(f"  {name:28s} {value:.5g} {metric.unit if metric else ''}".rstrip())
+    return lines
+
+
+def verify_run(path: Path, record: RunRecord | None) -> None:
+    """Check all that a run holds.
+
+    Raises:
+        UserError: the configuration cannot be used, weights are not those of the training, or a checkpoint is damaged.
+    """
+    from videowm.train import checkpoint, registry
+
+    task = registry.load(path / "config.yaml").task
+    damaged = [held.name for held in checkpoint.steps(path / "checkpoints") if not checkpoint.intact(held)]
+    if damaged:
+        raise UserError(f"{path}/checkpoints holds damaged ones ({', '.join(damaged)}): remove them")
+    if record is None or record.is_trunk:
+        return
+    if task == "world":
+        from videowm.pipeline import WorldModelPipeline
+
+        WorldModelPipeline.open(path)
+    elif task == "reader":
+        from videowm.evaluate.reader import Reader
+
+        Reader.open(path)
+    elif task == "vae":
+        from videowm.vae.codec import DiffusersCodec, load_vae
+
+        if DiffusersCodec(load_vae(str(path))).hash != record.hashes.get("vae"):
+            raise UserError(f"{path}/vae is not the autoencoder that was trained there: restore the folder")

@@ -166,12 +166,14 @@ def read_episodes(root: Path, video_key: str, total_frames: int | None = None) -
 def wrong_numbers(numbers: dict[str, np.ndarray], starts: np.ndarray, total_frames: int | None) -> str | None:
     """What is wrong with the numbers that locate episodes, if anything is."""
     index, lengths = numbers["episode_index"], numbers["length"]
+    if not len(index):
+        return "it holds no episode"
     if index.tolist() != list(range(len(index))):
         return "it does not number the episodes 0, 1, 2, …"
     most = LONGEST if total_frames is None else total_frames
-    if len(lengths) and (lengths.min() < 1 or lengths.astype(float).sum() > most):
+    if lengths.min() < 1 or lengths.astype(float).sum() > most:
         return f"its lengths are {lengths.min()} to {lengths.max()} frames, together at most {most} were expected"
-    if any(len(values) and values.min() < 0 for values in numbers.values()):
+    if any(values.min() < 0 for values in numbers.values()):
         return "it names a file by a number below 0"
     if not all(math.isfinite(start) and start >= 0 for start in starts.tolist()):
         return "an episode begins at no time of its video"
