@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from scaling.futures import Rolled, two_futures
 from videowm.data.captions import caption_from_state
 from videowm.data.dataset import Dataset
 from videowm.data.encode import encode_dataset
 from videowm.data.recording import record_episodes
+from videowm.evaluate.rollouts import RolloutConfig, held_out_starts
+from videowm.pipeline import WorldModelPipeline
 from videowm.train.loop import launch
 from videowm.types import UserError
 from videowm.vae.codec import to_float
@@ -41,6 +44,9 @@ def test_an_evaluation_of_a_core_world(tiny_data, codec, vae_run, train_world, t
     assert "has no states" in metrics["counterfactual/game_refused"] and (run / "evaluation.html").exists()
     assert {"rollout/lead", "heldout/action_gap", "control/delta_psnr", "surprise/error"} <= set(metrics)
     assert not [name for name in metrics if name.startswith(("count/", "text/", "state/"))]
+    pipeline, settings = WorldModelPipeline.open(run), RolloutConfig(clips=1, context_frames=5, horizon=12)
+    start = held_out_starts(pipeline, Dataset(tiny_data), settings)
+    assert two_futures(Rolled(start, {}, pipeline, settings)).png.startswith(b"\x89PNG"), "no left and no right"
     ended = videowm("generate", run, "--from", tiny_data, "--context", 5, "--actions", "left*4", "--out", run / "a.mp4")
     assert ended.code == 2 and "'tiny' has no named actions: give a table (.csv" in ended.errors[-1]
     (tmp_path / "a.csv").write_text("down,across,fire\n" + "1,0,0\n" * 4)
