@@ -324,6 +324,7 @@ def test_processes_that_cannot_be(videowm, dataset, vae_run, tmp_path, monkeypat
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
             one_sentence(videowm("encode", dataset, "--vae", vae_run, "--out", tmp_path / "x"), name)
+            one_sentence(videowm("train", "configs/vae/quickstart.yaml", f"out={tmp_path / 'y'}"), name)
 
 
 def test_names_that_steer_a_terminal(videowm, tmp_path):

@@ -155,9 +155,11 @@ def train(config: AnyPath, options: TrainOptions = TrainOptions()) -> RunRecord 
     Raises:
         UserError: a wrong key or value, data that are not there, or a directory that holds another run.
     """
+    from videowm.device import Process
+
+    o, _ = checked(options), Process.current()  # refuses what accelerate would end on with a traceback
     from videowm.train.loop import launch
 
-    o = checked(options)
     return launch(Path(config), list(o.overrides), profiled=o.profile)
 
 
