@@ -21,11 +21,11 @@ examples:
   python -m scaling run configs/sweep/quickstart.yaml --jobs 4    four points at once, shared out over the GPUs
   python -m scaling run configs/sweep/quickstart.yaml --slurm     submit what is missing as job arrays
   python -m scaling status configs/sweep/quickstart.yaml
-  python -m scaling check-lr configs/sweep/takecover.yaml         does the best learning rate stay where the rule says
+  python -m scaling check-lr configs/sweep/takecover.yaml         is the rule's learning rate the best one
   python -m scaling check-lr configs/sweep/takecover.yaml --plan   what that costs
   python -m scaling fit study.yaml                                fit a law to the finished points
   python -m scaling fit table.csv --n params --c flops --loss loss --out law.json
-  python -m scaling predict study.yaml --budget 1e17              freeze what the law says of a larger run
+  python -m scaling predict study.yaml --budget 1e17              freeze the law's loss of a larger run
   python -m scaling report configs/sweep/quickstart.yaml"""
 
 

@@ -180,14 +180,14 @@ def status(sweep: SweepConfig) -> dict[str, str]:
 
 
 def check_sweep(sweep: SweepConfig) -> SweepConfig:
-    """The learning-rate check of a sweep as a sweep of its own, in OUT/check-lr: `plan_table` says what it costs."""
+    """The learning-rate check of a sweep as a sweep of its own, in OUT/check-lr: `plan_table` counts its cost."""
     from scaling import check
 
     return check.check_sweep(sweep)
 
 
 def check_lr(sweep: SweepConfig, options: CheckOptions = CheckOptions()) -> Verdict:  # noqa: B008
-    """Whether the best learning rate stays where the rule says, over all widths and horizons of the sweep's check_lr.
+    """Whether the best learning rate stays put over all widths and horizons of the sweep's check_lr.
 
     Runs what is missing of the check, and writes OUT/check-lr/check-lr.json and a figure.
     """

@@ -50,7 +50,9 @@ def compare(one: Sequence[Finished], other: Sequence[Finished], y: str, draws: i
     trunks = np.array([first[key].family for key in both])
     count = len(np.unique(trunks))
     if count < 2:
-        raise UserError("their pairs share one trunk, so nothing says how far another would be: run two sizes or seeds")
+        raise UserError(
+            "their pairs share one trunk, so their scatter over trunks is not known: run two sizes or seeds"
+        )
     error = bootstrap.standard_error(gaps, trunks, draws=draws) * np.sqrt(count / (count - 1))
     half, mean = float(t.ppf((1 + LEVEL) / 2, count - 1) * error), float(gaps.mean())
     return Difference(mean, (mean - half, mean + half), len(both), count)

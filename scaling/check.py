@@ -1,4 +1,4 @@
-"""Does the best learning rate stay where the rule says, over widths and horizons? Run the check, read it, draw it."""
+"""Does the best learning rate stay put over widths and horizons? Run the check, judge it, draw it."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def resampled_best(factors: np.ndarray, curve: RateCurve, draws: int, seed: int)
 
 
 def interval_of(drawn: np.ndarray, seeds: int) -> list[float] | None:
-    """Its 90 % interval; None where one seed says nothing of others."""
+    """Its 90 % interval; None with one seed, whose scatter is not known."""
     return [float(value) for value in np.quantile(drawn, [0.05, 0.95])] if seeds > 1 else None
 
 

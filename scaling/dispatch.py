@@ -46,7 +46,7 @@ def stopped(point: Point) -> str | None:
 
 
 def done(point: Point) -> bool:
-    """Whether there is a record, and of a trunk one that goes as far, and keeps what, the plan now says.
+    """Whether there is a record; a trunk's must reach the plan's steps and keep the plan's checkpoints.
 
     A point that the action gate stopped is done too, and so is a trunk that nothing is left to start from: where only
     records were brought to another machine, no trunk is trained again for them.
@@ -60,7 +60,7 @@ def done(point: Point) -> bool:
 
 
 def log_of(point: Point) -> Path:
-    """Where everything is written that the point's processes say."""
+    """The file that holds all output of the point's processes."""
     return point.config.with_suffix(".log")
 
 
@@ -110,7 +110,7 @@ def reached(point: Point) -> int:
 
 
 def spent(point: Point) -> float:
-    """FLOPs of the point's own steps that are behind it, as its log of metrics says."""
+    """FLOPs of the point's own steps that are behind it, from its log of metrics."""
     if done(point):
         return point.spent
     first = round(point.steps * (1 - point.spent / point.flops))

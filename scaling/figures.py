@@ -1,4 +1,4 @@
-"""Figures of a fitted law: what was run, what the law says there, and how sure it is beyond."""
+"""Figures of a fitted law: the runs, the law through them, and its interval beyond."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def isoflop_figure(runs: Runs, law: Law | None, cost: Cost | None = None) -> Fig
     """Loss against size at every budget that has three sizes, and the best size against compute; None without any.
 
     Lines are parabolas in ln N (2203.15556, approach 2), triangles their lowest points: open where the sizes do not
-    enclose one, left out where none is near. Dashes are what a fitted surface says of the same budgets.
+    enclose one, left out where none is near. Dashes are a fitted surface at the same budgets.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm

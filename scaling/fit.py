@@ -26,7 +26,7 @@ from videowm.types import UserError
 
 DELTA = 1e-3  # Huber threshold on log-residuals, 2203.15556
 LIMIT = (40.0, 8.0)  # log-coefficients and exponents a descent may reach: a hopeless draw must not overflow
-BOX = (0.02, 3.0)  # exponents searched; a fit that ends outside says "edge"
+BOX = (0.02, 3.0)  # exponents searched; a fit that ends outside has the status "edge"
 OUTSIDE = 0.1  # curvature kept for residuals beyond DELTA, as a share of what makes each step a majorising one:
 # 1.0 takes 56 steps on the Chinchilla table (240 runs, 24 starts), 0.1 takes 18
 COLLINEAR = 500.0  # condition number of the scaled Jacobian at the optimum: 40 on the Chinchilla table, 60 to 130 on
@@ -181,7 +181,11 @@ def descend(problem: Problem, weights: np.ndarray, theta: np.ndarray, steps: int
 
 
 def fit(runs: Runs, form: str = "surface") -> Law:
-    """The law of this form through these runs; UserError says why where there is none."""
+    """The law of this form through these runs, without error bars; `bootstrap_fit` adds them.
+
+    Raises:
+        UserError: the runs cannot identify the law; the sentence names what is missing.
+    """
     return _solve(runs, form)[0]
 
 
@@ -202,7 +206,7 @@ def _solve(runs: Runs, form: str) -> tuple[Law, Problem, np.ndarray, np.ndarray]
 
 
 def _status(problem: Problem, weights: np.ndarray, theta: np.ndarray) -> tuple[str, str]:
-    """Whether the optimum is one to trust, and if not the sentence that says why."""
+    """ "converged" and an empty reason, or what is wrong with the optimum and why."""
     terms = len(problem.features)
     parts = np.einsum("knp,p->kn", problem.features, theta)
     share = np.exp(parts - np.logaddexp.reduce(parts, axis=0)).max(-1)
@@ -237,7 +241,7 @@ class Bootstrap:
     block: Literal["run", "trunk"]
 
     def interval(self, n, d, level: float = 0.9, of: Literal["run", "law"] = "run"):
-        """(low, high) loss at N and D: of one new run there, or of the law itself without a run's own noise."""
+        """(low, high) loss at N parameters and D tokens: of one new run, or of the law without a run's own noise."""
         centre = np.log(self.law.predict(n, d))
         params = {name: values.reshape(-1, *[1] * centre.ndim) for name, values in self.draws.items()}
         return self._around(centre, np.log(evaluate("surface", params, n, d, None)), level, of)
@@ -264,10 +268,23 @@ class Bootstrap:
 
 
 def bootstrap_fit(runs: Runs, form: str = "surface", draws: int = 1000, seed: int = 0, level: float = 0.9) -> Bootstrap:
-    """Refit to resampled runs, every draw warm-started at the law: by trunk where trunks are given, else by run."""
+    """A law with its intervals, from refits to resampled runs (Efron 1979): by trunk where there are any, else by run.
+
+    Every draw starts at the law. Runs of one trunk share its luck, so they are drawn together (Cameron & Miller 2015).
+
+    Args:
+        runs: the finished runs.
+        form: one of `scaling.law.FORMS`.
+        draws: refits.
+        seed: of the draws.
+        level: of the intervals, between 0 and 1.
+
+    Raises:
+        UserError: there is no law, or almost no draw identifies one.
+    """
     if runs.trunk is not None and len(np.unique(runs.trunk)) < 2:
         raise UserError(
-            f"all {len(runs)} runs share one trunk, so nothing says how far another would be: train a second one, name "
+            f"all {len(runs)} runs share one trunk, so their scatter is not known: train a second one, name "
             "another column, or fit without a bootstrap"
         )
     law, problem, theta, weights = _solve(runs, form)

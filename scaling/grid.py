@@ -99,18 +99,21 @@ class Training:
 
     @staticmethod
     def of(base, dial: Dial, depth: int, tokens: float, *, shared: bool = False) -> Training:
-        """By the numbers of the `WorldRun` `base`, or by the rule where it says so: `shared` with runs of up to twice
-        and half the tokens, with which it can then share a trunk."""
+        """The batch, rate and steps of `tokens` tokens at `depth`: the numbers of the `WorldRun` `base`, or the rule's.
+
+        `shared`: as the rule gives them for runs of half to twice the tokens, which can then share a trunk.
+        """
         train = base.train
         batch, lr, width = train.batch, train.lr, base.hidden or 64 * depth
-        asked, taken = "rule" in (batch, lr), horizon(tokens, train.rule) if shared else tokens
+        ruled, taken = "rule" in (batch, lr), horizon(tokens, train.rule) if shared else tokens
         batch = batch_by_rule(taken, dial.clip, train.rule) if batch == "rule" else batch
         lr = rate_by_rule(width, taken, train.parametrisation, train.rule) if lr == "rule" else lr
         steps = max(1, round(tokens / (dial.clip * batch)))
-        return Training(steps, batch, lr, taken if asked else None)
+        return Training(steps, batch, lr, taken if ruled else None)
 
     @property
     def overrides(self) -> dict[str, Any]:
+        """Dotted overrides of a run; empty where the base holds both numbers."""
         return {} if self.horizon is None else {"train.batch": self.batch, "train.lr": self.lr}
 
 

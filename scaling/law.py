@@ -39,7 +39,7 @@ FORMULAS = {
 
 @dataclass(frozen=True)
 class Runs:
-    """Finished runs, one entry each: parameters, data, training compute and final validation loss."""
+    """Finished runs, every column of shape "runs": parameters, data, training compute and final validation loss."""
 
     n: np.ndarray  # parameters
     d: np.ndarray  # tokens (or whatever unit of data the study counts)
@@ -72,7 +72,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Law:
-    """A fitted law. `status` is "converged", or what is wrong with the optimum, and then `reason` says why."""
+    """A fitted law. `status` is "converged", or what is wrong with the optimum, and then `reason` holds a sentence."""
 
     form: str
     params: dict[str, float]
@@ -85,22 +85,28 @@ class Law:
     fitted_range: dict[str, list[float]] = field(default_factory=dict)  # {"n" | "d" | "c": [lowest, highest]}
 
     def predict(self, n, d):
-        """Loss at N and D; surface only."""
+        """Loss at N parameters and D tokens, numbers or arrays that broadcast.
+
+        Raises:
+            UserError: the law is not a surface.
+        """
         if self.form != "surface":
             raise UserError(f"a {self.form} law knows compute only: use predict_c(C), or fit the form 'surface'")
         return evaluate(self.form, self.params, n, d, None)
 
     def predict_c(self, c):
-        """Loss at compute C; a surface answers with its optimum under C = 6ND (use `optimum` for an exact cost)."""
+        """Loss at C FLOPs; of a surface at its optimum under C = 6ND (use `optimum` for an exact cost)."""
         if self.form == "surface":
             return self.predict(*chinchilla_optimum(self.params, c))
         return evaluate(self.form, self.params, None, None, c)
 
     def to_json(self) -> str:
+        """The content of law.json."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
     @staticmethod
     def from_json(text: str) -> Law:
+        """The law of a law.json; ValueError or TypeError where the text is none."""
         return Law(**json.loads(text))
 
 
@@ -207,7 +213,16 @@ def chinchilla_optimum(params: dict, budget):
 
 
 def optimum(law: Law, budget: float, cost: Cost | None = None) -> tuple[float, float]:
-    """N and D of the lowest loss for `budget` FLOPs; `cost(N, D)` is the exact count and rises with D (None: 6ND)."""
+    """N parameters and D tokens of the lowest loss for `budget` FLOPs.
+
+    Args:
+        law: a surface.
+        budget: training FLOPs.
+        cost: exact FLOPs of N and D, rising with D; None: 6ND (2203.15556, eq. 4).
+
+    Raises:
+        UserError: the law is no surface, or no size is best.
+    """
     if law.form != "surface":
         raise UserError(f"a {law.form} law does not know N and D apart: fit the form 'surface' for a compute optimum")
     for name in ("alpha", "beta", "A", "B"):
@@ -290,7 +305,11 @@ class IsoFlop:
 
 
 def isoflop(runs: Runs, surface: Law | None = None) -> IsoFlop:
-    """Parabolas at every budget with 3 or more sizes. A fitted `surface` puts a number on their bias."""
+    """Parabolas at every budget with 3 or more sizes (2203.15556, approach 2). A `surface` puts a number on their bias.
+
+    Raises:
+        UserError: fewer than two budgets have three sizes, or a lowest loss lies at the edge of the sizes.
+    """
     if reason := unusable(runs):
         raise UserError(reason)
     budget = budgets(runs.c)
@@ -347,7 +366,11 @@ def score(predicted: float, measured: float, last: float) -> Score:
 
 
 def require_extrapolation(law: Law, c: float) -> None:
-    """A prediction counts as one only beyond the compute that the law has seen."""
+    """Refuse a budget of `c` FLOPs that is not beyond the fitted runs: there nothing is predicted.
+
+    Raises:
+        UserError: `c` lies within the fitted range.
+    """
     seen = law.fitted_range["c"][1]
     if c <= seen * SAME_BUDGET:
         raise UserError(

@@ -30,7 +30,7 @@ def visible_gpus() -> list[str]:
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
     if not any(next(Path("/dev").glob(name), None) for name in ("nv*", "kfd", "dxg")):
-        return []  # without a driver's device file there is no GPU, and torch, which takes seconds, need not be asked
+        return []  # without a driver's device file there is no GPU, and torch, which takes seconds, is not needed
     count = subprocess.run([sys.executable, "-c", "import torch; print(torch.cuda.device_count())"],
                            stdout=subprocess.PIPE, text=True, check=False).stdout  # fmt: skip
     return [str(index) for index in range(int(count or 0))]

@@ -22,7 +22,7 @@ from videowm.types import UserError
 if TYPE_CHECKING:
     from videowm.train.tasks.world import WorldRun
 
-REFUSED = 3  # exit code of this module where a `UserError` says why
+REFUSED = 3  # exit code of this module after a `UserError`
 
 
 def resolve(sweep: SweepConfig, overrides: dict[str, Any]) -> tuple[dict[str, Any], WorldRun]:
@@ -102,7 +102,7 @@ def plan_aside(sweep: SweepConfig) -> list[Point]:
         raise UserError(ended.stderr.strip().splitlines()[-1])
     if ended.returncode:
         sys.stderr.write(ended.stderr)
-        raise UserError(f"the sweep could not be planned (exit code {ended.returncode}): mend what is said above")
+        raise UserError(f"the sweep could not be planned (exit code {ended.returncode}): mend what stands above")
     return planned(sweep)
 
 

@@ -12,7 +12,7 @@ from videowm import config as configuration
 from videowm.limits import Count, Flops, Positive, Range
 from videowm.types import UserError
 
-FEWEST_STEPS = 1000  # a shorter run is mostly warmup and cooldown, and says little about a longer one
+FEWEST_STEPS = 1000  # a shorter run is mostly warmup and cooldown, and tells little about a longer one
 OF_THE_GRID = frozenset({"depth", "seed", "budget", "name", "out", "train.steps", "train.start", "train.trunk"})
 RESERVED = frozenset({"check-lr", "plan", "predictions", "report", "wandb"})  # folders beside the runs
 Depth = Annotated[int, Range(at_least=1, at_most=10**4)]

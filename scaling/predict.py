@@ -1,6 +1,6 @@
 """Predictions that are frozen before the run exists, and what became of them.
 
-A prediction is a file with a sha256 over all that it says. It is written once; the report reads it and compares.
+A prediction is a file with a sha256 over its content. It is written once. The report reads it and compares.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LEVEL = 0.9
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a law says of one budget."""
+    """A law's loss at one budget, with its interval and the baselines."""
 
     form: str
     status: str  # of the fit, "converged" or what is wrong with it
@@ -81,7 +81,7 @@ def forecast(runs: Runs, budget: float, form: str, cost: Cost, rule: OptimumConf
     """Fit `form` to `runs` and extrapolate to `budget` FLOPs, at the compute optimum under `cost(N, D)`.
 
     Raises:
-        UserError: the budget is not beyond the runs, there is no law, or what it says is no finite number.
+        UserError: the budget is not beyond the runs, there is no law, or its loss is no finite number.
     """
     result = bootstrap_fit(runs, form, draws, level=LEVEL)
     law, best = result.law, (None, None)
@@ -121,8 +121,8 @@ def choose_form(runs: Runs) -> tuple[str, str]:
     }
     if errors:
         form = min(errors, key=lambda name: abs(errors[name]))
-        said = ", ".join(f"{name} {error:+.3g} %" for name, error in errors.items())
-        why = f"chosen by the error at {runs.c[best]:.3g} FLOPs of a fit to the lower budgets: {said} of the loss"
+        each = ", ".join(f"{name} {error:+.3g} %" for name, error in errors.items())
+        why = f"chosen by the error at {runs.c[best]:.3g} FLOPs of a fit to the lower budgets: {each} of the loss"
         return form, why + without
     usable = [form for form in candidates if not identifiable(runs, form)]
     if not usable:
@@ -185,7 +185,7 @@ def digest_of(points: list[Point], name: str) -> str:
 
 
 def digest(content: dict[str, Any]) -> str:
-    """sha256 over all that a prediction says but the hash itself."""
+    """sha256 over all of a prediction but the hash itself."""
     rest = {key: value for key, value in content.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 

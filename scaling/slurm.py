@@ -33,7 +33,7 @@ if [ -n "$again" ] && [ $code -ne 0 ]; then
 fi
 exit $code
 """
-OURS = ("array", "dependency", "comment", "parsable", "wrap")  # what the launcher itself says to sbatch
+OURS = ("array", "dependency", "comment", "parsable", "wrap")  # options that the launcher itself gives to sbatch
 
 
 def ask(command: list[str]) -> str:
@@ -42,8 +42,8 @@ def ask(command: list[str]) -> str:
         raise UserError(f"{command[0]} is not installed here: log in where SLURM is, or leave out --slurm")
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
-        said = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
-        raise UserError(f"{command[0]} refused ({said}): check the sweep's `slurm` options and the cluster")
+        line = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+        raise UserError(f"{command[0]} refused ({line}): check the sweep's `slurm` options and the cluster")
     return ended.stdout
 
 

@@ -21,7 +21,7 @@ HORIZONS = (1, 4, 8, 16, 32, 64)  # predicted frames that are columns of the tab
 
 
 def sentences(records: Sequence[Finished], y: str, names: dict[str, str]) -> list[str]:
-    """What the page says first, of the best of each budget; `names` is what the points are called here."""
+    """The first sentences of the page, on the best of each budget. `names` is what the page calls the points."""
     first, best = records[0], records[-1]
     ratio = best.compute / first.compute
     lines = [
