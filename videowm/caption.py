@@ -52,7 +52,7 @@ GIVE_UP = 20  # failures in a row, or four rounds of them, after which the rest 
 
 
 def instructions(opening: str, config: AskConfig) -> str:
-    """What is asked for, in one style for clips and prompts."""
+    """The instructions to the model, in one style for clips and prompts."""
     return f"{opening}{STYLE} {FORMS[config.answer]}"
 
 
@@ -72,6 +72,7 @@ class CaptionConfig:
             raise UserError(f"pictures of {self.image_size} pixels: give --image-size from 16 to 2048")
 
     def header(self, dataset: Dataset) -> dict[str, Any]:
+        """How the captions are made, for the file that names them."""
         settings = configuration.to_dict(self)
         ask, clip_frames = settings.pop("ask"), settings.pop("clip_frames")
         return {"schema": 1, "source": "model", "dataset": dataset.hash, "clip_frames": clip_frames, **ask, **settings,
@@ -173,6 +174,7 @@ class Captioning:
         return content
 
     def spent(self) -> str:
+        """Tokens of all answers so far, and their price."""
         used = self.endpoint.tokens_in, self.endpoint.tokens_out
         return f"{used[0]} + {used[1]} tokens{self.price.of(*used)}"
 
@@ -191,6 +193,7 @@ class Captioning:
         )
 
     def summary(self) -> str:
+        """One sentence: clips with a caption, failures and their reasons, tokens."""
         reasons = Counter(line["reason"] for line in self.failed.values())
         why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
         failed = f", {len(self.failed)} failed ({why}; the same command asks again)" if self.failed else ""

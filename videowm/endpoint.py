@@ -1,7 +1,7 @@
 """An OpenAI-compatible server that sees pictures: one question, its answer in words, and a key that nobody sees.
 
 The client's own retries serve 408, 409, 429 and 5xx answers, time-outs and lost connections, with backoff, jitter and
-Retry-After. An answer that holds no caption is asked for again here.
+Retry-After. After an answer without a caption, this module asks again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 
 from videowm.types import UserError
 
-DRAWS = 3  # how often an answer without a caption is asked for anew
+DRAWS = 3  # answers to one question, of which the first with a caption is taken
 SCHEMA = {
     "type": "object",
     "properties": {"short": {"type": "string"}, "detailed": {"type": "string"}},
@@ -116,7 +116,7 @@ class Endpoint:
         return read_words(await self._complete(content), self.config.answer)
 
     async def ask_first(self, content: list[dict[str, Any]]) -> tuple[str, str]:
-        """`ask`, and find out whether this is a server that sees pictures and in which dialect it is asked."""
+        """`ask`, and find out whether this server sees pictures and which dialect of a request it takes."""
         refusals = []
         for dialect in dialects(self.config):
             self._dialect = dialect
@@ -245,7 +245,7 @@ def dialects(config: AskConfig) -> Iterator[dict[str, Any]]:
 
 
 def read_words(answer: Answer, form: str) -> tuple[str, str]:
-    """(short, detailed) from an answer; UselessAnswer says why there is none."""
+    """(short, detailed) from an answer; `UselessAnswer` has the reason where there is none."""
     said = re.sub(r"(?s)^.*</think>", "", answer.text).strip()
     if not said:
         raise UselessAnswer("the answer is empty")

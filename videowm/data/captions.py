@@ -1,6 +1,6 @@
 """Captions of clips, beside the dataset that they describe: what a file holds, how it is written, how it is read.
 
-`captions/NAME.json` says how the captions of `captions/NAME.jsonl` were made; NAME is the hash of that. One line is
+`captions/NAME.json` holds how the captions of `captions/NAME.jsonl` were made; NAME is its hash. One line is
 one clip:
     {"episode", "start", "frames", "short", "detailed", "source": "state" | "model"}
 "state" captions are made from the simulator's recorded state, "model" captions by a model that saw frames. Clips that
@@ -174,10 +174,12 @@ def read_lines(path: Path, texts: Sequence[str] = ("short", "detailed", "source"
 
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Write a file of lines, whole or not at all."""
     write_atomic(path, b"".join(map(encode_line, lines)))
 
 
 def encode_line(line: dict[str, Any]) -> bytes:
+    """A line as its file holds it."""
     return json.dumps(line, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 

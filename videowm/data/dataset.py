@@ -78,6 +78,7 @@ class Dataset:
 
     @property
     def num_episodes(self) -> int:
+        """How many episodes there are."""
         return len(self.lengths)
 
     @property
@@ -97,7 +98,11 @@ class Dataset:
         return list(self._splits[name])
 
     def frames(self, episode: int, indices: Iterable[int]) -> np.ndarray:
-        """Frames `indices` (0 is the first, any order, repeats allowed) of an episode, uint8 "f H W 3"."""
+        """Frames `indices` (0 is the first, any order, repeats allowed) of an episode, uint8 "f H W 3".
+
+        Raises:
+            UserError: the episode or a frame is not there, or the video is missing or damaged.
+        """
         length, indices = self._length(episode), np.asarray(list(indices), np.int64)
         if len(indices) == 0:
             return np.zeros((0, *self.size, 3), np.uint8)
@@ -121,7 +126,11 @@ class Dataset:
         return self.all_actions(episode)[:-1]
 
     def all_actions(self, episode: int) -> np.ndarray:
-        """Actions of all rows, float32 "f a"."""
+        """Actions of all rows, float32 "f a".
+
+        Raises:
+            UserError: an action is not finite, or the table is missing or damaged.
+        """
         actions = self.column(episode, "action").reshape(self._length(episode), -1).astype(np.float32, copy=False)
         bad = np.flatnonzero(~np.isfinite(actions).all(1))
         if len(bad):
@@ -137,7 +146,11 @@ class Dataset:
         return states.astype(np.float32, copy=False)
 
     def column(self, episode: int, name: str) -> np.ndarray:
-        """Column `name` of the data files, "f" or "f k" in its own number type."""
+        """Column `name` of the data files, "f" or "f k" in its own number type.
+
+        Raises:
+            UserError: the table is missing or damaged, or has no such column.
+        """
         length = self._length(episode)
         path = self.table_path(episode)
         rows = np.flatnonzero(self._read_column(path, "episode_index") == episode)

@@ -26,7 +26,15 @@ TextTokens = tuple[Tensor, Tensor]  # features "n m e" and mask "n m"
 
 
 def captions_beside(data: str | Path, names: list[str]) -> dict[str, Captions]:
-    """{writer: captions} of a dataset: those of the names (hash, model or "state"), or all where none is given."""
+    """The captions beside a dataset, {writer: captions}.
+
+    Args:
+        data: the dataset.
+        names: hashes, models or "state" of the captions to take; empty: all that there are.
+
+    Raises:
+        UserError: there are none, or two by one writer.
+    """
     dataset = Dataset(data)
     known = captions_of(dataset.root)
     found: dict[str, Captions] = {}
