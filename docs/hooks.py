@@ -14,6 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+RANGE = re.compile(r"Annotated\[(\w+), Range\([^)]*\)\]")
 LINK = re.compile(r"(?<!!)\[([^]]+)\]\(([^)#:]+)(#[^)]*)?\)")
 
 
@@ -59,7 +60,7 @@ def configuration_page() -> str:
         "refused when the file is read. Numbers are finite; `null` is written for a key that may be empty.",
     ]
     for name, cls in configurations().items():
-        rows = [(code(k.name), k.type, k.limits, code(k.default), k.comment) for k in keys(cls)]
+        rows = [(code(k.name), RANGE.sub(r"\1", k.type), k.limits, code(k.default), k.comment) for k in keys(cls)]
         parts += [f"## {name}", first_sentence(cls.__doc__), table(("key", "type", "limits", "default", "what"), rows)]
     return "\n\n".join(parts) + "\n"
 

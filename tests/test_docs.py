@@ -6,6 +6,7 @@ whose title begins with "needs" is only parsed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 from chat_server import ChatServer
+from test_layers import LAYERS, ROOMS
 
 from scaling.__main__ import main as scaling
 from scaling.__main__ import parser as scaling_parser
@@ -210,6 +212,13 @@ def test_a_page_is_written_in_short_sentences(page):
         assert path.exists() or path.relative_to(ROOT / "docs").as_posix() in made, target
 
 
+def test_the_design_page_has_the_layers():
+    """A page on who may import whom that is not what the test of imports enforces."""
+    page = (ROOT / "docs/explanations/design.md").read_text().split("| layer | rooms |")[1].split("\n\n")[0]
+    shown = [set(re.findall(r"`(\w+)`", line)) for line in page.splitlines()[2:]]
+    assert shown == [layer & set(ROOMS.values()) - {"__main__"} for layer in LAYERS]
+
+
 @pytest.fixture(scope="module")
 def hooks():
     """docs/hooks.py, which makes the reference."""
@@ -217,6 +226,43 @@ def hooks():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_what_the_pages_name_is_there(hooks):
+    """A page that names a file, a module, a configuration key or a metric that is gone."""
+    from videowm.reference import keys
+
+    known = {key.name for cls in hooks.configurations().values() for key in keys(cls)}
+    known |= {key.rpartition(".")[0] for key in known}
+    prose = [FENCE.sub("", page.read_text()) for page in WRITTEN]
+    names = {name for text in prose for name in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)}
+    assert sorted(name for name in names if not is_there(name, known)) == [] and len(names) > 200
+
+
+def is_there(name: str, known: set[str]) -> bool:
+    """Whether a name in a page's prose, if it is one of a file, a module, a metric or a key of `known`, exists."""
+    from videowm.metrics import METRICS, metric_of
+
+    room, key = name.split("/")[0], re.split("[=:]", name)[0]
+    if re.fullmatch(r"(videowm|scaling|benchmarks|configs|tests|docs)/[\w./-]+", name):
+        return (ROOT / name).exists()
+    if re.fullmatch(r"(videowm|scaling)(\.\w+)+", name):
+        return exists(name)
+    if re.fullmatch(r"\w+/\w+", name) and room in {metric.name.split("/")[0] for metric in METRICS}:
+        return metric_of(name) is not None
+    if re.fullmatch(r"\w+(\.\w+)+", key) and key.split(".")[0] in {k.split(".")[0] for k in known if "." in k}:
+        return key in known
+    return True
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name of videowm is a module, or something in one."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        with contextlib.suppress(ModuleNotFoundError):
+            found = importlib.import_module(".".join(parts[:cut]))
+            return all((found := getattr(found, part, None)) is not None for part in parts[cut:])
+    return False
 
 
 def test_the_reference_has_every_key(hooks):
@@ -227,7 +273,7 @@ def test_the_reference_has_every_key(hooks):
     page = hooks.configuration_page()
     for cls in hooks.configurations().values():
         for key in keys(cls):
-            assert f"| `{key.name}` | " in page, key
+            assert f"| `{key.name}` | " in page and key.comment, key
     assert {"task: vae", "task: world", "task: reader", "sweep"} <= set(hooks.configurations())
     assert all(f"| `{name}` |" in hooks.files_page() for name in RunRecord.__dataclass_fields__ if name != "more")
 
