@@ -56,6 +56,7 @@ BEHIND = {
     "train configs/vae/quickstart.yaml": [*VAE, *NARROW, "vae.args.latent_channels=4"],
     "train configs/vae/": [*VAE, "vae.size.width=8", "vae.size.channels=4"],
     "train configs/world/": WORLD,
+    "train my-world.yaml": WORLD,
     "train configs/reader/": [*TRAIN, "train.batch=2", "heldout_clips=2"],
     "train": TRAIN,
     "plan configs/sweep/quickstart.yaml": SWEEP,
