@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +17,11 @@ from videowm.evaluate.reader import Reader, check_reader
 from videowm.evaluate.scenes import make_scenes
 from videowm.evaluate.suite import Instruments, suite, suite_of_bank
 from videowm.evaluate.surprise import among_latents
-from videowm.files import write_json
+from videowm.files import finite, write_json
 from videowm.options import EvaluateOptions
 from videowm.page import write_page
 from videowm.pipeline import WorldModelPipeline
+from videowm.record import RunRecord
 from videowm.train.registry import finished_task
 from videowm.train.tasks.world import WorldTask
 from videowm.types import UserError
@@ -35,7 +35,7 @@ def measure(run: Path, options: EvaluateOptions) -> dict[str, Any]:
     task = finished_task(run, default_device())
     rolled = isinstance(task, WorldTask) and (options.clips or task.config.rollout.clips)
     more = measure_world(run, options, task) if rolled else {}
-    metrics = dict(task.evaluate()) | more
+    metrics = finite(dict(task.evaluate()) | more)
     write_json(run / "evaluation.json", metrics)
     return metrics
 
@@ -66,9 +66,10 @@ def measure_world(run: Path, options: EvaluateOptions, task: WorldTask) -> dict[
     lap("rollouts")
     metrics |= dict(suite(scenes, pipeline, dataset, config, instruments))
     lap("suite")
-    trained_on, record = pipeline.trained_on, json.loads((run / "record.json").read_text())
-    metrics["about"]["model"] = {"world": trained_on.world, "depth": record["depth"], "steps": record["steps"],
-                                 "parameters": record["params"]["body"], "flops": record["flops"]["train"]}  # fmt: skip
+    trained_on, record = pipeline.trained_on, RunRecord.read(run)
+    metrics["about"]["model"] = {"world": trained_on.world, "depth": record.depth, "steps": record.steps,
+                                 "parameters": record.params["body"], "flops": record.flops["train"]}  # fmt: skip
+    metrics = finite(metrics)
     write_page(run, metrics, scenes, trained_on.action_names, trained_on.fps)
     lap("page")
     metrics["evaluate/seconds"] = round(laps[-1] - began, 1)
@@ -97,7 +98,7 @@ def instruments_of(
     if options.reader is not None:
         reader = Reader.open(options.reader).to(device)
         check_reader(reader, dataset)
-        own = json.loads((options.reader / "record.json").read_text())["metrics"]
+        own = RunRecord.read(options.reader).metrics
     named = options.features or ("reader" if reader is not None else None)
     features = open_features(named, reader, device) if named else None
     return Instruments(reader, features, options.counterfactuals, options.text_guidance), own

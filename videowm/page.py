@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from videowm.evaluate.suite import ranked
 from videowm.files import write_atomic
 from videowm.metrics import BOUNDS, unit
 from videowm.show import comparison_video, encode_png, grid
+from videowm.types import UserError
 from videowm.vae.codec import to_uint8
 
+logger = logging.getLogger("videowm")
 TEMPLATE = Path(__file__).with_name("page.html")
 COLUMNS = 3  # curves side by side
 BLUE, GREY, RED = "#1f4e9c", "#3a3a3c", "#d64541"
@@ -46,40 +50,49 @@ def write_page(run: Path, metrics: dict[str, Any], scenes: Scenes, names: list[s
     import jinja2
 
     folder = run / "evaluation"
-    clips = write_clips(folder, scenes, names, fps)
-    write_atomic(folder / "strip.png", strip(scenes))
-    shown = {room: curve_names(metrics, room) for room in ROOMS}
-    rooms = []
-    for room, title in ROOMS.items():
-        rows = table_rows(metrics, room)
-        if shown[room]:
-            write_atomic(folder / f"{room}.png", room_figure(metrics, shown[room]))
-        if shown[room] or rows:
-            rooms.append({"title": title, "figure": embedded(folder / f"{room}.png") if shown[room] else None,
-                          "rows": rows, "ranks": ranks(metrics) if room == "surprise" else {}})  # fmt: skip
+    clips = {
+        name: embedded(folder / f"{name}.mp4", lambda path, i=i: write_clip(path, scenes, i, names, fps))
+        for name, i in ranked(scenes).items()
+    }
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text()).render(
-        run=run.name, sentences=sentences(metrics), rooms=rooms, about=metrics["about"], fps=f"{fps:.3g}",
-        protocols={k: v for k, v in metrics.items() if k.endswith("_protocol")}, strip=embedded(folder / "strip.png"),
-        clips={name: embedded(path) for name, path in clips.items()},
+        run=run.name, sentences=sentences(metrics), rooms=room_parts(folder, metrics), fps=f"{fps:.3g}",
+        about={"sampler": {}, **metrics.get("about", {})}, clips={k: v for k, v in clips.items() if v},
+        protocols={k: v for k, v in metrics.items() if k.endswith("_protocol")},
+        strip=embedded(folder / "strip.png", lambda path: write_atomic(path, strip(scenes))),
     )  # fmt: skip
     write_atomic(run / "evaluation.html", page.encode())
     return run / "evaluation.html"
 
 
-def embedded(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
+def room_parts(folder: Path, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of every room that was measured its title, its figure, the rows of its table and what was ranked."""
+    parts = []
+    for room, title in ROOMS.items():
+        rows, names, path = table_rows(metrics, room), curve_names(metrics, room), folder / f"{room}.png"
+        if names or rows:
+            figure = embedded(path, lambda to, n=names: write_atomic(to, room_figure(metrics, n))) if names else None
+            ranking = ranks(metrics) if room == "surprise" else {}
+            parts.append({"title": title, "figure": figure, "rows": rows, "ranks": ranking})
+    return parts
 
 
-def write_clips(folder: Path, scenes: Scenes, names: list[str], fps: float) -> dict[str, Path]:
-    """The best, median and worst rollout beside the truth, as mp4."""
-    paths = {}
-    for name, i in ranked(scenes).items():
-        paths[name] = folder / f"{name}.mp4"
-        predicted, truth = (to_uint8(video[i]) for video in (scenes.dreamed, scenes.truth))
-        comparison_video(paths[name], predicted, truth, scenes.actions[i].numpy(), names, context=scenes.context,
-                         fps=fps)  # fmt: skip
-    return paths
+def embedded(path: Path, write: Callable[[Path], None]) -> str | None:
+    """The file that `write` makes, in base64; None, and a warning, where it cannot be made: the page goes without."""
+    try:
+        write(path)
+        return base64.b64encode(path.read_bytes()).decode()
+    except UserError:  # a full disk will not hold the page either
+        raise
+    except Exception as error:  # noqa: BLE001 - one picture must not cost what was measured
+        logger.warning("the page goes without %s: %s: %s", path.name, type(error).__name__, error)
+        return None
+
+
+def write_clip(path: Path, scenes: Scenes, i: int, names: list[str], fps: float) -> None:
+    """Rollout `i` beside the truth, as mp4."""
+    predicted, truth = (to_uint8(video[i]) for video in (scenes.dreamed, scenes.truth))
+    comparison_video(path, predicted, truth, scenes.actions[i].numpy(), names, context=scenes.context, fps=fps)
 
 
 def strip(scenes: Scenes) -> bytes:
@@ -134,10 +147,11 @@ def room_figure(metrics: dict[str, Any], names: list[str]) -> bytes:
 
 def draw_curve(axes, metrics: dict[str, Any], name: str) -> dict[str, Any]:
     """One curve with a band of one standard error, and its bounds; returns the lines by label."""
-    values, error = (np.array(metrics[key]) for key in (name, f"{name}_se"))
+    values, error = (np.array(metrics.get(key), float) for key in (name, f"{name}_se"))
     frames = metrics.get(f"{name}_first", 1) + np.arange(len(values))
     lines = {"model": axes.plot(frames, values, color=BLUE, zorder=3)[0]}
-    axes.fill_between(frames, values - error, values + error, color=BLUE, alpha=0.18, lw=0)
+    if np.isfinite(error).all():  # of one episode no error is known
+        axes.fill_between(frames, values - error, values + error, color=BLUE, alpha=0.18, lw=0)
     for suffix, (colour, line) in LINES.items():
         if (bound := metrics.get(f"{name}_{suffix}")) is not None:
             lines[BOUNDS[suffix]] = axes.plot(frames, bound, color=colour, linestyle=line, lw=1.2, zorder=4)[0]

@@ -15,7 +15,7 @@ import yaml
 from videowm.evaluate.findings import sentences, table_rows, television
 from videowm.evaluate.suite import ranked
 from videowm.metrics import metric_of, unit
-from videowm.page import curve_names
+from videowm.page import curve_names, write_page
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,16 @@ def test_the_page_holds_what_was_measured(evaluated):
     for name in ("best", "median", "worst"):
         with av.open(str(evaluated / f"evaluation/{name}.mp4")) as video:
             assert sum(1 for _ in video.decode(video=0)) == 5 + 12
+
+
+def test_a_picture_that_cannot_be_drawn_costs_only_itself(perfect, tmp_path, caplog):
+    """Guards hours of measurements lost for one figure: a bound of other length, no error, and nothing known of it."""
+    metrics = {"fidelity/psnr": 9.5, "fidelity/psnr_by_frame": [9.0, 10.0], "control/r2_by_frame": [0.5, 0.25],
+               "fidelity/psnr_by_frame_ceiling": [1.0, 2.0, 3.0], "control/r2_by_frame_se": [None, None]}  # fmt: skip
+    page = write_page(tmp_path, metrics, perfect, ["steer", "gas", "brake"], 12.5).read_text()
+    assert "the page goes without fidelity.png" in caplog.text and "9.5" in page
+    assert page.count("data:image/png;base64,") == 2 and (tmp_path / "evaluation/control.png").exists()
+    assert page.count("data:video/mp4;base64,") == 3
 
 
 def test_tables_and_sentences_by_hand():

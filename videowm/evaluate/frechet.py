@@ -60,20 +60,9 @@ def frechet(scenes: Scenes, features: Features) -> Pairs:
     lowest number that this protocol can give. `_ceiling`: real video through the autoencoder; `_floor`: the last
     context frame repeated. The interval is given around the value: episodes drawn twice move all draws up, not apart.
     """
-    vectors = {video: features(scenes.future(video)).double().numpy() for video in VIDEOS.values()}
-    for name, values in vectors.items():
-        if not np.isfinite(values).all():
-            raise FloatingPointError(f"features of {name} hold {int((~np.isfinite(values)).sum())} that are not finite")
+    vectors = vectors_of(scenes, features)
     episode, dimension = scenes.episode, vectors["truth"].shape[1]
-    if len(np.unique(episode)) < 2:
-        raise UserError("the Fréchet distance needs held-out clips of two episodes or more: record more episodes")
-    splits = [halves(episode, np.random.default_rng([0, i])) for i in range(SPLITS)]
-    fewest = min(len(half) for split in splits for half in split)
-    if fewest < dimension:
-        raise UserError(
-            f"{len(episode)} clips leave {fewest} in a half, fewer than the {dimension} features of {features.name}: "
-            f"evaluate with --clips {2 * dimension + len(episode) - 2 * fewest} or more"
-        )
+    splits = checked_splits(episode, dimension, features.name)
 
     def distance(video: str, one: np.ndarray, two: np.ndarray) -> float:
         return frechet_distance(vectors["truth"][one], vectors[video][two])
@@ -102,6 +91,33 @@ def frechet(scenes: Scenes, features: Features) -> Pairs:
             "interval_90": around.tolist(),
         },
     )
+
+
+def vectors_of(scenes: Scenes, features: Features) -> dict[str, np.ndarray]:
+    """Feature vectors float64 "b d" of the predicted frames of every kind of video."""
+    vectors = {video: features(scenes.future(video)).double().numpy() for video in VIDEOS.values()}
+    for name, values in vectors.items():
+        if not np.isfinite(values).all():
+            raise FloatingPointError(f"features of {name} hold {int((~np.isfinite(values)).sum())} that are not finite")
+    return vectors
+
+
+def checked_splits(episode: np.ndarray, dimension: int, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`SPLITS` ways of halving the clips, whose episodes are "b", for features of `dimension` numbers.
+
+    Raises:
+        UserError: one episode alone, or fewer clips in a half than features.
+    """
+    if len(np.unique(episode)) < 2:
+        raise UserError("the Fréchet distance needs held-out clips of two episodes or more: record more episodes")
+    splits = [halves(episode, np.random.default_rng([0, i])) for i in range(SPLITS)]
+    fewest = min(len(half) for split in splits for half in split)
+    if fewest < dimension:
+        raise UserError(
+            f"{len(episode)} clips leave {fewest} in a half, fewer than the {dimension} features of {name}: "
+            f"evaluate with --clips {2 * dimension + len(episode) - 2 * fewest} or more"
+        )
+    return splits
 
 
 def bootstrap(distance: Callable[[np.ndarray, np.ndarray], float], episode: np.ndarray) -> np.ndarray:
