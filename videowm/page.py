@@ -22,6 +22,7 @@ from videowm.vae.codec import to_uint8
 
 logger = logging.getLogger("videowm")
 TEMPLATE = Path(__file__).with_name("page.html")
+UNKNOWN = {"starts": None, "data": None, "reader": None, "sampler": {}}  # of numbers that came without a note
 COLUMNS = 3  # curves side by side
 BLUE, GREY, RED = "#1f4e9c", "#3a3a3c", "#d64541"
 LINES = {  # suffix -> (colour, line)
@@ -33,7 +34,7 @@ LINES = {  # suffix -> (colour, line)
 ROOMS = {
     "fidelity": "How close the picture is, frame by frame",
     "control": "Whether the actions were obeyed",
-    "text": "Whether the words were obeyed",
+    "text": "Whether the text was obeyed",
     "state": "Whether the world is in the simulator's state",
     "counterfactual": "Other actions, against the real game",
     "count": "Whether things last",
@@ -57,7 +58,7 @@ def write_page(run: Path, metrics: dict[str, Any], scenes: Scenes, names: list[s
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text()).render(
         run=run.name, sentences=sentences(metrics), rooms=room_parts(folder, metrics), fps=f"{fps:.3g}",
-        about={"sampler": {}, **metrics.get("about", {})}, clips={k: v for k, v in clips.items() if v},
+        about=UNKNOWN | metrics.get("about", {}), clips={k: v for k, v in clips.items() if v},
         protocols={k: v for k, v in metrics.items() if k.endswith("_protocol")},
         strip=embedded(folder / "strip.png", lambda path: write_atomic(path, strip(scenes))),
     )  # fmt: skip

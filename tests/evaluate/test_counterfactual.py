@@ -13,7 +13,13 @@ from videowm.data.dataset import Dataset
 from videowm.data.recording import record_episodes
 from videowm.dit.sample import Sampler
 from videowm.evaluate.control import delta_psnr
-from videowm.evaluate.counterfactual import Replay, branches, counterfactual, counterfactual_state, play_random
+from videowm.evaluate.counterfactual import (
+    Replay,
+    counterfactual,
+    counterfactual_state,
+    forced_rollouts,
+    play_random,
+)
 from videowm.evaluate.reader import Reader
 from videowm.evaluate.rollouts import RolloutConfig
 from videowm.evaluate.scenes import make_scenes, random_actions, through_codec
@@ -90,11 +96,11 @@ def test_a_recording_of_another_game_is_refused(recording, tmp_path):
         Replay(Dataset(copy))
 
 
-def test_branches_and_their_bounds(world_run, replay):
-    """Guards branches of other starts or lengths, and bounds: a dream that is the real future through the autoencoder
+def test_forced_rollouts_and_their_bounds(world_run, replay):
+    """Guards rollouts of other starts or lengths, and bounds: a dream that is the real future through the autoencoder
     scores the ceiling, one that goes on as recorded gains nothing."""
     pipeline = WorldModelPipeline.open(world_run)
-    made, left_out = branches(pipeline, replay, CONFIG)
+    made, left_out = forced_rollouts(pipeline, replay, CONFIG)
     assert [b.name for b in made] == ["left", "right", "brake"] and left_out == 0
     assert all(b.real.shape == b.dreamed.shape == b.decoded.shape == (2, 8, 3, 64, 64) for b in made)
     assert torch.equal(made[0].recorded, made[1].recorded) and not torch.equal(made[0].real, made[1].real)
@@ -141,11 +147,11 @@ def test_games_that_end_are_replaced(world_run, recording):
     play, ends = replay.future, {4}
     replay.future = lambda episode, *what: None if episode in ends else play(episode, *what)
     with pytest.raises(UserError, match="starts of 1 held-out episodes .* 2 are needed"):
-        branches(pipeline, replay, CONFIG)
+        forced_rollouts(pipeline, replay, CONFIG)
     ends.clear()
     begun = []
     replay.future = lambda *what: begun.append(what) if not begun else play(*what)  # the first game ends
-    made, left_out = branches(pipeline, replay, CONFIG)
+    made, left_out = forced_rollouts(pipeline, replay, CONFIG)
     assert left_out == 1 and begun[0][0] == 4 and sorted(made[0].episode.tolist()) == [4, 5]
 
 
@@ -169,7 +175,7 @@ def test_what_cannot_be_played_again_is_said(world_run, recording, tmp_path):
 def test_state_under_forced_actions(world_run, replay, recording, reader_run):
     """Guards states of other frames: the true row of a window is found in the game played again; a dream that is the
     real future has the probe's own error, one that was not told has the floor's."""
-    made, _ = branches(WorldModelPipeline.open(world_run), replay, CONFIG)
+    made, _ = forced_rollouts(WorldModelPipeline.open(world_run), replay, CONFIG)
     reader, names = Reader.open(reader_run), recording.state_names
     perfect = [replace(b, dreamed=b.real) for b in made]
     curves = {c.name: c for c in counterfactual_state(perfect, reader, names)}

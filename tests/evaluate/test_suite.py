@@ -123,8 +123,8 @@ def test_tables_and_sentences_by_hand():
     assert set(rows) == {"control/r2", "control/delay"} and rows["control/r2"]["value"] == "0.5 ± 0.1"
     assert rows["control/r2"]["floor"] == "-1 ± 0.2" and rows["control/r2"]["ceiling"] == "0.75"
     said = " ".join(sentences(metrics))
-    assert "says nothing here" not in said
-    assert "says nothing here" in " ".join(sentences(metrics | {"drift/control_r2_area": None}))
+    assert "tells nothing here" not in said
+    assert "tells nothing here" in " ".join(sentences(metrics | {"drift/control_r2_area": None}))
     assert "is 0.5 ± 0.1 (ceiling 0.75, floor -1 ± 0.2)" in said and "1 ± 0.25 frames late" in said
 
 

@@ -14,7 +14,7 @@ from videowm.data.dataset import Dataset
 from videowm.evaluate.reader import Reader, targets
 from videowm.evaluate.rollouts import RolloutConfig
 from videowm.evaluate.scenes import make_scenes
-from videowm.evaluate.text_control import Told, captions_of, tell, text
+from videowm.evaluate.text_control import TextRollouts, captions_of, roll_with_text, text
 from videowm.pipeline import WorldModelPipeline
 from videowm.worlds.carracing import CarRacing
 
@@ -56,7 +56,7 @@ def test_captions_are_of_the_predicted_frames(perfect, recording):
         assert CAR[0].side_of(caption) == side
 
 
-def constructed(perfect, recording) -> tuple[Told, torch.Tensor, torch.Tensor]:
+def constructed(perfect, recording) -> tuple[TextRollouts, torch.Tensor, torch.Tensor]:
     """Captions that sort the clips by how they really turn; futures of a left and of a right one for each of them."""
     turn = np.array([
         targets(recording, int(e), ["turn"])[f + 5 : f + 29, -1].mean() for e, f in zip(perfect.episode, perfect.first)
@@ -67,23 +67,25 @@ def constructed(perfect, recording) -> tuple[Told, torch.Tensor, torch.Tensor]:
         captions[clip] = f"A car, {CAR[0].high[0] if rank >= half else CAR[0].low[0]}."
     future = perfect.future("truth")
     right, left = future[order[:half]].repeat(2, 1, 1, 1, 1), future[order[half:]].repeat(2, 1, 1, 1, 1)
-    return Told(captions, {"turn": left}, {"turn": right}, (future, future.roll(1, 0))), left, right
+    return TextRollouts(captions, {"turn": left}, {"turn": right}, (future, future.roll(1, 0))), left, right
 
 
 def test_obeying_is_the_ceiling_and_not_listening_nothing(perfect, recording, reader):
     """Guards a sign, a scale or a ceiling of another kind: real clips of what was said score just the real ceiling."""
-    told, left, right = constructed(perfect, recording)
-    (curve,) = text(told, perfect, reader, CAR)
+    made, left, right = constructed(perfect, recording)
+    (curve,) = text(made, perfect, reader, CAR)
     assert curve.name == "text/turn", "the reader knows no speed"
     assert curve.values.mean() == pytest.approx(curve.bounds["ceiling_real"].mean(), rel=1e-4)
     assert curve.bounds["ceiling_real"].mean() > 0.3
     assert abs(curve.bounds["floor"].mean()) < 1e-4, "the same videos in another order"
-    (deaf,) = text(Told(told.captions, {"turn": left}, {"turn": left}, told.other), perfect, reader, CAR)
+    (deaf,) = text(TextRollouts(made.captions, {"turn": left}, {"turn": left}, made.other), perfect, reader, CAR)
     assert not deaf.values.any()
-    (wrong,) = text(Told(told.captions, {"turn": right}, {"turn": left}, told.other), perfect, reader, CAR)
+    (wrong,) = text(TextRollouts(made.captions, {"turn": right}, {"turn": left}, made.other), perfect, reader, CAR)
     np.testing.assert_allclose(wrong.values, -curve.values)
-    same = [CAR[0].changed(caption, CAR[0].high[0]) for caption in told.captions]
-    assert not list(text(Told(same, told.high, told.low, told.other), perfect, reader, CAR)), "nothing to compare with"
+    same = [CAR[0].changed(caption, CAR[0].high[0]) for caption in made.captions]
+    assert not list(text(TextRollouts(same, made.high, made.low, made.other), perfect, reader, CAR)), (
+        "nothing to compare with"
+    )
 
 
 def test_only_the_fact_is_changed(worded_run, worded):
@@ -98,16 +100,21 @@ def test_only_the_fact_is_changed(worded_run, worded):
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     config = RolloutConfig(clips=2, context_frames=5, horizon=8, batch=2)
     scenes = make_scenes(pipeline, dataset, config)
-    told, free = (tell(pipeline, dataset, scenes, config, acts=acts) for acts in (True, False))
-    assert told.high["turn"].shape == scenes.future("truth").shape
-    for videos in (told, free):
+    made, free = (
+        roll_with_text(pipeline, dataset, scenes, config, with_actions=with_actions) for with_actions in (True, False)
+    )
+    assert made.high["turn"].shape == scenes.future("truth").shape
+    for videos in (made, free):
         assert not torch.equal(videos.high["turn"], videos.low["turn"])
         assert not torch.equal(videos.high["speed"], videos.low["speed"])
-    assert not torch.equal(told.high["turn"], free.high["turn"])
+    assert not torch.equal(made.high["turn"], free.high["turn"])
     for block in pipeline.transformer.blocks:
         block.cross.project.weight.data.zero_()
     pipeline.transformer.text_condition.pool.weight.data.zero_()
-    deaf, dreamed = tell(pipeline, dataset, scenes, config, acts=True), make_scenes(pipeline, dataset, config).dreamed
+    deaf, dreamed = (
+        roll_with_text(pipeline, dataset, scenes, config, with_actions=True),
+        make_scenes(pipeline, dataset, config).dreamed,
+    )
     assert torch.equal(deaf.high["turn"], deaf.low["turn"]) and torch.equal(deaf.other[0], dreamed[:, 5:])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from videowm.bootstrap import mean_and_resamples, spread, weights
@@ -19,7 +20,7 @@ SHIFTS = range(-2, 3)  # frames by which a rollout may answer late (or early)
 LEVEL = 0.5  # standard deviations from the mean at which an action that is no button counts as low or high
 
 
-def explained(read: np.ndarray, true: np.ndarray) -> np.ndarray:
+def explained(read: Float[np.ndarray, "b w k"], true: Float[np.ndarray, "b w k"]) -> Float[np.ndarray, "b w"]:
     """1 - squared error / variance, "b w", of "b w k" pooled over columns; the mean over b and w is R².
 
     The variance is that of all true rows, for every clip and frame: one that hardly varies has no weight of its own.
@@ -27,7 +28,7 @@ def explained(read: np.ndarray, true: np.ndarray) -> np.ndarray:
     return 1 - ((read - true) ** 2).sum(-1) / true.var((0, 1)).sum()
 
 
-def classes(readings: Readings, rows: np.ndarray) -> np.ndarray:
+def classes(readings: Readings, rows: Float[np.ndarray, "b w k"]) -> Int[np.ndarray, "b w k"]:
     """Standardised targets "b w k" as classes: a button is up or down, another number low, middle or high."""
     return np.where(readings.binary, rows > readings.half, np.digitize(rows, (-LEVEL, LEVEL)))
 
@@ -67,8 +68,8 @@ def delay(readings: Readings) -> Pairs:
 
     def best(video: str) -> np.ndarray:
         read = readings.read[video][:, margin : windows - margin, readings.varying]
-        asked = (true[:, margin - shift : windows - margin - shift] for shift in SHIFTS)
-        scores = [explained(read, rows).mean(1) for rows in asked]
+        requested = (true[:, margin - shift : windows - margin - shift] for shift in SHIFTS)
+        scores = [explained(read, rows).mean(1) for rows in requested]
         return np.array(SHIFTS)[(resamples @ np.stack(scores, 1)).argmax(1)]
 
     real = best("truth")
@@ -100,7 +101,7 @@ def delta_psnr(scenes: Scenes, played: PlayedScenes | None = None, *, device: to
         yield f"{name}_ceiling_clips", len(played.clips)
 
 
-def loss_ratio(true: np.ndarray, wrong: np.ndarray, episode: np.ndarray) -> Pairs:
+def loss_ratio(true: Float[np.ndarray, " n"], wrong: Float[np.ndarray, " n"], episode: Int[np.ndarray, " n"]) -> Pairs:
     """Held-out loss "b" under another episode's actions over the loss under the true ones; 1: the actions are ignored.
 
     It has no ceiling: how much other actions cost is the world's own affair.

@@ -128,7 +128,7 @@ def spread(total: int, count: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Branch:
+class ForcedRollouts:
     """Starts continued under one forced action, in the real game and in the dream; "b h 3 H W", the context cut off."""
 
     name: str
@@ -142,47 +142,59 @@ class Branch:
     episode: np.ndarray
 
 
-def branches(pipeline: WorldModelPipeline, replay: Replay, config: RolloutConfig) -> tuple[list[Branch], int]:
-    """One branch an action, all of the same `clips` starts, and how many were left out because a game ended.
+def forced_rollouts(
+    pipeline: WorldModelPipeline, replay: Replay, config: RolloutConfig
+) -> tuple[list[ForcedRollouts], int]:
+    """Rollouts of every forced action, all of the same `clips` starts, and how many were left out because a game ended.
 
-    Of `SPARE` times as many held-out starts those are taken that last to the horizon under every action; fewer where
-    fewer do.
+    Raises:
+        UserError: a world without actions to force, or starts of fewer than two episodes that last to the horizon.
     """
-    dataset = replay.dataset
     forced = replay.world.forced_actions()
     if not forced:
         raise UserError(f"the world {replay.world.name!r} names no actions that could be forced: give its class some")
-    actions = [np.tile(np.float32(action), (config.horizon, 1)) for action in forced.values()]
-    where = starting_points(dataset, replace(config, clips=SPARE * config.clips), pipeline.time_stride)
-    known, left_out = config.context_frames, 0
+    kept, futures, left_out = lasting_starts(replay, config, list(forced.values()), pipeline.time_stride)
+    if (lasting := len({episode for episode, _ in kept})) < 2:  # of one, nobody could say how sure its numbers are
+        raise UserError(
+            f"starts of {lasting} held-out episodes of {replay.dataset.root} last {config.horizon} frames under "
+            f"{', '.join(forced)}, 2 are needed: lower the horizon, or hold out more episodes"
+        )
+    start = start_from(pipeline, replay.dataset, kept, config)
+    unforced = through_codec(pipeline, start.frames, config.batch), roll(pipeline, start, config)
+    made = [
+        roll_forced(pipeline, start, config, name, unforced, torch.tensor(action), [real[i] for real in futures])
+        for i, (name, action) in enumerate(forced.items())
+    ]
+    return made, left_out
+
+
+def lasting_starts(
+    replay: Replay, config: RolloutConfig, forced: list[tuple[float, ...]], stride: int
+) -> tuple[list[tuple[int, int]], list[list[Future]], int]:
+    """The starts whose games last to the horizon under every forced action, their futures, and how many do not.
+
+    Of `SPARE` times as many held-out starts as `config` has clips the first that last are taken; fewer where fewer do.
+    """
+    actions = [np.tile(np.float32(action), (config.horizon, 1)) for action in forced]
+    where = starting_points(replay.dataset, replace(config, clips=SPARE * config.clips), stride)
+    kept: list[tuple[int, int]] = []
     futures: list[list[Future]] = []
-    kept = []
+    left_out = 0
     for episode, first in (where[i] for i in spread(len(where), config.clips)):
-        if (real := replay.futures(episode, first + known - 1, actions)) is None:
+        if (real := replay.futures(episode, first + config.context_frames - 1, actions)) is None:
             left_out += 1
             continue
         kept.append((episode, first))
         futures.append(real)
         if len(kept) == config.clips:
             break
-    if (lasting := len({episode for episode, _ in kept})) < 2:  # of one, nobody could say how sure its numbers are
-        raise UserError(
-            f"starts of {lasting} held-out episodes of {dataset.root} last {config.horizon} frames under "
-            f"{', '.join(forced)}, 2 are needed: lower the horizon, or hold out more episodes"
-        )
-    start = start_from(pipeline, dataset, kept, config)
-    unforced = through_codec(pipeline, start.frames, config.batch), roll(pipeline, start, config)
-    made = [
-        branch(pipeline, start, config, name, unforced, torch.tensor(action), [real[i] for real in futures])
-        for i, (name, action) in enumerate(forced.items())
-    ]
-    return made, left_out
+    return kept, futures, left_out
 
 
-def branch(
+def roll_forced(
     pipeline: WorldModelPipeline, start: Start, config: RolloutConfig, name: str, unforced: tuple[Tensor, Tensor],
     action: Tensor, futures: list[Future],
-) -> Branch:  # fmt: skip
+) -> ForcedRollouts:  # fmt: skip
     """The starts under one action; `unforced` are the real game and the dream under the recorded ones."""
     known = start.context_frames
     real = torch.cat([start.frames[:, :known], to_float(np.stack([f.frames[1:] for f in futures]))], dim=1)
@@ -191,55 +203,57 @@ def branch(
     videos = (real, through_codec(pipeline, real, config.batch), dreamed, *unforced)
     repeat = real[:, known - 1 : known].expand(-1, config.horizon, -1, -1, -1)
     states = np.stack([future.states for future in futures])
-    return Branch(name, *(video[:, known:] for video in videos), repeat, states, start.episode)
+    return ForcedRollouts(name, *(video[:, known:] for video in videos), repeat, states, start.episode)
 
 
-def counterfactual(branches: list[Branch], *, device: torch.device, batch: int = 16) -> Iterator[MetricCurve]:
+def counterfactual(rollouts: list[ForcedRollouts], *, device: torch.device, batch: int = 16) -> Iterator[MetricCurve]:
     """PSNR of the dream against the real game under each forced action and over all of them, and what it gained.
 
     Ceiling: the real future through the autoencoder. Floor: the last context frame repeated. The gain is the PSNR in dB
-    over the dream that was not told, which goes on under the recorded actions: a model that ignores its actions gains
-    0, and the ceiling is what the real game gains through the autoencoder.
+    over the rollout that goes on under the recorded actions: a model that ignores its actions
+    gains 0, and the ceiling is what the real game gains through the autoencoder.
     """
     curves = []
-    for b in branches:
-        values = {k: by_frame(psnr, getattr(b, k), b.real, device, batch)
+    for one in rollouts:
+        values = {k: by_frame(psnr, getattr(one, k), one.real, device, batch)
                   for k in ("dreamed", "decoded", "recorded", "uninformed", "repeat")}  # fmt: skip
         bounds = {"ceiling": values["decoded"], "floor": values["repeat"]}
         most = values["decoded"] - values["recorded"]
         gained = {"ceiling": most, "floor": np.zeros_like(most)}
-        curves.append((values["dreamed"], bounds, values["dreamed"] - values["uninformed"], gained, b.episode))
-        yield MetricCurve(f"counterfactual/{b.name}_psnr", values["dreamed"], b.episode, bounds)
-        yield MetricCurve(f"counterfactual/{b.name}_gain", curves[-1][2], b.episode, gained)
+        curves.append((values["dreamed"], bounds, values["dreamed"] - values["uninformed"], gained, one.episode))
+        yield MetricCurve(f"counterfactual/{one.name}_psnr", values["dreamed"], one.episode, bounds)
+        yield MetricCurve(f"counterfactual/{one.name}_gain", curves[-1][2], one.episode, gained)
     psnrs, psnr_bounds, gains, gain_bounds, episodes = zip(*curves, strict=True)
     episode = np.concatenate(episodes)
     for name, parts, bounds in (("psnr", psnrs, psnr_bounds), ("gain", gains, gain_bounds)):
-        whole = {k: np.concatenate([one[k] for one in bounds]) for k in bounds[0]}
+        whole = {k: np.concatenate([part[k] for part in bounds]) for k in bounds[0]}
         yield MetricCurve(f"counterfactual/{name}", np.concatenate(parts), episode, whole)
 
 
-def counterfactual_state(branches: list[Branch], reader: Reader, names: tuple[str, ...]) -> Iterator[MetricCurve]:
+def counterfactual_state(
+    rollouts: list[ForcedRollouts], reader: Reader, names: tuple[str, ...]
+) -> Iterator[MetricCurve]:
     """Absolute error of the state read off the dream against the real game's, over all forced actions, in standard
     deviations of each column, and their mean. `names` are the recording's state columns.
 
-    Ceilings: the reader's own error on the real future, through the autoencoder and as it is. Floor: the dream that was
-    not told and goes on under the recorded actions.
+    Ceilings: the reader's own error on the real future, through the autoencoder and as it is. Floor: the rollout
+    that goes on under the recorded actions.
     """
     wanted, lag, skipped = reader.readable.state, reader.config.lag, len(reader.readable.actions)
-    windows = branches[0].real.shape[1] - reader.config.frames + 1
+    windows = rollouts[0].real.shape[1] - reader.config.frames + 1
     if not wanted or windows < 1:
         return
     videos = {"": "dreamed", "ceiling": "decoded", "ceiling_real": "real", "floor": "uninformed"}
     errors: dict[str, list[np.ndarray]] = {suffix: [] for suffix in videos}
-    for b in branches:
-        rows = np.stack([state_table(states, names, wanted)[1 + lag : 1 + lag + windows] for states in b.states])
+    for one in rollouts:
+        rows = np.stack([state_table(states, names, wanted)[1 + lag : 1 + lag + windows] for states in one.states])
         padded = np.concatenate([np.zeros((*rows.shape[:2], skipped)), rows], -1)
         true = standardised(reader, padded)[..., skipped:]
         for suffix, video in videos.items():
-            read = standardised(reader, reader.read(getattr(b, video)))[..., skipped:]
+            read = standardised(reader, reader.read(getattr(one, video)))[..., skipped:]
             errors[suffix].append(np.abs(read - true))
     whole = {suffix: np.concatenate(parts) for suffix, parts in errors.items()}
-    episode = np.concatenate([b.episode for b in branches])
+    episode = np.concatenate([one.episode for one in rollouts])
     for name, columns in {**{n: [i] for i, n in enumerate(wanted)}, "state": list(range(len(wanted)))}.items():
         values = {suffix: error[..., columns].mean(-1) for suffix, error in whole.items()}
         own = values.pop("")

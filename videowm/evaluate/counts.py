@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Num
 
 from videowm.evaluate.curves import MetricCurve, Pairs, mean_and_error, pairs
 from videowm.evaluate.drift import drift
@@ -10,12 +11,12 @@ from videowm.evaluate.reader import Reader
 from videowm.evaluate.readings import BOUND_VIDEOS, Readings
 
 
-def whole(rows: np.ndarray) -> np.ndarray:
+def whole(rows: Float[np.ndarray, "b w"]) -> Float[np.ndarray, "b w"]:
     """Readings as counts: the nearest whole number, 0 or more."""
     return np.rint(rows).clip(0)
 
 
-def changes(count: np.ndarray) -> dict[str, np.ndarray]:
+def changes(count: Num[np.ndarray, "b w"]) -> dict[str, Float[np.ndarray, " b"]]:
     """How many things appear and disappear per 100 frames, "b" each, of counts "b w"."""
     step = np.diff(count, axis=1)
     return {"appear": 100 * step.clip(0, None).mean(1), "disappear": 100 * (-step).clip(0, None).mean(1)}
@@ -26,7 +27,7 @@ def counts(readings: Readings, reader: Reader, counted: tuple[str, ...]) -> Pair
 
     Ceilings: the reader's own error on the autoencoder's picture of the real video, and on the real video. Floor: the
     last context frame repeated, where nothing comes or goes. Of the changes there is no better or worse: `_true` is
-    the simulator's own number, and what the reader sees on real video (`_ceiling_real`) says how much of it flickers.
+    the simulator's own number, and what the reader sees on real video (`_ceiling_real`) shows how much of it flickers.
     """
     if readings.true.shape[1] < 2:
         return

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Int, Num
 
 from videowm.bootstrap import spread, weights
 from videowm.metrics import lower_is_better
@@ -18,7 +19,7 @@ class MetricCurve:
     """A metric of every clip and predicted frame, "b h", for the model, and the same of the bounds by their suffix.
 
     The bound "ceiling" is the best that a model could reach, "floor" what one that knows nothing gets. Others may be
-    there too. Numbers that are not finite and bounds of another shape are refused: a mean over them says nothing.
+    there too. Numbers that are not finite and bounds of another shape are refused: a mean over them means nothing.
     """
 
     name: str  # such as "fidelity/psnr"
@@ -41,7 +42,7 @@ class MetricCurve:
                 raise FloatingPointError(f"{name} has {int((~np.isfinite(values)).sum())} values that are not finite")
 
 
-def mean_and_error(name: str, values: np.ndarray, episode: np.ndarray) -> Pairs:
+def mean_and_error(name: str, values: Num[np.ndarray, "b ..."], episode: Int[np.ndarray, " b"]) -> Pairs:
     """The mean over clips of values "b" or "b h", and its bootstrap standard error over episodes as `_se`.
 
     With one episode no error is known: it is NaN, which JSON stores as null.

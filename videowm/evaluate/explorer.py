@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Num, UInt8
 from torch import Tensor
 
 from videowm.bootstrap import spread, weights
@@ -67,7 +68,7 @@ def explore(codec: DiffusersCodec, dataset: Dataset, *, clips: int, batch: int =
     return Explored(whole[:, 1:].flatten(0, 1).flatten(1), np.concatenate(states), wanted, episodes, whole[:1])
 
 
-def principal_directions(latents: Tensor, count: int) -> Directions:
+def principal_directions(latents: Float[Tensor, "n d"], count: int) -> Directions:
     """The first `count` principal components of "n d"."""
     if not 1 <= count < min(latents.shape):
         raise UserError(
@@ -82,7 +83,9 @@ def principal_directions(latents: Tensor, count: int) -> Directions:
 
 
 @torch.no_grad()
-def moved_pictures(codec: DiffusersCodec, latents: Tensor, found: Directions) -> np.ndarray:
+def moved_pictures(
+    codec: DiffusersCodec, latents: Float[Tensor, "1 t c h w"], found: Directions
+) -> UInt8[np.ndarray, "n v H W 3"]:
     """The newest frame of latents "1 t c h w" as it is, then with one coordinate set: uint8 "n 1+values H W 3".
 
     Set, not shifted: at 0 the direction has its mean, at 3 it is three standard deviations above.
@@ -118,7 +121,7 @@ def correlations(explored: Explored, found: Directions) -> list[dict[str, Any]]:
     return rows
 
 
-def pearson(a: np.ndarray, b: np.ndarray) -> float:
+def pearson(a: Num[np.ndarray, " n"], b: Num[np.ndarray, " n"]) -> float:
     """Pearson's correlation of two vectors; 0 where one does not vary."""
     a, b = a - a.mean(), b.astype(np.float64) - b.mean()
     return float(a @ b / max(np.sqrt((a @ a) * (b @ b)), 1e-30))

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from videowm.evaluate.reader import Reader
@@ -106,7 +107,7 @@ class VideoMAE:
         return torch.cat(rows)
 
 
-def resized(video: Tensor, size: tuple[int, int] = (SIDE, SIDE)) -> Tensor:
+def resized(video: Float[Tensor, "b f 3 H W"], size: tuple[int, int] = (SIDE, SIDE)) -> Float[Tensor, "b f 3 h w"]:
     """A video "b f 3 H W" at another size, bilinear."""
     flat = F.interpolate(video.float().flatten(0, 1), size=size, mode="bilinear", align_corners=False, antialias=True)
     return flat.unflatten(0, video.shape[:2])

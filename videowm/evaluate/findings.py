@@ -97,7 +97,7 @@ def headlines(metrics: dict[str, Any]) -> list[str]:
             between = ", ".join(f"{label} {shown}" for label, shown in bounds(metrics, name).items())
             written.append(f"{text} ({between})." if between else f"{text}.")
             if metrics.get(f"drift/{name.replace('/', '_')}_area", 0) is None and episodes(metrics) != 1:
-                written[-1] += " Ceiling and floor do not lie three standard errors apart: it says nothing here."
+                written[-1] += " Ceiling and floor do not lie three standard errors apart: it tells nothing here."
     return written
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from videowm.bootstrap import group_counts, spread
 from videowm.evaluate.curves import Pairs
@@ -18,7 +19,7 @@ DRAWS = 100  # of the bootstrap
 VIDEOS = {"": "dreamed", "_ceiling": "decoded", "_floor": "repeat", "_real": "truth"}
 
 
-def frechet_distance(one: np.ndarray, two: np.ndarray) -> float:
+def frechet_distance(one: Float[np.ndarray, "n d"], two: Float[np.ndarray, "m d"]) -> float:
     """Squared Fréchet distance of Gaussians fitted to features "n d" and "m d" (Heusel et al. 2017, equation 6).
 
     |m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^1/2); the last trace is that of the symmetric root of C1^1/2 C2 C1^1/2.
@@ -32,7 +33,9 @@ def frechet_distance(one: np.ndarray, two: np.ndarray) -> float:
     return float(max(apart + np.trace(c1) + np.trace(c2) - 2 * cross, 0.0))
 
 
-def halves(episode: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def halves(
+    episode: Int[np.ndarray, " b"], rng: np.random.Generator
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]:
     """Clip numbers of two halves of the episodes, equally many clips in each where `TRIES` random orders find that."""
     names, counts = np.unique(episode, return_counts=True)
     first, least = names[:1], np.inf
@@ -46,7 +49,7 @@ def halves(episode: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
     return np.flatnonzero(inside), np.flatnonzero(~inside)
 
 
-def redrawn(rows: np.ndarray, episode: np.ndarray, seed: int) -> np.ndarray:
+def redrawn(rows: Int[np.ndarray, " n"], episode: Int[np.ndarray, " b"], seed: int) -> Int[np.ndarray, " m"]:
     """Clip numbers of as many episodes as `rows` has, drawn with replacement."""
     names, inverse = np.unique(episode[rows], return_inverse=True)
     return np.repeat(rows, group_counts(len(names), draws=1, seed=seed)[0][inverse])

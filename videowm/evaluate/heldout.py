@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from videowm.actions.group import group_actions
@@ -41,7 +42,7 @@ class Bank:
     context: int
     where: list[tuple[int, int]] = field(default_factory=list)  # (clip, first step) of each window
     text: TextTokens | None = None  # of each window, for models with text
-    empty: TextTokens | None = None  # and what says nothing, a single row
+    empty: TextTokens | None = None  # the empty text, a single row
 
     @property
     def hash(self) -> str:
@@ -78,7 +79,7 @@ def make_bank(latents: Latents, config: HeldoutConfig) -> Bank:
 
 
 @torch.no_grad()
-def bank_velocities(model: DiT, bank: Bank, actions: Tensor, batch: int) -> Tensor:
+def bank_velocities(model: DiT, bank: Bank, actions: Float[Tensor, "n t g"], batch: int) -> Float[Tensor, "n m c h w"]:
     """Predicted velocities of every triple, float32 "n m c h w" on the CPU: context clean, the target step noised.
 
     `actions` "n t g" are grouped. A model with text is given the bank's.
@@ -100,13 +101,13 @@ def bank_velocities(model: DiT, bank: Bank, actions: Tensor, batch: int) -> Tens
     return torch.stack(columns, dim=1)
 
 
-def bank_losses(model: DiT, bank: Bank, actions: Tensor, batch: int) -> Tensor:
+def bank_losses(model: DiT, bank: Bank, actions: Float[Tensor, "n t g"], batch: int) -> Float64[Tensor, "n m"]:
     """Unweighted velocity MSE of every triple, float64 "n m"."""
     goal = flow.velocity(bank.latents[:, bank.context :], bank.noise)
     return flow.step_loss(bank_velocities(model, bank, actions, batch), goal).double()
 
 
-def of_other_episode(episode: np.ndarray) -> np.ndarray:
+def of_other_episode(episode: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """For every clip the number of one of another episode, int "b"; each number once.
 
     With one episode alone, or one of more than half of the clips, some get another clip of their own episode.
@@ -119,7 +120,7 @@ def of_other_episode(episode: np.ndarray) -> np.ndarray:
     return np.roll(np.arange(n), n // 2)
 
 
-def shuffled(bank: Bank) -> Tensor:
+def shuffled(bank: Bank) -> Float[Tensor, "n t g"]:
     """The bank's actions, each clip with those of a clip of another episode."""
     return bank.actions[of_other_episode(bank.episode)]
 
@@ -134,7 +135,7 @@ def without_text(model: DiT, bank: Bank, losses: np.ndarray, batch: int) -> Pair
     yield from mean_and_error("heldout/text_gap", (wrong - losses).mean(1), bank.episode)
 
 
-def by_episode(losses: np.ndarray, episode: np.ndarray) -> list[float]:
+def by_episode(losses: Float[np.ndarray, " n"], episode: Int[np.ndarray, " n"]) -> list[float]:
     """What each episode's windows add to the mean loss, by rising episode: pairs, for two models on one bank."""
     _, inverse = np.unique(episode, return_inverse=True)
     return [float(f"{total:.6g}") for total in np.bincount(inverse, weights=losses) / len(losses)]

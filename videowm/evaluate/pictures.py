@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from videowm.types import UserError
@@ -16,13 +17,13 @@ WINDOW = 11  # pixels, of the structural similarities
 Frames = Callable[[Tensor, Tensor], Tensor]  # two videos "b f 3 H W" -> "b f"
 
 
-def psnr(predicted: Tensor, true: Tensor) -> Tensor:
+def psnr(predicted: Float[Tensor, "b f 3 H W"], true: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f"]:
     """Peak signal-to-noise ratio in dB of every frame, "b f"; frames "b f 3 H W" in [-1, 1], so the peak is 2."""
     mse = (predicted.float() - true.float()).square().mean(dim=(2, 3, 4))
     return 10 * (4 / mse.clamp_min(1e-10)).log10()
 
 
-def ssim(predicted: Tensor, true: Tensor) -> Tensor:
+def ssim(predicted: Float[Tensor, "b f 3 H W"], true: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f"]:
     """Structural similarity of every frame, "b f" (torchmetrics, Gaussian window of 11, data range 2)."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -44,7 +45,7 @@ def scales(size: tuple[int, int]) -> tuple[float, ...]:
     return tuple((chosen / chosen.sum()).tolist())
 
 
-def ms_ssim(predicted: Tensor, true: Tensor) -> Tensor:
+def ms_ssim(predicted: Float[Tensor, "b f 3 H W"], true: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f"]:
     """Multi-scale structural similarity (Wang et al. 2003, equation 7) of every frame, "b f", at `scales` scales."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
@@ -70,14 +71,20 @@ def lpips(device: torch.device) -> Frames | None:
 
 
 @torch.no_grad()
-def by_frame(metric: Frames, predicted: Tensor, true: Tensor, device: torch.device, batch: int) -> np.ndarray:
+def by_frame(
+    metric: Frames,
+    predicted: Float[Tensor, "b f 3 H W"],
+    true: Float[Tensor, "b f 3 H W"],
+    device: torch.device,
+    batch: int,
+) -> Float64[np.ndarray, "b f"]:
     """A metric of every frame, float64 "b h", computed `batch` clips at once."""
     parts = zip(predicted.split(batch), true.split(batch), strict=True)
     return torch.cat([metric(p.to(device), t.to(device)).cpu() for p, t in parts]).double().numpy()
 
 
-def finite(name: str, values: Tensor) -> Tensor:
-    """The values, or an error when one is not a number: a mean over NaN says nothing."""
+def finite(name: str, values: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """The values, or an error when one is not a number: a mean over NaN means nothing."""
     if not torch.isfinite(values).all():
         raise FloatingPointError(f"{name} has {int((~torch.isfinite(values)).sum())} values that are not finite")
     return values

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -70,10 +71,10 @@ class Reader(nn.Module):
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * rows * columns, config.features))
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(config.features, len(readable.names)))
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b k"]:
         return self.head(self.features(frames))
 
-    def features(self, frames: Tensor) -> Tensor:
+    def features(self, frames: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b d"]:
         """Penultimate features "b d" of windows "b f 3 H W"."""
         return self.body(frames.flatten(1, 2))
 
@@ -85,7 +86,7 @@ class Reader(nn.Module):
             digest.update(name.encode() + value.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def windows(self, video: Tensor) -> Tensor:
+    def windows(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b w n 3 H W"]:
         """Every window "b w f 3 H W" of a video "b f 3 H W"."""
         if video.shape[1] < self.config.frames or tuple(video.shape[-2:]) != tuple(self.readable.size):
             raise UserError(
@@ -95,7 +96,7 @@ class Reader(nn.Module):
         return video.unfold(1, self.config.frames, 1).movedim(-1, 2)
 
     @torch.no_grad()
-    def read(self, video: Tensor) -> Tensor:
+    def read(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b w k"]:
         """Targets "b w k" in their own units; window i of "b f 3 H W" tells of row i + lag."""
         device = self.head[1].weight.device
         mean, std = (torch.tensor(v, device=device) for v in (self.readable.mean, self.readable.std))
@@ -103,7 +104,7 @@ class Reader(nn.Module):
         return torch.stack(rows).cpu()
 
     @torch.no_grad()
-    def clip_features(self, video: Tensor) -> Tensor:
+    def clip_features(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b d"]:
         """One feature vector "b d" a video: the mean over its windows."""
         device = self.head[1].weight.device
         return torch.stack([self.features(self.windows(one[None].to(device))[0]).mean(0) for one in video]).cpu()
@@ -127,7 +128,9 @@ class Reader(nn.Module):
         return reader.eval()
 
 
-def state_table(states: np.ndarray, names: tuple[str, ...], wanted: list[str]) -> np.ndarray:
+def state_table(
+    states: Float[np.ndarray, "f s"], names: tuple[str, ...], wanted: list[str]
+) -> Float[np.ndarray, "f k"]:
     """The named columns, float32 "f k", of simulator states "f s"; motion is from row i to i+1, 0 in the last row.
 
     Motion is in the car's own frame: with heading a the nose points to (-sin a, cos a), turn is positive to the left.
@@ -145,7 +148,7 @@ def state_table(states: np.ndarray, names: tuple[str, ...], wanted: list[str]) -
     return np.stack([columns[name] for name in wanted], 1).astype(np.float32) if wanted else states[:, :0]
 
 
-def targets(dataset: Dataset, episode: int, state: list[str]) -> np.ndarray:
+def targets(dataset: Dataset, episode: int, state: list[str]) -> Float[np.ndarray, "n k"]:
     """What a reader is to read in every row of an episode: actions, then state, float32 "f-1 k"."""
     actions = dataset.actions(episode)
     if not state:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from videowm.data.clips import even_clips
@@ -30,7 +31,7 @@ class ReconstructionConfig:
 def reconstruction(codec: DiffusersCodec, dataset: Dataset, config: ReconstructionConfig) -> Pairs:
     """`measures` of held-out clips through the codec, each with its standard error over episodes.
 
-    Clips in which nothing moves have no `psnr_moved`; `moved_clips` says in how many of `clips` something does.
+    Clips in which nothing moves have no `psnr_moved`; `moved_clips` counts the others.
     """
     where = even_clips(dataset, frames=config.frames, split="test", count=config.clips)
     device = next(codec.vae.parameters()).device
@@ -51,7 +52,7 @@ def reconstruction(codec: DiffusersCodec, dataset: Dataset, config: Reconstructi
             yield from mean_and_error(f"reconstruction/{name}", values[kept], episodes[kept])
 
 
-def measures(decoded: Tensor, frames: Tensor) -> dict[str, Tensor]:
+def measures(decoded: Float[Tensor, "b f 3 H W"], frames: Float[Tensor, "b f 3 H W"]) -> dict[str, Float[Tensor, " b"]]:
     """Scores "b" of decoded against true clips "b f 3 H W" in [-1, 1]; in dB the peak is 2 throughout.
 
     psnr, ssim: mean over frames. psnr_motion: PSNR of the differences of consecutive frames, mean over them.

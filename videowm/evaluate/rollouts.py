@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from videowm.bootstrap import standard_error
@@ -87,9 +88,10 @@ def held_out_starts(pipeline: WorldModelPipeline, dataset: Dataset, config: Roll
 
 
 def roll(
-    pipeline: WorldModelPipeline, start: Start, config: RolloutConfig, actions: Tensor | None = None,
+    pipeline: WorldModelPipeline, start: Start, config: RolloutConfig,
+    actions: Float[Tensor, "b n a"] | None = None,
     prompts: list[str] | None = None, *, with_actions: bool = True,
-) -> Tensor:  # fmt: skip
+) -> Float[Tensor, "b f 3 H W"]:  # fmt: skip
     """Rolled-out frames "b f 3 H W", context included, of all starts; under their own actions unless given.
 
     Without `prompts` a model with text has the empty one: a caption of what is to come would hold what the actions do.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from videowm.data.dataset import Dataset
@@ -39,7 +40,7 @@ class Scenes:
         last = self.truth[:, self.context - 1 : self.context].expand(-1, self.horizon, -1, -1, -1)
         return torch.cat([self.truth[:, : self.context], last], dim=1)
 
-    def future(self, name: str) -> Tensor:
+    def future(self, name: str) -> Float[Tensor, "b h 3 H W"]:
         """The predicted frames "b h 3 H W" of one of the videos."""
         return getattr(self, name)[:, self.context :]
 
@@ -52,14 +53,16 @@ class PlayedScenes:
     decoded: Tensor  # the predicted frames "n h 3 H W", through the autoencoder
 
 
-def random_actions(future: Tensor, seed: int) -> Tensor:
+def random_actions(future: Float[Tensor, "b h a"], seed: int) -> Float[Tensor, "b h a"]:
     """Actions "b h a" drawn from those of all clips at all times."""
     drawn = torch.randint(len(future) * future.shape[1], future.shape[:2],
                           generator=torch.Generator().manual_seed(seed))  # fmt: skip
     return future.flatten(0, 1)[drawn]
 
 
-def with_future(actions: Tensor, future: Tensor, context: int) -> Tensor:
+def with_future(
+    actions: Float[Tensor, "b n a"], future: Float[Tensor, "#b h a"], context: int
+) -> Float[Tensor, "b n a"]:
     """The actions "b f-1 a" with those that lead to predicted frames replaced by `future` "b h a"."""
     return torch.cat([actions[:, : context - 1], future.expand(len(actions), -1, -1)], dim=1)
 
@@ -89,7 +92,9 @@ def make_scenes(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutC
 
 
 @torch.no_grad()
-def through_codec(pipeline: WorldModelPipeline, frames: Tensor, batch: int) -> Tensor:
+def through_codec(
+    pipeline: WorldModelPipeline, frames: Float[Tensor, "b f 3 H W"], batch: int
+) -> Float[Tensor, "b f 3 H W"]:
     """Frames "b f 3 H W" as the autoencoder gives them back, on the CPU."""
     codec = pipeline.codec
     return torch.cat([codec.decode(codec.encode(part.to(pipeline.device))).cpu() for part in frames.split(batch)])

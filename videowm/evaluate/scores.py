@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from videowm.bootstrap import DRAWS, group_counts, spread
 
 
-def r2(read: np.ndarray, true: np.ndarray, groups: np.ndarray, *, draws: int = DRAWS) -> tuple[float | None, float]:
+def r2(
+    read: Float[np.ndarray, "b w k"],
+    true: Float[np.ndarray, "b w k"],
+    groups: Int[np.ndarray, " b"],
+    *,
+    draws: int = DRAWS,
+) -> tuple[float | None, float]:
     """Coefficient of determination and its bootstrap error; read, true "b w k" in comparable units, groups "b".
 
     1 - sum of squares left over / sum of squares around the mean of each of the k columns, pooled over columns.

@@ -14,7 +14,7 @@ import torch
 from videowm.data.dataset import Dataset
 from videowm.dit import DiT
 from videowm.evaluate.control import control, delay, delta_psnr, loss_ratio
-from videowm.evaluate.counterfactual import Replay, branches, counterfactual, counterfactual_state, play_random
+from videowm.evaluate.counterfactual import Replay, counterfactual, counterfactual_state, forced_rollouts, play_random
 from videowm.evaluate.counts import counts
 from videowm.evaluate.curves import MetricCurve, Pairs, pairs
 from videowm.evaluate.drift import drift
@@ -41,7 +41,7 @@ class Instruments:
     reader: Reader | None = None
     features: Features | None = None
     counterfactuals: int = 16  # starts that the real game is played from; 0: none
-    text_guidance: float = 1.0  # where words are to be obeyed
+    text_guidance: float = 1.0  # of the sampler where the effect of text is measured
 
 
 def measured(curves: Iterable[MetricCurve]) -> Pairs:
@@ -72,21 +72,23 @@ def suite(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config
     if instruments.features is not None:
         try:
             yield from dict(frechet(scenes, instruments.features)).items()
-        except UserError as refusal:  # too few clips: said, and the rest of the work is kept
+        except UserError as refusal:  # too few clips: the refusal is recorded, the rest of the work is kept
             yield f"frechet/{instruments.features.name}_refused", str(refusal)
 
 
 def against_the_game(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig,
                      instruments: Instruments) -> Pairs:  # fmt: skip
-    """What compares with the real game under other actions; where it cannot be played again that is said, and only
-    what needs no game is left."""
+    """What compares with the real game under other actions.
+
+    Where the game cannot be played again the reason is recorded, and only what needs no game is measured.
+    """
     device, batch, count = pipeline.device, config.batch, instruments.counterfactuals
     replay, played, began = None, None, time.perf_counter()
     try:
         if count:
             replay = Replay(dataset)
             played = play_random(pipeline, replay, scenes, config, count)
-            made, left_out = branches(pipeline, replay, replace(config, clips=count))
+            made, left_out = forced_rollouts(pipeline, replay, replace(config, clips=count))
     except UserError as refusal:
         yield "counterfactual/game_refused", f"no other actions in the real game: {refusal}"
         replay = None

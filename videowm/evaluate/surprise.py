@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from videowm.bootstrap import mean_and_resamples, spread
@@ -14,7 +15,7 @@ from videowm.evaluate.heldout import Bank, bank_velocities
 SHOWN = 10  # clips listed
 
 
-def surprise(error: np.ndarray, bank: Bank) -> Pairs:
+def surprise(error: Float[np.ndarray, " n"], bank: Bank) -> Pairs:
     """Prediction error "b" of every clip of the bank, ranked; and the share of it in the most surprising tenth."""
     order = np.argsort(-error)
     tenth = max(1, len(order) // 10)
@@ -23,13 +24,13 @@ def surprise(error: np.ndarray, bank: Bank) -> Pairs:
     yield from mean_and_error("surprise/error", error, bank.episode)
 
 
-def maps(predicted: Tensor, bank: Bank) -> Tensor:
+def maps(predicted: Float[Tensor, "n m c h w"], bank: Bank) -> Float[Tensor, "n h w"]:
     """Squared error of predicted velocities by place, "n h w": over channels and target steps."""
     clean = bank.latents[:, bank.context :]
     return (predicted - (bank.noise - clean)).square().mean(dim=(1, 2))
 
 
-def reducible(velocities: list[Tensor], bank: Bank) -> dict[str, Tensor]:
+def reducible(velocities: list[Float[Tensor, "n m c h w"]], bank: Bank) -> dict[str, Float[Tensor, "n h w"]]:
     """Error of the last of several models' velocities, and two estimates of what of it can be learned, "n h w" each.
 
     `velocities` "n m c h w" are those of models in the order of their budgets. Error is drawn to noise that no model

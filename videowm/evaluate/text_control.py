@@ -1,4 +1,4 @@
-"""Whether the words were obeyed: one fact of the caption is changed, and the reader looks for it in the frames."""
+"""Whether the text was obeyed: one fact of the caption is changed, and the reader looks for it in the frames."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from videowm.worlds import Fact, find_world, open_world, world_class
 
 
 @dataclass(frozen=True)
-class Told:
+class TextRollouts:
     """Videos "b h 3 H W" of predicted frames from the same starts, noise and actions under different captions."""
 
     captions: list[str]  # of what really happened in the predicted frames
-    high: dict[str, Tensor]  # by fact: what was dreamed under the caption that says its high phrase
+    high: dict[str, Tensor]  # by fact: what was dreamed under the caption with its high phrase
     low: dict[str, Tensor]
-    other: tuple[Tensor, Tensor]  # under the captions of two other clips, whatever they say
+    other: tuple[Tensor, Tensor]  # under the captions of two other clips, whatever they hold
 
 
 def captions_of(scenes: Scenes, dataset: Dataset) -> list[str]:
@@ -41,33 +41,33 @@ def captions_of(scenes: Scenes, dataset: Dataset) -> list[str]:
 
 
 @torch.no_grad()
-def tell(pipeline: WorldModelPipeline, dataset: Dataset, scenes: Scenes, config: RolloutConfig, *,
-         acts: bool) -> Told:  # fmt: skip
-    """Roll every start out under its caption with each fact changed; without `acts` no actions are there."""
+def roll_with_text(pipeline: WorldModelPipeline, dataset: Dataset, scenes: Scenes, config: RolloutConfig, *,
+         with_actions: bool) -> TextRollouts:  # fmt: skip
+    """Roll every start out under its caption with each fact changed; with or without actions."""
     where = list(zip(scenes.episode.tolist(), scenes.first.tolist(), strict=True))
     start, captions = start_from(pipeline, dataset, where, config), captions_of(scenes, dataset)
 
     def dreamed(prompts: list[str], start: Start = start) -> Tensor:
-        return roll(pipeline, start, config, prompts=prompts, with_actions=acts)[:, scenes.context :]
+        return roll(pipeline, start, config, prompts=prompts, with_actions=with_actions)[:, scenes.context :]
 
     n, facts = len(captions), world_class(dataset.name).FACTS
     high, low = ({f.name: dreamed([f.changed(c, getattr(f, side)[0]) for c in captions]) for f in facts}
                  for side in ("high", "low"))  # fmt: skip
     drawn = np.random.default_rng(config.seed)
     other = tuple(dreamed([captions[i] for i in drawn.permutation(n)]) for _ in range(2))
-    return Told(captions, high, low, other)
+    return TextRollouts(captions, high, low, other)
 
 
 def text(
-    told: Told, scenes: Scenes, reader: Reader, facts: tuple[Fact, ...], suffix: str = ""
+    made: TextRollouts, scenes: Scenes, reader: Reader, facts: tuple[Fact, ...], suffix: str = ""
 ) -> Iterator[MetricCurve]:
-    """How much more of a fact is read off the frames when the caption says so, in standard deviations of the column.
+    """How much more of a fact is read off the frames when the caption asks for it, in standard deviations.
 
     Ceilings: the reader on the autoencoder's picture of real clips, and on these themselves, those that have the one
     fact against those that have the other. Floor: two captions of other clips, drawn without regard to the fact.
     """
     for fact in facts:
-        side = np.array([fact.side_of(caption) for caption in told.captions])
+        side = np.array([fact.side_of(caption) for caption in made.captions])
         shown = [reader.readable.names.index(name) for name in fact.columns if name in reader.readable.names]
         if not shown or not {-1, 1} <= set(side.tolist()):
             continue
@@ -80,9 +80,9 @@ def text(
         bounds = {
             "ceiling": weights * read(scenes.future("decoded")),
             "ceiling_real": weights * read(scenes.future("truth")),
-            "floor": read(told.other[0]) - read(told.other[1]),
+            "floor": read(made.other[0]) - read(made.other[1]),
         }
-        gained = read(told.high[fact.name]) - read(told.low[fact.name])
+        gained = read(made.high[fact.name]) - read(made.low[fact.name])
         yield MetricCurve(f"text/{fact.name}{suffix}", gained, scenes.episode, bounds, first=1 + reader.config.lag)
 
 
@@ -99,15 +99,15 @@ def text_control(
         return
     yield "text/guidance", config.sampler.text_guidance
     kinds = {"": True} | ({"_free": False} if pipeline.trained_on.drop_actions else {})
-    for suffix, acts in kinds.items():
-        told = tell(pipeline, dataset, scenes, config, acts=acts)
-        for curve in text(told, scenes, reader, facts, suffix):
+    for suffix, with_actions in kinds.items():
+        made = roll_with_text(pipeline, dataset, scenes, config, with_actions=with_actions)
+        for curve in text(made, scenes, reader, facts, suffix):
             yield from pairs(curve)
             yield from drift(curve)
             yield from mean_and_error(f"{curve.name}_share", (curve.values.mean(1) > 0).astype(float), curve.episode)
             yield f"{curve.name}_share_floor", 0.5
-    said = [[fact.side_of(caption) for caption in told.captions] for fact in facts]
-    for fact, sides in zip(facts, said):
+    found = [[fact.side_of(caption) for caption in made.captions] for fact in facts]
+    for fact, sides in zip(facts, found):
         if not {-1, 1} <= set(sides):
             yield (
                 f"text/{fact.name}_refused",
