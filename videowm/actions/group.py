@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from videowm.types import UserError, latent_steps
@@ -51,7 +51,7 @@ def drop_actions(grouped: Float[Tensor, "b t g"], drop: Bool[Tensor, " b"]) -> F
     return grouped * (~drop)[:, None, None]
 
 
-def check_actions(actions: Tensor, *, frames: int | None = None, size: int | None = None) -> None:
+def check_actions(actions: Shaped[Tensor, "*shape"], *, frames: int | None = None, size: int | None = None) -> None:
     """Refuse actions that are not finite, or whose length or size does not fit.
 
     Args:

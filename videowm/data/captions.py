@@ -90,7 +90,11 @@ class Captions(Mapping[ClipKey, Caption]):
 
 
 def clips_to_caption(dataset: Dataset, frames: int) -> list[ClipKey]:
-    """The clips that `videowm encode` makes of both splits, in their order."""
+    """The clips that `videowm encode` makes of both splits, in their order.
+
+    Raises:
+        UserError: fewer than 2 frames, or no episode as long as a clip.
+    """
     if frames < 2:
         raise UserError(f"clips of {frames} frames cannot be captioned: give --clip-frames 2 or more")
     clips = [ClipKey(e, s, frames) for split in ("train", "test") for e, s in stretches(dataset, split, frames)]
@@ -135,7 +139,11 @@ def sound_header(header: dict[str, Any]) -> bool:
 
 
 def check_dataset(path: Path, header: dict[str, Any], dataset: Dataset) -> None:
-    """Refuse captions of another dataset."""
+    """Refuse captions of another dataset.
+
+    Raises:
+        UserError: the header names the hash of another dataset.
+    """
     if header["dataset"] != dataset.hash:
         raise UserError(
             f"{path} belongs to a dataset with hash {header['dataset']}, {dataset.root} has {dataset.hash}: "
@@ -223,6 +231,9 @@ def caption_from_state(data: str | Path, *, clip_frames: int) -> tuple[str, int]
     """Caption every clip of a recorded world from its states and actions -> (name, number of captions).
 
     The phrasing is a function of (episode, start), so the same command gives the same file.
+
+    Raises:
+        UserError: the world is unknown, has no captions or recorded other states, or no episode is as long as a clip.
     """
     dataset = Dataset(data)
     known = find_world(dataset.name)

@@ -58,6 +58,9 @@ def even_clips(dataset: Dataset, *, frames: int, split: str, count: int) -> list
 
     Fewer where short episodes have fewer starts; with more episodes than clips, evenly spread episodes have one each.
     A clip alone in its episode starts anywhere in it: by the golden ratio, which spreads any number of starts evenly.
+
+    Raises:
+        UserError: no episode of the split has `frames` frames.
     """
     episodes = [e for e in dataset.split(split) if dataset.lengths[e] >= frames]
     if not episodes:

@@ -28,8 +28,8 @@ OPEN_READERS = 8  # decord readers that one process keeps open
 class Dataset:
     """A finished LeRobot v3 dataset: recorded, imported, or straight from the hub.
 
-    Cheap to open and to send to workers: columns are read when first asked for, and each process opens its own video
-    readers, because one that was opened before a fork hangs in the child.
+    Cheap to open and to send to workers: columns are read at their first use. Each process opens its own video readers,
+    because one that was opened before a fork hangs in the child.
 
     Attributes:
         root: the folder.
@@ -92,7 +92,11 @@ class Dataset:
         return short_hash((self.root / "meta/info.json").read_bytes(), "\n".join(sizes))
 
     def split(self, name: str) -> list[int]:
-        """Episodes of "train" or "test"; where no test split is declared, it is the last tenth of the episodes."""
+        """Episodes of "train" or "test"; where no test split is declared, it is the last tenth of the episodes.
+
+        Raises:
+            UserError: the name is neither "train" nor "test".
+        """
         if name not in ("train", "test"):
             raise UserError(f"unknown split {name!r}{suggest(name, ('train', 'test'))}")
         return list(self._splits[name])
@@ -263,7 +267,11 @@ class Dataset:
 
 @contextmanager
 def readable(path: Path, remedy: str) -> Iterator[None]:
-    """decord's errors as one sentence that names the file; its own class is no RuntimeError, so both are caught."""
+    """decord's errors as one sentence that names the file; its own class is no RuntimeError, so both are caught.
+
+    Raises:
+        UserError: decord cannot read the file.
+    """
     import decord
 
     try:

@@ -156,7 +156,11 @@ class Encoding:
 
     @torch.no_grad()
     def encode(self, clips: list[Clip]) -> dict[str, Tensor]:
-        """Latents "n t c h w" in the stored type, actions "n f-1 a", episode "n" and start "n"."""
+        """Latents "n t c h w" in the stored type, actions "n f-1 a", episode "n" and start "n".
+
+        Raises:
+            UserError: a latent is not finite in the stored type.
+        """
         groups = [clips[i : i + self.batch] for i in range(0, len(clips), self.batch)]
         latents = [self.codec.encode(self.to_frames(pixels(group))).to("cpu", self.empty.dtype) for group in groups]
         for group, part in zip(groups, latents):

@@ -164,7 +164,11 @@ def one_video(data: Dataset, out: Path, size: Size | None, *, lossless: bool) ->
 
 
 def import_videos(src: Path, out: Path, size: Size | None, test_share: float, *, lossless: bool) -> None:
-    """Import every `a.mp4` with its actions in a table beside it, such as `a.csv`, and perhaps a caption in `a.txt`."""
+    """Import every `a.mp4` with its actions in a table beside it, such as `a.csv`, and perhaps a caption in `a.txt`.
+
+    Raises:
+        UserError: the folder holds no videos, a file is damaged, or videos differ in frame rate, size or action names.
+    """
     videos = sorted(path for path in src.iterdir() if path.suffix.lower() in VIDEOS and not path.name.startswith("."))
     if not videos:
         raise UserError(f"{src} holds no videos ({', '.join(VIDEOS)}) and no meta/info.json: give a folder that does")
@@ -201,7 +205,11 @@ def read_episode(path: Path, size: Size | None) -> tuple[Episode, Layout]:
 
 
 def read_caption(path: Path) -> str:
-    """The words of a text file; none where there is no file."""
+    """The words of a text file; none where there is no file.
+
+    Raises:
+        UserError: the file cannot be read as UTF-8.
+    """
     try:
         return " ".join(path.read_text(encoding="utf-8").split()) if path.exists() else ""
     except (OSError, UnicodeDecodeError):
@@ -209,7 +217,11 @@ def read_caption(path: Path) -> str:
 
 
 def table_beside(video: Path) -> Path:
-    """The action table of a video: the one file of its name that is a table."""
+    """The action table of a video: the one file of its name that is a table.
+
+    Raises:
+        UserError: no table stands beside the video, or more than one.
+    """
     tables = [video.with_suffix(end) for end in TABLES if video.with_suffix(end).exists()]
     if len(tables) != 1:
         raise UserError(
@@ -219,7 +231,11 @@ def table_beside(video: Path) -> Path:
 
 
 def read_video(path: Path, size: Size | None = None) -> Iterator[np.ndarray]:
-    """Frames uint8 "H W 3" of a video, resized by area; UserError at the first damage that the decoder can see."""
+    """Frames uint8 "H W 3" of a video, resized by area, up to the first damage that the decoder can see.
+
+    Raises:
+        UserError: the file is damaged or no video, or its number of frames differs from the declared one.
+    """
     import av
 
     try:
@@ -238,7 +254,11 @@ def read_video(path: Path, size: Size | None = None) -> Iterator[np.ndarray]:
 
 
 def counted(frames: Iterable[np.ndarray], path: Path, needed: int) -> Iterator[np.ndarray]:
-    """The same frames; UserError after the last if they were fewer than needed."""
+    """The same frames, counted.
+
+    Raises:
+        UserError: after the last frame, when they were fewer than `needed`.
+    """
     total = 0
     for frame in frames:
         total += 1
@@ -248,7 +268,11 @@ def counted(frames: Iterable[np.ndarray], path: Path, needed: int) -> Iterator[n
 
 
 def frame_rate(path: Path) -> float:
-    """Frames a second of a video, on average."""
+    """Frames a second of a video, on average.
+
+    Raises:
+        UserError: the video names no frame rate.
+    """
     import av
 
     with av.open(str(path)) as video:
@@ -259,7 +283,11 @@ def frame_rate(path: Path) -> float:
 
 
 def trusted(path: Path) -> bool:
-    """Whether decord finds every frame: H.264 where no frame shown before a key frame is stored behind it."""
+    """Whether decord finds every frame: H.264 where no frame shown before a key frame is stored behind it.
+
+    Raises:
+        UserError: the file is damaged or no video.
+    """
     import av
 
     try:

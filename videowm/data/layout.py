@@ -58,7 +58,11 @@ class Layout:
 
 
 def check_width(width: int) -> None:
-    """decord 0.6 takes videos of these widths for four-channel ones and fails (dmlc/decord issue 336)."""
+    """Refuse a width of 16, 24, 48 or 72 pixels: decord 0.6 assumes four channels there and fails (its issue 336).
+
+    Raises:
+        UserError: the width is one of these.
+    """
     if width in (16, 24, 48, 72):
         raise UserError(f"decord cannot read videos {width} pixels wide: choose another size, such as 64")
 

@@ -147,13 +147,21 @@ def record_episodes(
 
 
 def check_workers(workers: int) -> None:
-    """Refuse a number of processes that cannot be."""
+    """Refuse a number of processes that cannot be.
+
+    Raises:
+        UserError: the number is below 1.
+    """
     if workers < 1:
         raise UserError(f"workers {workers} cannot be used: give the number of processes, 1 or more")
 
 
 def check_folder(out: Path, settings: Recording) -> None:
-    """Refuse a folder that holds something else than a part of this recording."""
+    """Refuse a folder that holds something else than a part of this recording.
+
+    Raises:
+        UserError: `out` is a file, holds other files, or holds a recording with other settings.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file, expected a folder: give another --out")
     if not (out / NOTE).exists():
@@ -230,6 +238,9 @@ def play_ahead(
 
     A group and a few more wait to be taken: the players go on while whoever takes them is busy with a group. Only what
     is kept travels between the processes.
+
+    Raises:
+        UserError: a playing process was killed.
     """
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     waiting: deque[Future] = deque()
@@ -257,7 +268,11 @@ _worlds: dict[str, World] = {}  # of a worker process, which plays for one recor
 
 
 def record_parallel(settings: Recording, out: Path, missing: list[int], workers: int, bar: tqdm) -> None:
-    """Record the missing file groups in `workers` fresh processes."""
+    """Record the missing file groups in `workers` fresh processes.
+
+    Raises:
+        UserError: a recording process was killed.
+    """
     context = multiprocessing.get_context("spawn")
     done, stopped = context.Value("q", 0), context.Event()
     pool = ProcessPoolExecutor(min(workers, len(missing) or 1), context, start_worker, (done, stopped))
@@ -342,7 +357,11 @@ def game_seed(rng: np.random.Generator) -> int:
 
 
 def check_promises(world: World, frame: np.ndarray, state: np.ndarray, action: np.ndarray) -> None:
-    """Refuse a world whose picture, state or driver does not give what its attributes promise."""
+    """Refuse a world whose picture, state or driver does not give what its attributes promise.
+
+    Raises:
+        UserError: a shape or type differs from the promised one.
+    """
     promised = {
         "picture": (frame, (*world.size, 3), np.uint8),
         "state": (state, (len(world.state_names),), np.float32),

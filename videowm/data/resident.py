@@ -40,7 +40,7 @@ class ResidentFrames:
         self.frames: Tensor | None = None  # uint8 "n H W 3", once decoded
 
     def settle(self, choice: Resident, device: torch.device, reads: int) -> None:
-        """Decode where the frames are to lie on the device; auto also asks that a run reads a quarter of them."""
+        """Decode where the frames are to lie on the device; with "auto" only if the run reads a quarter of them."""
         if choice == "auto" and 4 * reads < self.shape[0]:  # clip by clip that is done sooner
             return
         if lies_there(choice, device, int(np.prod(self.shape))):

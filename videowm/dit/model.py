@@ -1,7 +1,7 @@
 """The world model's network: a diffusion transformer over spacetime patches (DiT, arXiv 2212.09748).
 
-It predicts velocity; it knows no loss, schedule or sampler. Every latent step has its own noise level (diffusion
-forcing, arXiv 2407.01392), so context is simply a step whose level is 0.
+It predicts velocity; losses, schedules and samplers stand elsewhere. Every latent step has its own noise level
+(diffusion forcing, arXiv 2407.01392), so context is simply a step whose level is 0.
 """
 
 from __future__ import annotations

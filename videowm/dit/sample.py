@@ -69,7 +69,7 @@ def schedule(steps: int, shift: float = 1.0) -> Float[Tensor, " levels"]:
     return (shift * level / (1 + (shift - 1) * level)).float()
 
 
-def euler(velocity: Velocity, x: Tensor, levels: Sequence[float]) -> Tensor:
+def euler(velocity: Velocity, x: Float[Tensor, "*shape"], levels: Sequence[float]) -> Float[Tensor, "*shape"]:
     """The end of the path dx/dlevel = velocity from levels[0] to levels[-1], by Euler's method (first order).
 
     Args:
@@ -82,7 +82,7 @@ def euler(velocity: Velocity, x: Tensor, levels: Sequence[float]) -> Tensor:
     return x
 
 
-def heun(velocity: Velocity, x: Tensor, levels: Sequence[float]) -> Tensor:
+def heun(velocity: Velocity, x: Float[Tensor, "*shape"], levels: Sequence[float]) -> Float[Tensor, "*shape"]:
     """As `euler`, by Heun's method (second order). The last step is Euler's (arXiv 2206.00364, algorithm 1)."""
     for i in range(len(levels) - 2):
         size = levels[i + 1] - levels[i]

@@ -68,7 +68,11 @@ def check_folder(folder: Path) -> None:
 
 
 def check_weights(path: Path) -> None:
-    """Refuse a safetensors file that is cut, or whose table of contents is damaged. Values are not read."""
+    """Refuse a safetensors file that is cut, or whose table of contents is damaged. Values are not read.
+
+    Raises:
+        UserError: the file cannot be opened as safetensors.
+    """
     if path.suffix != ".safetensors":
         return
     try:
@@ -79,7 +83,7 @@ def check_weights(path: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type, without the full stop."""
+    """The first line of an error's message, or its type, without the full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 

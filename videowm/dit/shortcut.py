@@ -17,6 +17,9 @@ from videowm.dit import flow
 
 HALVINGS = 4  # from the whole way to the finest step
 
+# (x, level with step size) -> velocity
+VelocityField = Callable[[Float[Tensor, "b t c h w"], Float[Tensor, "b t 2"]], Float[Tensor, "b t c h w"]]
+
 
 def level_with_step_size(
     level: Float[Tensor, "*bt"], power: Float[Tensor, "*#bt"] | Int[Tensor, "*#bt"] | int
@@ -50,7 +53,7 @@ def draw(
 
 @torch.no_grad()
 def target(
-    model: Callable[[Tensor, Tensor], Tensor], x: Float[Tensor, "b t c h w"], level: Float[Tensor, "b t"],
+    model: VelocityField, x: Float[Tensor, "b t c h w"], level: Float[Tensor, "b t"],
     power: Float[Tensor, "b t"], velocity: Float[Tensor, "b t c h w"],
 ) -> Float[Tensor, "b t c h w"]:  # fmt: skip
     """The target of samples that learn long steps: the mean velocity of two half steps, or the true one at the finest.
@@ -68,7 +71,7 @@ def target(
 
 
 def learned(
-    model: Callable[[Tensor, Tensor], Tensor], latents: Float[Tensor, "b t c h w"], noise: Float[Tensor, "b t c h w"],
+    model: VelocityField, latents: Float[Tensor, "b t c h w"], noise: Float[Tensor, "b t c h w"],
     level: Float[Tensor, "b t"], some: slice, uniform: Float[Tensor, "b t"], where: Float[Tensor, "b t"],
 ) -> tuple[Float[Tensor, "b t c h w"], Float[Tensor, "b t 2"], Float[Tensor, "b t c h w"]]:  # fmt: skip
     """A batch of which `some` samples learn to step far: its latents, level with step size, and target.

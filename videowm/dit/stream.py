@@ -111,7 +111,11 @@ class LatentStream:
         return branches
 
     def text_of(self, text: TextTokens | None, empty: TextTokens | None) -> TextConditioning:
-        """The text conditioning of all branches, computed once for the whole stream."""
+        """The text conditioning of all branches, computed once for the whole stream.
+
+        Raises:
+            UserError: the sampler's text guidance is not 1, and the text or the empty text is missing.
+        """
         if text is None or empty is None:
             if self.sampler.text_guidance != 1:
                 raise UserError(f"sampler.text_guidance {self.sampler.text_guidance} needs a model with text: leave 1")
@@ -182,11 +186,11 @@ class LatentStream:
         modulations = self.model.modulations(self.network_level, actions, self.text)
         b, count = len(self.noise), len(self.branches)
 
-        def run(x: Tensor, i: int) -> Tensor:
+        def run(x: Float[Tensor, "b 1 c h w"], i: int) -> Float[Tensor, "b 1 c h w"]:
             here = [m[:, i, None] for m in modulations]
             return self.model.one_step(x, here, self.cache, self.text, static=self.use_graph, tap=self.tap)
 
-        def velocity(x: Tensor, i: int) -> Tensor:
+        def velocity(x: Float[Tensor, "b 1 c h w"], i: int) -> Float[Tensor, "b 1 c h w"]:
             first, *others = run(x.repeat(count, 1, 1, 1, 1), i).split(b)
             guided = first
             for branch, other in zip(self.branches[1:], others, strict=True):

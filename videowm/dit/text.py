@@ -1,7 +1,7 @@
 """Text as a condition: read to tokens once, for cross-attention in every block or as a pooled mean.
 
-An encoder is a small one over the bytes of words, trained with the network (ids as ByT5's, arXiv 2105.13626, without
-files), or any text encoder that transformers knows (T5, CLIP, ...), frozen.
+An encoder is one of two kinds. A small one reads the bytes of words and is trained with the network (ids as ByT5's,
+arXiv 2105.13626, without files). A frozen one is any text encoder of transformers (T5, CLIP, ...).
 """
 
 from __future__ import annotations
@@ -116,7 +116,11 @@ class FrozenText:
 
     @torch.no_grad()
     def encode(self, captions: list[str]) -> TextTokens:
-        """Features "b m e" in float16 and mask, 32 captions at once, on the CPU."""
+        """Features "b m e" in float16 and mask, 32 captions at once, on the CPU.
+
+        Raises:
+            UserError: a feature is not finite in float16.
+        """
         parts = []
         for i in range(0, len(captions), 32):
             asked = self.tokenizer(captions[i : i + 32], padding="max_length", truncation=True, max_length=self.length,

@@ -22,7 +22,7 @@ from diffusers.models.autoencoders.autoencoder_kl_cosmos import (
     CosmosPatchEmbed3d,
     CosmosUnpatcher3d,
 )
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -89,7 +89,7 @@ class Layers:
         return nn.Conv3d.forward(conv, padded)
 
     def attend(
-        self, name: str, attention: nn.Module, x: Float[Tensor, "b c t h w"], mask: Tensor
+        self, name: str, attention: nn.Module, x: Float[Tensor, "b c t h w"], mask: Bool[Tensor, "t t"]
     ) -> Float[Tensor, "b c t h w"]:
         """Attention in time of the new steps to themselves and to the `local` - 1 kept ones."""
         whole = self.kept(name, x, self.local - 1)

@@ -118,7 +118,11 @@ def build_vae(config: VAEConfig) -> nn.Module:
 
 
 def check_argument(name: str, value: Any, default: Any) -> None:
-    """Refuse a value of another kind than the class's default, and sizes that no network has."""
+    """Refuse a value of another kind than the class's default, and sizes that no network has.
+
+    Raises:
+        UserError: the value is of another kind, not finite, or no size from 1 to `LARGEST_SIZE`.
+    """
     if value is None or default is None:
         return
     if isinstance(default, list | tuple):
@@ -141,11 +145,11 @@ def check_argument(name: str, value: Any, default: Any) -> None:
 def exact(vae: nn.Module) -> nn.Module:
     """The layers next to the pixels compute in fp32 under autocast too.
 
-    In bf16 a pixel is off by up to half a grey level, to the same side over a flat area, and their sum in the gradient
-    of a bias is as large as the gradient itself once training is far on.
+    In bf16 a pixel is off by up to half a grey level, to the same side over a flat area. Once training is far on, the
+    sum of these errors in the gradient of a bias is as large as the gradient itself.
     """
 
-    def in_fp32(forward: Callable[..., Any], x: Tensor, *rest: Any, **more: Any) -> Any:
+    def in_fp32(forward: Callable[..., Any], x: Float[Tensor, "*shape"], *rest: Any, **more: Any) -> Any:
         if not torch.is_autocast_enabled(x.device.type):
             return forward(x, *rest, **more)
         with torch.autocast(x.device.type, enabled=False):
@@ -159,9 +163,11 @@ def exact(vae: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Adapted:
-    """Attention processor: as `whole`, but each latent step sees itself and the `steps` - 1 before it, and with
-    `qk_norm` queries and keys are normalised over their channels (Henry et al. 2020, arXiv:2010.04245, with 1/sqrt(d)
-    as the scale), so that no score passes sqrt(d)."""
+    """Attention processor: as `whole`, but each latent step sees itself and the `steps` - 1 before it.
+
+    With `qk_norm`, queries and keys are normalised over their channels (Henry et al. 2020, arXiv:2010.04245, with
+    1/sqrt(d) as the scale). No score then passes sqrt(d).
+    """
 
     whole: Any
     steps: int | None
@@ -191,7 +197,11 @@ class Unit:
 
 def adapt(vae: nn.Module, *, local: int | None = None, qk_norm: bool = False) -> nn.Module:
     """Cosmos' attention with what no argument of its own offers (see `VAEConfig`), written into its configuration;
-    what a saved autoencoder was trained with stays."""
+    what a saved autoencoder was trained with stays.
+
+    Raises:
+        UserError: `local` or `qk_norm` is set for another class than Cosmos.
+    """
     local = vae.config.get("local") if local is None else local
     qk_norm = qk_norm or vae.config.get("qk_norm", False)
     if local is None and not qk_norm:
@@ -212,7 +222,11 @@ def adapt(vae: nn.Module, *, local: int | None = None, qk_norm: bool = False) ->
 
 
 def vae_class(name: str) -> type[nn.Module]:
-    """The diffusers class of that name."""
+    """The diffusers class of that name.
+
+    Raises:
+        UserError: no class of that name is in `STRIDES`.
+    """
     if name not in STRIDES:
         raise UserError(f"vae.model: {name!r} is not a video autoencoder known here{suggest(name, STRIDES)}")
     return getattr(diffusers, name)
@@ -238,7 +252,11 @@ def load_vae(source: str | Path) -> nn.Module:
 
 
 def load_from_hub(name: str) -> nn.Module:
-    """A hub repository's `vae` folder, or the repository itself where that is the autoencoder."""
+    """A hub repository's `vae` folder, or the repository itself where that is the autoencoder.
+
+    Raises:
+        UserError: no autoencoder has that name, or its weights cannot be loaded.
+    """
     reason = ""
     for place in ({"subfolder": "vae"}, {}):
         try:
@@ -251,7 +269,11 @@ def load_from_hub(name: str) -> nn.Module:
 
 
 def load_weights(name: str | None, source: str | Path, **place: str) -> nn.Module:
-    """The weights of class `name` at `source`, every one of them: diffusers would draw a missing one at random."""
+    """The weights of class `name` at `source`, every one of them: diffusers would draw a missing one at random.
+
+    Raises:
+        UserError: the class is not in `STRIDES`, the weights cannot be read, or they do not fit its configuration.
+    """
     if name not in STRIDES:
         raise UserError(
             f"{source} holds a {name!r}, which is not a video autoencoder known here: give one of {', '.join(STRIDES)}"
@@ -317,7 +339,11 @@ class DiffusersCodec:
         self.check_size(frames)
 
     def check_size(self, frames: Float[Tensor, "b f 3 H W"]) -> None:
-        """Refuse frames whose size does not fit the space strides."""
+        """Refuse frames whose size does not fit the space strides.
+
+        Raises:
+            UserError: height or width is no multiple of its space stride.
+        """
         height, width = frames.shape[-2:]
         if height % self.stride[1] or width % self.stride[2]:
             raise UserError(
@@ -326,7 +352,11 @@ class DiffusersCodec:
             )
 
     def check_finite(self, frames: Float[Tensor, "b f 3 H W"]) -> None:
-        """Refuse pixels that are not finite: one of them spreads over everything that its receptive field reaches."""
+        """Refuse pixels that are not finite: one of them spreads over everything that its receptive field reaches.
+
+        Raises:
+            UserError: a pixel is NaN or infinite.
+        """
         if not torch.isfinite(frames).all():
             raise UserError(
                 f"{int((~torch.isfinite(frames)).sum())} of {frames.numel()} pixel values are not finite: "
@@ -338,6 +368,9 @@ class DiffusersCodec:
         """Refuse an autoencoder that does not compress frames of `height` x `width` by its configuration's strides.
 
         Some classes carry their strides as a label only, so one clip is encoded and decoded.
+
+        Raises:
+            UserError: the layers fail on such a clip, or its latents or decoded frames have another shape.
         """
         time, down, _ = self.stride
         frames = torch.zeros(1, 1 + time, 3, height, width)

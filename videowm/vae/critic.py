@@ -1,7 +1,7 @@
 """A critic of clips, trained beside the autoencoder: what it can tell from real ones is to be mended.
 
-One optimiser and one loss serve both: the critic judges the autoencoder through a copy of its weights that takes no
-gradient, and is itself taught on decoded frames that pass none on.
+One optimiser and one loss serve both. The critic judges the autoencoder through a copy of its weights that takes no
+gradient. The critic's own loss is on decoded frames that pass none on.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def balance(
 ) -> Float[Tensor, " b"]:
     """Factors with which each clip's adversarial term pulls at its frames as hard as all other terms do.
 
-    VQGAN's weight (arXiv 2012.09841, eq. 7), with the frames in place of the decoder's last layer, which every class
-    of autoencoder has elsewhere, and clip by clip, so that it does not matter how a batch is split.
+    VQGAN's weight (arXiv 2012.09841, eq. 7), with the frames in place of the decoder's last layer: every class of
+    autoencoder has that layer elsewhere. Each clip has its own factor, so it does not matter how a batch is split.
     """
     terms = (loss, adversarial.mean())
     pulls = [torch.autograd.grad(term, decoded, retain_graph=True)[0].flatten(1).norm(dim=1) for term in terms]

@@ -112,7 +112,7 @@ def similarity(
     """Mean SSIM (Wang et al. 2004, eq. 13) of frames in [-1, 1], over a box window."""
     x, y = decoded.flatten(0, 1), frames.flatten(0, 1)
 
-    def mean(z: Tensor) -> Tensor:
+    def mean(z: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 h w"]:
         return F.avg_pool2d(z, window, stride=1)
 
     mx, my = mean(x), mean(y)

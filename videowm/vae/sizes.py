@@ -69,7 +69,11 @@ SIZES: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[int, int], bool]
 
 
 def sized(model: str, *, time: int, space: int, channels: int, width: int, layers: int) -> dict[str, Any]:
-    """The arguments of `model` for these strides (powers of two), latent channels, width and layers a block."""
+    """The arguments of `model` for these strides (powers of two), latent channels, width and layers a block.
+
+    Raises:
+        UserError: the class has no sizes or does not offer these strides, or the width is no multiple of 8.
+    """
     if model not in SIZES:
         raise UserError(f"vae.size: {model!r} is sized by its own vae.args only{suggest(model, SIZES)}")
     make, offered = SIZES[model]

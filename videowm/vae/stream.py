@@ -2,9 +2,10 @@
 
 An autoencoder that `remembers` runs each step through layers that keep what they need of the past. Any other one runs
 a trailing window that covers its field in time: a causal autoencoder's newest output depends on its last R latent steps
-only, R measured by `decoder_field`. Cut off behind R + 1 steps, the newest output is that of the whole clip: the oldest
-step of the window becomes a "first frame", which stands for one frame instead of `stride`, so it lies outside the field
-by one step more. Frames agree with the whole clip's up to rounding (sums of other lengths), below 1e-5 in float32.
+only, R measured by `decoder_field`. Cut off behind R + 1 steps, the newest output is that of the whole clip. The
+oldest step of the window becomes a "first frame", which stands for one frame instead of `stride`. So it lies outside
+the field by one step more. Frames agree with the whole clip's up to rounding (sums of other lengths), below 1e-5 in
+float32.
 """
 
 from __future__ import annotations

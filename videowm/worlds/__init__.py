@@ -54,7 +54,11 @@ def find_world(name: str) -> type[World] | None:
 
 
 def checked(point: EntryPoint, package: str) -> type[World]:
-    """The class of another package's entry point, if it is a world."""
+    """The class of another package's entry point, if it is a world.
+
+    Raises:
+        UserError: it cannot be loaded, is no `World`, lacks a core part, or has another name than its entry point.
+    """
     where, remedy = f"the world {point.name!r} of {package}", "correct or uninstall that package"
     try:
         world = point.load()

@@ -44,7 +44,7 @@ class World:
     until `reset`: a simulator loads there. Its constructor may take `frame_skip` and other arguments with defaults.
 
     Everything else is optional. What this class defines for such a part means that the world lacks it. A caller uses
-    the part or leaves out what needs it; no caller knows a world by its name.
+    the part or leaves out what needs it; no caller looks for a world's name.
     """
 
     name: str
@@ -83,8 +83,8 @@ class World:
     def driver(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Endless actions float32 "a" of a scripted player, each chosen from the state when it is drawn.
 
-        Without a plan of its own, the player draws a named action, or uniform numbers from -1 to 1, and holds it for 1
-        to 8 frames.
+        Without a plan of its own, the player draws a named action, or uniform numbers from -1 to 1. It holds each for
+        1 to 8 frames.
         """
         named = [np.float32(action) for action in self.NAMED_ACTIONS.values()]
         while True:
@@ -95,7 +95,7 @@ class World:
     def caption(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator, *, over: bool = False) -> str:
         """What happened, in one plain sentence, from states "f k" and actions "f a" (a clip: "f-1 a").
 
-        `rng` picks the phrasing; `over` says whether the last action ended the game, which no state shows.
+        `rng` picks the phrasing; `over` is whether the last action ended the game, which no state shows.
         """
         return ""
 

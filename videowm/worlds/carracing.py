@@ -20,7 +20,7 @@ class CarRacing(World):
     """gymnasium's CarRacing-v3 from above: steer, gas and brake on a random closed track.
 
     The physics runs at 50 Hz and only every `frame_skip`-th state is drawn. `reset` lets the scripted driver pass the
-    opening zoom, so a recorded episode starts on a moving car, in a state that the seed alone decides.
+    opening zoom. A recorded episode thus starts on a moving car, in a state that the seed alone decides.
     """
 
     name = "carracing"
@@ -64,6 +64,11 @@ class CarRacing(World):
         self.fps = 50 / frame_skip
 
     def reset(self, seed: int) -> None:
+        """As `World.reset`, with the opening zoom already played.
+
+        Raises:
+            UserError: pygame or gymnasium's Box2D cannot be imported.
+        """
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         try:
             import pygame

@@ -121,7 +121,11 @@ class FourRooms(World):
 
 
 def start_engine(height: int, width: int) -> Any:
-    """A windowless game that draws "height width" pixels, with a box in each room instead of its goal."""
+    """A windowless game that draws "height width" pixels, with a box in each room instead of its goal.
+
+    Raises:
+        UserError: miniworld is not installed, or its renderer cannot start.
+    """
     try:
         import pyglet
 

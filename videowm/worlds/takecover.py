@@ -142,7 +142,11 @@ def number(count: int) -> str:
 
 
 def start_engine() -> Any:
-    """A running, windowless take_cover with the settings that its users may have elsewhere left out."""
+    """A running, windowless take_cover with the settings that its users may have elsewhere left out.
+
+    Raises:
+        UserError: vizdoom is not installed, or its engine does not start.
+    """
     try:
         import vizdoom
     except ImportError as error:
