@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scaling import api
-from videowm.arguments import Parser, add_options, options_from
-from videowm.config import parse_args
+from videowm.arguments import Parser, add_options, options_from, parse_args
 from videowm.exits import carry_out
 from videowm.types import UserError
 
@@ -102,7 +101,11 @@ def check_lr(args: argparse.Namespace) -> int:
 
 
 def fit(args: argparse.Namespace) -> None:
-    """The law, or one for each arm."""
+    """Print the law, or one for each arm.
+
+    Raises:
+        UserError: a table comes with overrides, or a sweep with options that are for tables.
+    """
     options, columns = options_from(api.FitOptions, args), options_from(api.TableOptions, args)
     if args.sweep.suffix == ".csv":
         if args.overrides:

@@ -160,7 +160,11 @@ def submit(sweep: SweepConfig, options: RunOptions = RunOptions()) -> str:  # no
 
 
 def chosen(sweep: SweepConfig, options: RunOptions) -> list[Point]:
-    """The points that the options name, all of a fresh plan where they name none."""
+    """The points that the options name, all of a fresh plan where they name none.
+
+    Raises:
+        UserError: an option is out of range, or the sweep has no point of a name in `only`.
+    """
     configuration.check(options)
     if not options.only:
         from scaling.plan import plan_aside

@@ -130,7 +130,11 @@ def todo(sweep: SweepConfig) -> tuple[list[Point], list[Point]]:
 
 
 def curves(check: CheckConfig, points: list[Point]) -> list[RateCurve]:
-    """The outcomes of the points that `rates` listed, in its order: by width, horizon, factor, seed."""
+    """The outcomes of the points that `rates` listed, in its order: by width, horizon, factor, seed.
+
+    Raises:
+        UserError: points of the check are not done.
+    """
     losses = [outcome(point) for point in points]
     if missing := losses.count(None):
         raise UserError(f"{missing} of {len(points)} points of the check are not done: run check-lr again")
@@ -172,7 +176,7 @@ def judge(check: CheckConfig, found: list[RateCurve], draws: int = DRAWS) -> Ver
     """Every curve's best factor with its 90 % interval over seeds, and how far it moves between curves.
 
     A notch is the median step of the factors. The check passes where the best factors of all curves lie within
-    `TOLERANCE` notches and none lies at the end of the factors, where the best may be outside.
+    `TOLERANCE` notches and none lies at an end of the factors. At an end, the best may be outside.
     """
     factors = np.array(check.factors)
     notch = float(np.median(np.diff(np.log(np.sort(factors)))))

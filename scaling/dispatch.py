@@ -67,8 +67,8 @@ def log_of(point: Point) -> Path:
 def claim(point: Point) -> BinaryIO | None:
     """The point's log, locked; None where another process has it.
 
-    The lock belongs to the open file, which becomes the output of all processes of the point: it is held until the
-    last of them ends, also while they import and hold no lock of the run yet, and however the launcher ends.
+    The lock belongs to the open file, which becomes the output of all processes of the point. It is held until the last
+    of them ends, however the launcher ends. It also holds while they import and have no lock of the run yet.
     """
     file = log_of(point).open("ab")
     try:

@@ -5,8 +5,8 @@ log-coefficient per term and then the exponents, F_k is built from ln N, ln D, l
 
 1. variable projection: on a grid over the exponents the coefficients solve a non-negative least squares problem on
    (model - L) / L, which approximates the log-residual;
-2. from the best cells, a damped Newton descent on  sum_i Huber_delta(ln model_i - ln L_i), delta = 1e-3, the SUM of
-   Huber terms (Hoffmann et al. 2203.15556, eq. 3). Averaging them stops a quasi-Newton descent too early: Besiroglu
+2. from the best cells, a damped Newton descent on `sum_i Huber_delta(ln model_i - ln L_i)`, delta = 1e-3. It is the SUM
+   of Huber terms (Hoffmann et al. 2203.15556, eq. 3). Averaging them stops a quasi-Newton descent too early: Besiroglu
    et al. 2404.10102. `benchmarks/law_reference.py` is the published way, 29 % of whose starts reach the optimum.
 
 N, D, C and L enter relative to their geometric means, so that units change no exponent. The descent works on many
@@ -316,7 +316,11 @@ def _deviation(values: np.ndarray) -> float:
 
 
 def resample(runs: Runs, form: str, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each draw holds each run, "draws runs". Draws that could identify no law are drawn again."""
+    """How often each draw holds each run, "draws runs". Draws that could identify no law are drawn again.
+
+    Raises:
+        UserError: almost no draw identifies the law, because runs or trunks are too few.
+    """
     labels = np.arange(len(runs)) if runs.trunk is None else np.unique(runs.trunk, return_inverse=True)[1]
     blocks, kept = labels.max() + 1, []
     for _ in range(200):

@@ -35,10 +35,10 @@ class Picture:
 
 
 def spread_starts(dataset: Dataset, context: int, frames: int, count: int) -> list[tuple[int, int]]:
-    """`count` held-out stretches (episode, frame) of different episodes, from calm to lively; no model has a say.
+    """`count` held-out stretches (episode, frame) of different episodes, from calm to lively; no model plays a part.
 
-    Of all candidates, the third whose last context frame shows most (variance over the picture: not bare grass) is
-    ordered by how much the true frames change afterwards, and those at evenly spaced ranks are taken.
+    A third of all candidates is kept: those whose last context frame has the highest variance, so not bare grass.
+    These are ordered by how much the true frames change afterwards. Those at evenly spaced ranks are taken.
     """
     where = even_clips(dataset, frames=context + frames, split="test", count=8 * count)
     clips = [dataset.clip(episode, start, context + frames).frames.astype(np.float32) for episode, start in where]

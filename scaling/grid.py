@@ -61,7 +61,11 @@ COUNTED: dict[str, Dial] = {}  # by the hash of the configuration
 
 
 def expected_optimum(rule: OptimumConfig, budget: float, cost: Cost) -> tuple[float, float]:
-    """N and D that `rule` expects to be best for `budget` FLOPs."""
+    """N and D that `rule` expects to be best for `budget` FLOPs.
+
+    Raises:
+        UserError: the rule's law.json cannot be read.
+    """
     if rule.law is not None:
         try:
             return optimum(Law.from_json(Path(rule.law).read_text()), budget, cost)
@@ -95,7 +99,7 @@ class Training:
     steps: int
     batch: int
     lr: float
-    horizon: float | None  # tokens that the rule took them for; None where both are given as numbers
+    horizon: float | None  # tokens that the rule took them for; None where the sweep states both as numbers
 
     @staticmethod
     def of(base, dial: Dial, depth: int, tokens: float, *, shared: bool = False) -> Training:
@@ -118,7 +122,11 @@ class Training:
 
 
 def long_enough(name: str, training: Training, *, force: bool) -> Training:
-    """Refuse a run that is mostly warmup and cooldown."""
+    """Refuse a run that is mostly warmup and cooldown.
+
+    Raises:
+        UserError: the run has fewer than `FEWEST_STEPS` steps, and `force` is not set.
+    """
     if training.steps < FEWEST_STEPS and not force:
         raise UserError(
             f"{name} would have {training.steps:,} steps, fewer than {FEWEST_STEPS:,}: give larger budgets, smaller "

@@ -91,7 +91,7 @@ class Law:
             UserError: the law is not a surface.
         """
         if self.form != "surface":
-            raise UserError(f"a {self.form} law knows compute only: use predict_c(C), or fit the form 'surface'")
+            raise UserError(f"a {self.form} law depends on compute only: use predict_c(C), or fit the form 'surface'")
         return evaluate(self.form, self.params, n, d, None)
 
     def predict_c(self, c):
@@ -186,7 +186,7 @@ def _surface_gap(runs: Runs) -> str | None:
     if ratio.max() / ratio.min() < 1.05:
         return (
             f"all {len(runs)} runs have one D/N of about {np.median(ratio):.3g}, so A/N^alpha and B/D^beta cannot be "
-            "told apart: train several sizes per compute budget"
+            "separated: train several sizes per compute budget"
         )
     x, y = np.log(runs.n), np.log(runs.d)
     for values, name in ((x, "model sizes N"), (y, "amounts of data D")):
@@ -195,7 +195,7 @@ def _surface_gap(runs: Runs) -> str | None:
             return f"{distinct} different {name} cannot fix a power and an offset: at least 3 are needed"
     if np.sqrt(max(0.0, 1 - np.corrcoef(x, y)[0, 1] ** 2)) < 0.02:
         return (
-            "N and D follow one power of each other over all runs, so A/N^alpha and B/D^beta cannot be told apart: "
+            "N and D follow one power of each other over all runs, so A/N^alpha and B/D^beta cannot be separated: "
             "train several sizes per compute budget"
         )
     return None
@@ -350,7 +350,7 @@ def _parabola_bias(groups: list[Runs], surface: Law | None) -> str:
 
 @dataclass(frozen=True)
 class Score:
-    """A prediction against the run it predicted; signs say which way (positive: predicted too high)."""
+    """A prediction against the run it predicted. A positive error means that the prediction was too high."""
 
     predicted: float
     measured: float

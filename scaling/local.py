@@ -25,7 +25,7 @@ TAIL = 12  # lines of a failed point's log that are shown
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. Another process asks torch."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. A subprocess counts them with torch."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
@@ -150,7 +150,7 @@ class Launcher:
         return False
 
     def wait_for_another(self, point: Point) -> None:
-        """Say once, after a while, that another process has the point."""
+        """Print once, after a while, that another process has the point."""
         since = self.seen_elsewhere.setdefault(point.name, time.monotonic())
         if time.monotonic() - since > PATIENCE:
             self.say(f"waiting   {point.name}: another process trains it")

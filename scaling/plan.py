@@ -26,7 +26,11 @@ REFUSED = 3  # exit code of this module after a `UserError`
 
 
 def resolve(sweep: SweepConfig, overrides: dict[str, Any]) -> tuple[dict[str, Any], WorldRun]:
-    """The base with the sweep's overrides and these: as written to a file, and checked, its steps not yet counted."""
+    """The base with the sweep's overrides and these, as written to a file and as checked, its steps not yet counted.
+
+    Raises:
+        UserError: the base is not a `task: world` configuration, or an override does not fit it.
+    """
     from videowm.train import registry
 
     data = configuration.read(sweep.base)
@@ -92,7 +96,11 @@ def linked(points: list[Point]) -> list[Point]:
 
 
 def plan_aside(sweep: SweepConfig) -> list[Point]:
-    """`plan` in a process of its own, so that this one, which may wait for days, need not hold torch."""
+    """`plan` in a process of its own, so that this one, which may wait for days, need not hold torch.
+
+    Raises:
+        UserError: the sweep cannot be planned.
+    """
     if "torch" in sys.modules:
         return plan(sweep)
     text = json.dumps(configuration.to_dict(sweep))
@@ -116,7 +124,11 @@ def main() -> None:
 
 
 def checked(name: str, run: WorldRun) -> WorldRun:
-    """Refuse what would be found out only when a branch looks for its start."""
+    """Refuse what would be found out only when a branch looks for its start.
+
+    Raises:
+        UserError: `train.keep_at` names a step outside the run.
+    """
     if late := [step for step in run.train.keep_at if not 1 <= step <= run.train.steps]:
         raise UserError(
             f"point {name}: train.keep_at {late[0]} lies outside its {run.train.steps:,} steps, so no checkpoint would "
@@ -126,8 +138,13 @@ def checked(name: str, run: WorldRun) -> WorldRun:
 
 
 def same_as_run(run: WorldRun) -> None:
-    """Refuse a point whose run directory, or record where only that is here, is of another configuration: it would
-    count as done. Latents may lie elsewhere, since records have their hashes."""
+    """Refuse a point whose run directory is of another configuration: it would count as done.
+
+    Where only the record is here, the record is compared. Latents may lie elsewhere, since records have their hashes.
+
+    Raises:
+        UserError: the directory, or its record, is of a run with another configuration.
+    """
     from videowm.train.directory import check_same_run
 
     out = Path(run.out)

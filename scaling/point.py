@@ -155,7 +155,11 @@ def point_name(point: dict[str, Any]) -> str:
 
 
 def folder_name(name: str, where: str) -> str:
-    """`name`, if a folder of the sweep can be called so."""
+    """`name`, if a folder of the sweep can be called so.
+
+    Raises:
+        UserError: the name is reserved, too long, begins with a dot or holds '/'.
+    """
     if not re.fullmatch(r"[^./\x00-\x1f][^/\x00-\x1f]{0,149}", name) or name in RESERVED:
         raise UserError(
             f"{where}: a point cannot be named {name!r}: give a `name` without '/', of at most 150 letters, that does "

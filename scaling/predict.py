@@ -26,7 +26,7 @@ from scaling.records import Finished, finished, runs_of, unstopped
 from videowm.files import sha256_of, write_atomic
 from videowm.types import UserError
 
-REACHED = 0.9  # a run with this share of a budget has looked at it
+REACHED = 0.9  # a run with this share of a budget counts as a run of it
 NEAR = 1.2  # and one above this many times the budget is another target
 CANDIDATES = ("surface", "frontier", "second-order")
 LEVEL = 0.9
@@ -102,9 +102,12 @@ def forecast(runs: Runs, budget: float, form: str, cost: Cost, rule: OptimumConf
 
 
 def choose_form(runs: Runs) -> tuple[str, str]:
-    """The form that predicts the best run of the highest budget from the lower ones, and a sentence saying so.
+    """The form that predicts the best run of the highest budget from the lower ones, and a sentence with the reason.
 
     Not a surface on which more parameters or data do harm: it has no best size to predict at.
+
+    Raises:
+        UserError: the runs identify no form.
     """
     candidates, without = CANDIDATES, ""
     if not identifiable(runs, "surface"):
@@ -191,7 +194,11 @@ def digest(content: dict[str, Any]) -> str:
 
 
 def publish_once(path: Path, text: str) -> None:
-    """Whole or not there, and never over a file that is there: a link fails where a rename would replace."""
+    """Write `text` whole or not at all, never over a file that is there: a link fails where a rename would replace.
+
+    Raises:
+        UserError: another call wrote the file at the same time.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     write_atomic(aside, text.encode())
     try:
@@ -219,7 +226,11 @@ def read(path: Path) -> Prediction:
 
 
 def frozen(path: Path, sources: dict[str, str], form: str | None) -> Prediction:
-    """The prediction in `path`, if the same command would make it again."""
+    """The prediction in `path`, if the same command would make it again.
+
+    Raises:
+        UserError: the file froze another form, or was fitted to other records.
+    """
     content = read(path)
     if form not in (None, content.form):
         raise UserError(f"{path} froze the form {content.form}, not {form}: a prediction is never overwritten")

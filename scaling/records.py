@@ -78,7 +78,11 @@ def finished(points: Sequence[Point]) -> list[Finished]:
 
 
 def same_precision(records: Sequence[RunRecord]) -> None:
-    """Refuse a branch whose trunk was trained in another precision: together they are not one run."""
+    """Refuse a branch whose trunk was trained in another precision: together they are not one run.
+
+    Raises:
+        UserError: a branch and its trunk were trained in different precisions.
+    """
     trunks = {record.name: record.execution.precision for record in records}
     for record in records:
         ours, theirs = record.execution.precision, trunks.get(record.trunk)
@@ -111,7 +115,12 @@ def later_metrics(run: Path) -> dict[str, Any]:
 
 
 def check_metric(records: Sequence[Finished], y: str) -> None:
-    """Refuse a name that is not a number in every record, or that was measured on other starts or by another reader."""
+    """Refuse a name that is not a number in every record, or that was measured in different ways.
+
+    Raises:
+        UserError: a record lacks the metric or holds no number, or runs were measured on other starts or by another
+            reader.
+    """
     for record in records:
         if y not in record.metrics:
             numbers = [name for name in record.metrics if record.number(name) is not None]

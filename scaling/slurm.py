@@ -37,7 +37,11 @@ OURS = ("array", "dependency", "comment", "parsable", "wrap")  # options that th
 
 
 def ask(command: list[str]) -> str:
-    """What a SLURM command prints; one sentence where it cannot be had."""
+    """The output of a SLURM command.
+
+    Raises:
+        UserError: the command is not installed, or it refused.
+    """
     if shutil.which(command[0]) is None:
         raise UserError(f"{command[0]} is not installed here: log in where SLURM is, or leave out --slurm")
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -48,7 +52,11 @@ def ask(command: list[str]) -> str:
 
 
 def options(given: dict) -> list[str]:
-    """The sweep's `slurm` mapping as sbatch takes it: `partition: x` is --partition=x, `requeue: true` --requeue."""
+    """The sweep's `slurm` mapping as sbatch takes it: `partition: x` is --partition=x, `requeue: true` --requeue.
+
+    Raises:
+        UserError: a key is one that the launcher sets, or its value cannot be an sbatch option.
+    """
     found = []
     for key, value in given.items():
         name = str(key).replace("_", "-")
@@ -113,7 +121,7 @@ def groups(points: list[Point], tasks: dict[str, str], waiting: set[str]) -> Ite
 
 
 def longest_array() -> int:
-    """Tasks that an array may have on this cluster: its MaxArraySize, which is 1001 unless the site says otherwise."""
+    """Tasks that an array may have on this cluster: its MaxArraySize, which is 1001 unless the site sets another."""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]), re.MULTILINE)
     return max(1, int(found[1])) if found else 1001
 
@@ -129,7 +137,7 @@ def submit(points: list[Point], sweep: SweepConfig, jobs: int | None = None) -> 
     folder, given = Path(sweep.out) / "plan", [f"--job-name={Path(sweep.out).name}", *options(sweep.slurm)]
     with (folder / ".slurm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        held = queue(sweep)  # before the records are looked at: what ends in between is then done, not missing
+        held = queue(sweep)  # before the records are read: what ends in between is then done, not missing
         now = {point.name: dispatch.state(point) for point in points}
         missing = [p for p in points if p.name not in held and now[p.name] in ("todo", "failed", "diverged")]
         tasks = {name: task for name, (task, _) in held.items()}

@@ -46,9 +46,12 @@ def read_table(
 ) -> Runs:
     """Runs of a CSV: names of its columns, what one unit of them is worth (`n_unit=1e6`), and which rows to take.
 
-    D = C / 6N where no data column is named, C = 6ND where no compute column is. Rows are taken in this order: those
-    that meet every condition of `where` ("dataset=rpj", "N<=4e8"), without the `drop_highest` highest losses (diverged
-    runs are the highest), of those the ones with compute between `c_min` and `c_max`.
+    D = C / 6N where no data column is named, C = 6ND where no compute column is. First come the rows that meet every
+    condition of `where` ("dataset=rpj", "N<=4e8"). Then the `drop_highest` highest losses go; diverged runs are the
+    highest. Of the rest, the rows with compute between `c_min` and `c_max` are taken.
+
+    Raises:
+        UserError: neither data nor compute has a column, a column is missing or not of numbers, or no row is left.
     """
     if d is None and c is None:
         raise UserError(f"{path}: name the column of the data (d) or of the compute (c), one of them follows from N")

@@ -162,7 +162,7 @@ def test_a_server_that_dies(data, videowm):
     with ChatServer(lambda h, b, q, t: h.good() if q < 3 else h.reply(error("oops"), 500)) as server:
         ended = videowm("caption", data, "--base-url", server.url, *SMALL, "--retries", 0, "--concurrency", 2)
     assert ended.code == 1 and "3 of 48 clips captioned, 45 failed" in ended.out
-    assert len(server.questions) <= 3 + 20 + 1 and "not asked after 20 failures in a row" in ended.out
+    assert len(server.questions) <= 3 + 20 + 1 and "not sent after 20 failures in a row" in ended.out
 
 
 @pytest.mark.parametrize(

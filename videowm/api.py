@@ -11,8 +11,8 @@ Example:
     >>> record = api.train("configs/world/quickstart.yaml", api.TrainOptions(overrides=(f"latents={latents}",)))
     >>> record.metrics["heldout/loss"]
 
-Every function raises `videowm.types.UserError`, whose message is one sentence, for what its caller gave wrong: a value
-out of range, a path that holds something else, a damaged file. Progress is shown on stderr.
+Every function raises `videowm.types.UserError` for a value out of range, a path that holds something else, or a damaged
+file. The message is one sentence. Progress is shown on stderr.
 """
 
 from __future__ import annotations

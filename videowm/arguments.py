@@ -24,7 +24,7 @@ Flags = Mapping[str, str]  # name of a field -> its flag, where that is another 
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that shows examples as they are written, and says in one line what is wrong."""
+    """An ArgumentParser that shows examples as they are written, and reports an error in one line."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **({"formatter_class": argparse.RawDescriptionHelpFormatter} | more))
@@ -34,6 +34,16 @@ class Parser(argparse.ArgumentParser):
         program = self.prog.removeprefix("python -m ").split()[0]
         print(f"{program}: {' '.join(message.split())}; see {self.prog} --help", file=sys.stderr)
         sys.exit(2)
+
+
+def parse_args(top: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """The arguments of a command. Its `overrides` may also follow its options, which argparse alone refuses."""
+    args, late = top.parse_known_args(argv)
+    if late and not (hasattr(args, "overrides") and all("=" in word and word[0] != "-" for word in late)):
+        top.error(f"unrecognized arguments: {' '.join(late)}")
+    if late:
+        args.overrides += late
+    return args
 
 
 def add_options(parser: argparse.ArgumentParser, cls: type, flags: Flags = types.MappingProxyType({})) -> None:
@@ -100,7 +110,7 @@ def flag_of(name: str, flags: Flags) -> str:
 
 
 def help_of(field: dataclasses.Field, comments: dict[str, str]) -> str:
-    """The help of a field: its comment, and its default unless the comment says it."""
+    """The help of a field: its comment, and its default unless the comment states one."""
     text = comments[field.name].replace("%", "%%")
     silent = is_required(field) or field.default is None or field.default in (False, ()) or "default:" in text
     return text if silent else f"{text} (default: {field.default})"

@@ -1,7 +1,7 @@
 """Bootstrap over groups: the one place where standard errors come from (Efron 1979, Annals of Statistics 7).
 
-Frames of one episode are alike, so whole episodes are drawn with replacement. With a single group nobody can say how
-sure a number is: every standard error is then NaN, which JSON stores as null, and no test passes on it.
+Frames of one episode are alike, so whole episodes are drawn with replacement. A single group holds no information about
+the spread. Every standard error is then NaN, which JSON stores as null, and no test passes on it.
 """
 
 from __future__ import annotations

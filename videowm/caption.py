@@ -1,6 +1,6 @@
 """`videowm caption` and `videowm expand`: clips and prompts put into words by a model that sees frames.
 
-As in DALL-E 3 (Betker et al. 2023) and Sora: synthetic captions that say what happens, in detail, and short prompts
+As in DALL-E 3 (Betker et al. 2023) and Sora, synthetic captions describe in detail what happens. Short prompts are
 expanded to the same style.
 """
 
@@ -48,7 +48,7 @@ EXPAND = (
 )
 FIRST = 4  # clips whose tokens and seconds the estimate is made from
 IMAGE_SIZE = 256  # pixels of a picture's longer side
-GIVE_UP = 20  # failures in a row, or four rounds of them, after which the rest is not asked
+GIVE_UP = 20  # failures in a row, or four rounds of them, after which no further request is sent
 
 
 def instructions(opening: str, config: AskConfig) -> str:
@@ -143,7 +143,7 @@ class Captioning:
         ask, began = self.endpoint.ask_first if first else self.endpoint.ask, time.monotonic()
         try:
             if self.in_a_row >= self.give_up:
-                raise NoCaption(f"not asked after {self.give_up} failures in a row")
+                raise NoCaption(f"not sent after {self.give_up} failures in a row")
             short, detailed = await ask(self.question(clip))
         except NoCaption as error:
             line = {**clip._asdict(), "reason": error.reason, "detail": error.detail}
@@ -189,14 +189,14 @@ class Captioning:
         tqdm.write(
             f"a clip takes {each[0]:.0f} + {each[1]:.0f} tokens and {seconds:.1f} s; the {rest} clips without one: "
             f"about {each[0] * rest:.0f} + {each[1] * rest:.0f} tokens{self.price.of(each[0] * rest, each[1] * rest)}, "
-            f"{seconds * rest / concurrency / 60:.1f} minutes at {concurrency} at once; {queued} of them are asked now"
+            f"{seconds * rest / concurrency / 60:.1f} minutes at {concurrency} at once; {queued} of them are sent now"
         )
 
     def summary(self) -> str:
         """One sentence: clips with a caption, failures and their reasons, tokens."""
         reasons = Counter(line["reason"] for line in self.failed.values())
         why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
-        failed = f", {len(self.failed)} failed ({why}; the same command asks again)" if self.failed else ""
+        failed = f", {len(self.failed)} failed ({why}; the same command tries them again)" if self.failed else ""
         return f"{self.path}: {len(self.done)} of {len(self.clips)} clips captioned{failed}; {self.spent()} this time"
 
     def close(self) -> None:
@@ -236,9 +236,13 @@ def caption(data: Path, options: CaptionOptions) -> Captioned:
 
 
 def make_endpoint(options: EndpointOptions) -> Endpoint:
-    """The endpoint that the options name."""
+    """The endpoint that the options name.
+
+    Raises:
+        UserError: the options lack the server's address or the model.
+    """
     if not (options.base_url and options.model):
-        raise UserError("no --base-url and --model are given: name a server and one of its models")
+        raise UserError("--base-url and --model are missing: name a server and one of its models")
     config = AskConfig(options.model, options.answer, options.max_tokens, options.temperature)
     return Endpoint(Access(options.base_url, options.key_env, options.timeout, options.retries), config)
 
@@ -252,9 +256,15 @@ def expand(prompt: str, options: ExpandOptions) -> str:
 
 
 def expand_prompt(prompt: str, frame: np.ndarray | None, endpoint: Endpoint, *, cache: Path) -> str:
-    """`prompt` as a detailed caption of a clip that starts with `frame`, uint8 "H W 3"; asked for once, then cached."""
+    """`prompt` as a detailed caption of a clip that starts with `frame`, uint8 "H W 3".
+
+    The server answers each prompt once; the answer is then read from the folder `cache`.
+
+    Raises:
+        UserError: the prompt is empty, the cached answer is damaged, or the server returned no caption.
+    """
     if not prompt.strip():
-        raise UserError("the prompt is empty: say what is to be seen")
+        raise UserError("the prompt is empty: describe what is to be seen")
     start = " and in its first frame, the picture below" if frame is not None else ""
     question = [text(instructions(EXPAND.format(start=start), endpoint.config)), text(prompt)]
     question += [picture(frame, IMAGE_SIZE)] if frame is not None else []

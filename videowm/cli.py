@@ -9,8 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from videowm import __version__, api, shipped
-from videowm import config as configuration
-from videowm.arguments import Parser, add_options, options_from
+from videowm.arguments import Parser, add_options, options_from, parse_args
 from videowm.exits import carry_out, printable
 from videowm.reference import keys
 
@@ -34,7 +33,7 @@ FROM = {"data": "--from"}  # dataset of the first frames
 STOPPED = {  # what is true after Ctrl-C
     "quickstart": "the same command goes on with the stage that was stopped",
     "record": "the same command records the files that are missing",
-    "caption": "the same command asks for the clips without a caption",
+    "caption": "the same command captions the clips that have none",
     "encode": "the same command encodes the shards that are missing",
     "train": "the same command goes on from the last checkpoint",
     "evaluate": "nothing was kept, the same command measures from the start",
@@ -197,7 +196,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def encode(args: argparse.Namespace) -> None:
-    """The first process says what was made."""
+    """Encode a dataset. Only the first process prints what was made."""
     from videowm.data.latents import LatentsIndex
     from videowm.device import Process
 
@@ -279,7 +278,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = configuration.parse_args(parser(), argv)
+    args = parse_args(parser(), argv)
     stopped = STOPPED.get(args.verb, "run the same command again")
     carry_out("videowm", lambda: run(args), stopped=stopped)
 

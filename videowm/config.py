@@ -7,7 +7,6 @@ the dotted key, what was expected and the likely right one.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import json
@@ -39,20 +38,13 @@ def load(cls: type[T], path: str | Path, overrides: list[str] | tuple[str, ...] 
     return build(cls, data, where=str(path))
 
 
-def parse_args(top: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """The arguments of a command; its `overrides` may also follow its options, which argparse alone refuses."""
-    args, late = top.parse_known_args(argv)
-    if late and not (hasattr(args, "overrides") and all("=" in word and word[0] != "-" for word in late)):
-        top.error(f"unrecognized arguments: {' '.join(late)}")
-    if late:
-        args.overrides += late
-    return args
-
-
 def read(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
     """The plain mapping of a YAML file with the overrides applied, not yet checked against a dataclass.
 
     A path such as configs/world/quickstart.yaml that is not there is that of the package.
+
+    Raises:
+        UserError: the file is missing, cut off, not valid YAML or not a mapping, or an override does not fit it.
     """
     try:
         text = shipped.resolve(path).read_text()
@@ -91,7 +83,12 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def apply_override(data: dict[str, Any], override: str, cls: type | None = None) -> None:
-    """Set `a.b=value` in the nested mapping `data`, which becomes a `cls`. Text keys take the value as it stands."""
+    """Set `a.b=value` in the nested mapping `data`, which becomes a `cls`. Text keys take the value as it stands.
+
+    Raises:
+        UserError: the override is not `key=value`, its value is not YAML, or its key leads through a list or a plain
+            value.
+    """
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise UserError(f"override {override!r} is not of the form key.sub=value")
@@ -178,7 +175,11 @@ def build(cls: type[T], data: dict[str, Any], where: str = "configuration") -> T
 
 
 def built(cls: type[T], data: dict[str, Any], where: Place) -> T:
-    """An instance of the dataclass `cls` that stands at `where`."""
+    """An instance of the dataclass `cls` that stands at `where`.
+
+    Raises:
+        UserError: a key is unknown or missing, or its value has the wrong type or lies out of range.
+    """
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     values = {}
@@ -236,7 +237,11 @@ def brief(value: Any) -> str:
 
 
 def convert(hint: Any, value: Any, where: Place) -> Any:
-    """`value` as the annotated type `hint`, within its range; int becomes float where a float is wanted."""
+    """`value` as the annotated type `hint`, within its range; int becomes float where a float is wanted.
+
+    Raises:
+        UserError: the value has the wrong type, is not one of the choices, or is out of range.
+    """
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return within(args[1:], convert(args[0], value, where), where)
@@ -262,7 +267,11 @@ def convert(hint: Any, value: Any, where: Place) -> Any:
 
 
 def within(limits: tuple[Any, ...], value: Any, where: Place) -> Any:
-    """`value`, if it lies within every `Range` of an annotation."""
+    """`value`, if it lies within every `Range` of an annotation.
+
+    Raises:
+        UserError: the value lies outside a range.
+    """
     for limit in limits:
         if isinstance(limit, Range) and isinstance(value, int | float) and not limit.holds(value):
             raise UserError(f"{where}: {value!r} is out of range, expected a number that is {limit}")
@@ -270,6 +279,11 @@ def within(limits: tuple[Any, ...], value: Any, where: Place) -> Any:
 
 
 def convert_union(args: tuple, value: Any, where: Place) -> Any:
+    """`value` as the first type of a union that takes it.
+
+    Raises:
+        UserError: no type of the union takes the value.
+    """
     if value is None and type(None) in args:
         return None
     options = [arg for arg in args if arg is not type(None)]
@@ -287,6 +301,11 @@ def convert_union(args: tuple, value: Any, where: Place) -> Any:
 
 
 def convert_sequence(hint: Any, origin: type, args: tuple, value: Any, where: Place) -> Any:
+    """`value` as a list or tuple whose items have their annotated types.
+
+    Raises:
+        UserError: the value is no sequence, has the wrong length, or holds an item that does not convert.
+    """
     if not isinstance(value, (list, tuple)):
         raise UserError(f"{where}: expected {type_name(hint)}, got {brief(value)}")
     if origin is tuple and args[-1] is not Ellipsis:
@@ -297,6 +316,11 @@ def convert_sequence(hint: Any, origin: type, args: tuple, value: Any, where: Pl
 
 
 def convert_plain(hint: Any, value: Any, where: Place) -> Any:
+    """`value` as a plain type. Text that is a number becomes one, and text becomes a Path where one is wanted.
+
+    Raises:
+        UserError: the value has another type, is not finite, or is a whole number above 2**53 in magnitude.
+    """
     if hint is Any:
         return value
     if hint is float:

@@ -36,7 +36,11 @@ class Process:
 
 
 def whole(name: str, default: int) -> int:
-    """The whole number in an environment variable."""
+    """The whole number in an environment variable.
+
+    Raises:
+        UserError: the variable is set to something other than a whole number.
+    """
     text = os.environ.get(name, str(default))
     if not (text.isascii() and text.isdigit()):
         raise UserError(f"the environment variable {name} is {text!r}, expected a whole number: unset it")

@@ -1,7 +1,7 @@
 """An OpenAI-compatible server that sees pictures: one question, its answer in words, and a key that nobody sees.
 
 The client's own retries serve 408, 409, 429 and 5xx answers, time-outs and lost connections, with backoff, jitter and
-Retry-After. After an answer without a caption, this module asks again.
+Retry-After. After an answer without a caption, this module repeats the question.
 """
 
 from __future__ import annotations
@@ -223,7 +223,11 @@ NO_COMPLETION = "the answer is no chat completion"
 
 
 def read_key(variable: str | None) -> str:
-    """The key from the environment, empty where none is needed. Its name is never repeated: it may be the key."""
+    """The key from the environment, empty where none is needed. Its name is never repeated: it may be the key.
+
+    Raises:
+        UserError: `variable` is not set in the environment, or the key holds blanks or characters outside ASCII.
+    """
     key = os.environ.get(variable or "OPENAI_API_KEY", "").strip()
     if variable and not key:
         raise UserError("--key-env names no environment variable that is set: give the variable's name, not the key")

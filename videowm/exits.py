@@ -32,7 +32,7 @@ def carry_out(program: str, command: Callable[[], int], *, stopped: str) -> NoRe
     Args:
         program: its name, which begins every line.
         command: returns the exit code.
-        stopped: what is true after Ctrl-C, unless the KeyboardInterrupt says it.
+        stopped: what is true after Ctrl-C, unless the KeyboardInterrupt has a message.
     """
     try:
         code = command()

@@ -95,7 +95,7 @@ UMASK = current_umask()  # read once, at import, before any thread is started
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk or quota is full. safetensors gives the text and no number."""
+    """Whether an error means that a disk or quota is full. An error of safetensors has the text and no number."""
     numbers = [f"os error {number}" for number in FULL]
     return getattr(error, "errno", None) in FULL or any(text in str(error) for text in ("No space left", *numbers))
 

@@ -35,7 +35,11 @@ class Generated:
 
 
 def generate(run: Path, data: Path, out: Path | None, options: GenerateOptions) -> Generated:
-    """Roll `run` out from frames of `data`; with `out` also write the comparison video."""
+    """Roll `run` out from frames of `data`; with `out` also write the comparison video.
+
+    Raises:
+        UserError: `--expand` comes without a prompt, `out` is no .mp4, or run, data and actions do not fit each other.
+    """
     if out is not None:
         check_output(out, ".mp4")
     if options.expand and options.prompt is None:
@@ -73,7 +77,7 @@ def prompt_of(options: GenerateOptions, pipeline: WorldModelPipeline, context: t
         return options.prompt
     from videowm.caption import expand_prompt, make_endpoint
 
-    pipeline.text_conditioning(options.prompt, 1, 1)  # a model without text is refused before the server is asked
+    pipeline.text_conditioning(options.prompt, 1, 1)  # a model without text is refused before a request is sent
     frame = to_uint8(context[-1:])[0]
     return expand_prompt(options.prompt, frame, make_endpoint(options.endpoint), cache=options.cache)
 
@@ -81,7 +85,11 @@ def prompt_of(options: GenerateOptions, pipeline: WorldModelPipeline, context: t
 def future(
     dataset: Dataset, episode: int, world: str, options: GenerateOptions
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Actions "f-1 a" of context and future, and the true frames "f H W 3" where the actions are the episode's own."""
+    """Actions "f-1 a" of context and future, and the true frames "f H W 3" where the actions are the episode's own.
+
+    Raises:
+        UserError: the episode is too short for the context, or the actions cannot be read or have the wrong size.
+    """
     known, start = options.context - 1, options.start
     own = dataset.actions(episode)[start:]
     if len(own) < known:
@@ -102,7 +110,11 @@ def future(
 
 
 def named_actions(world: str) -> dict[str, tuple[float, ...]]:
-    """The action names of the world that a model was trained on."""
+    """The action names of the world that a model was trained on.
+
+    Raises:
+        UserError: the world is unknown or has no named actions.
+    """
     known = find_world(world)
     if known is None or not known.NAMED_ACTIONS:
         raise UserError(f"the model's world {world!r} has no named actions: give a table ({', '.join(TABLES)})")

@@ -10,7 +10,11 @@ from videowm.types import UserError
 
 
 def info(path: Path, *, verify: bool = False) -> str:
-    """A few lines for a person; the kind of directory is recognised by the file that completes it."""
+    """A few lines for a person; the kind of directory is recognised by the file that completes it.
+
+    Raises:
+        UserError: the directory is of none of the three kinds, or its files are damaged.
+    """
     if (path / "meta" / "info.json").exists():
         return dataset_info(path, verify=verify)
     if (path / "latents.json").exists():
@@ -74,7 +78,11 @@ def latents_info(path: Path, *, verify: bool) -> str:
 
 
 def run_info(path: Path, *, verify: bool) -> str:
-    """What a run is trained for, how far it is, and what was measured."""
+    """What a run is trained for, how far it is, and what was measured.
+
+    Raises:
+        UserError: the configuration or another file of the run is damaged.
+    """
     from videowm import config as configuration
     from videowm.train import checkpoint
 

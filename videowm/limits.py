@@ -1,6 +1,6 @@
 """Ranges of configuration values, stated once in the annotation of each key.
 
-`Annotated[float, Range(above=0)]` says what a key may hold. `videowm.config` checks it when a file is read, and the
+`Annotated[float, Range(above=0)]` limits what a key may hold. `videowm.config` checks it when a file is read, and the
 reference in the documentation prints it. Numbers are always finite; a key without a range may hold any finite number.
 """
 

@@ -29,7 +29,11 @@ from videowm.worlds import find_world
 
 
 def measure(run: Path, options: EvaluateOptions) -> dict[str, Any]:
-    """Measure a finished run: name -> value, as in evaluation.json, which is written."""
+    """Measure a finished run and write evaluation.json. Returns its content: name -> value.
+
+    Raises:
+        UserError: the run is not finished, or the options do not fit it.
+    """
     if not (run / "record.json").exists():
         raise UserError(f"{run} holds no finished run (no record.json): finish it with videowm train")
     task = finished_task(run, default_device())
@@ -77,7 +81,11 @@ def measure_world(run: Path, options: EvaluateOptions, task: WorldTask) -> dict[
 
 
 def finished_model(run: Path, task: WorldTask, device: torch.device) -> DiT:
-    """The transformer of a smaller run on the same latents as the task's."""
+    """The transformer of a smaller run on the same latents as the task's.
+
+    Raises:
+        UserError: the smaller run was trained on latents of another autoencoder.
+    """
     smaller = WorldModelPipeline.open(run)
     if smaller.trained_on.vae_hash != task.latents.index.vae_hash:
         raise UserError(f"{run} was trained on latents of another autoencoder: name runs of the same sweep")

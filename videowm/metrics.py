@@ -39,7 +39,7 @@ class Metric:
     better: Better
     computed_in: str  # module
     ceiling: str | None = None  # what the best that a model could reach is
-    floor: str | None = None  # what a model that knows nothing gets
+    floor: str | None = None  # what a model without any information gets
     sentence: str | None = None  # of the evaluation page, with {value}, and {of} for what a family's name holds
     others: Mapping[str, str] = field(default_factory=dict)  # suffix -> name, where it is not the name and the suffix
 

@@ -46,7 +46,7 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class EndpointOptions:
-    """An OpenAI-compatible server and how it is asked."""
+    """An OpenAI-compatible server, and the settings of requests to it."""
 
     base_url: str | None = None  # address of an OpenAI-compatible server; most end in /v1
     model: str | None = None  # name of the model on that server; it must see pictures
@@ -63,7 +63,7 @@ class CaptionOptions:
     """How the clips of a dataset are captioned; see `videowm.api.caption`."""
 
     from_state: bool = False  # from the state that the simulator recorded, without a model
-    endpoint: EndpointOptions = EndpointOptions()  # the server that is asked
+    endpoint: EndpointOptions = EndpointOptions()  # the server that answers
     frames: Frames = 8  # frames of each clip that the model sees
     clip_frames: Frames = 65  # frames of a clip, as in encode
     image_size: Pixels = 256  # longer side of a frame that the model sees, in pixels
@@ -78,7 +78,7 @@ class CaptionOptions:
 class ExpandOptions:
     """How a short prompt is expanded; see `videowm.api.expand`."""
 
-    endpoint: EndpointOptions = EndpointOptions()  # the server that is asked
+    endpoint: EndpointOptions = EndpointOptions()  # the server that answers
     data: Path | None = None  # dataset that holds the first frame
     episode: Whole = 0  # episode of the first frame
     start: Whole = 0  # number of the first frame within its episode

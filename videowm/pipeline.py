@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
 from diffusers.utils import logging as diffusers_logging
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from videowm.actions.group import check_actions, group_actions, grouped_size
@@ -24,6 +24,8 @@ from videowm.files import read_json, share
 from videowm.types import UserError, pixel_frames
 from videowm.vae.codec import DiffusersCodec, unwarned, weights_hash
 from videowm.vae.stream import StreamDecoder
+
+Checked = Shaped[Tensor, " ..."]  # any shape comes in; the function refuses one that does not fit
 
 
 @dataclass
@@ -141,7 +143,7 @@ class WorldModelPipeline(DiffusionPipeline):
         for key, value in plain.items():
             if not key.startswith("_") and scheduler.config.get(key, value) != value:
                 raise UserError(f"the scheduler's {key}={scheduler.config[key]!r} is not followed here: leave it at "
-                                f"{value!r}, and say how to sample as sampler=Sampler(...)")  # fmt: skip
+                                f"{value!r}, and choose how to sample with sampler=Sampler(...)")  # fmt: skip
         return scheduler.shift
 
     def normalise(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
@@ -154,7 +156,7 @@ class WorldModelPipeline(DiffusionPipeline):
         mean, std = self.statistics("latents", latents)
         return latents * std[:, None, None] + mean[:, None, None]
 
-    def statistics(self, kind: str, like: Tensor) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    def statistics(self, kind: str, like: Shaped[Tensor, " ..."]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Mean and standard deviation of "latents" (by channel) or "action", on the device of `like`."""
         return tuple(
             torch.tensor(getattr(self.trained_on, f"{kind}_{what}"), device=like.device) for what in ("mean", "std")
@@ -177,7 +179,7 @@ class WorldModelPipeline(DiffusionPipeline):
             )
         return latents.new_zeros(*latents.shape[:2], grouped_size(len(self.trained_on.action_names), self.time_stride))
 
-    def check(self, frames: Tensor, actions: Tensor) -> None:
+    def check(self, frames: Checked, actions: Checked) -> None:
         """Refuse frames and actions that do not belong together.
 
         Raises:
@@ -197,8 +199,12 @@ class WorldModelPipeline(DiffusionPipeline):
                 f"{frames.shape[1] - 1} actions for the context and one for every frame to predict"
             )
 
-    def check_frames(self, frames: Tensor) -> None:
-        """Refuse frames of another size than the model's, or that are not finite."""
+    def check_frames(self, frames: Checked) -> None:
+        """Refuse frames, as "b f 3 H W", of another size than the model's, or that are not finite.
+
+        Raises:
+            UserError: the frames have another size, or hold numbers that are not finite.
+        """
         shape = self.transformer.config
         expected = (3, shape.height * self.codec.stride[1], shape.width * self.codec.stride[2])
         if tuple(frames.shape[2:]) != expected or not torch.isfinite(frames).all():
@@ -225,7 +231,11 @@ class WorldModelPipeline(DiffusionPipeline):
         return {"text": text, "empty": (tokens[:1], mask[:1])}
 
     def check_sampler(self, sampler: Sampler | None) -> None:
-        """Refuse guidance on what the model never went without: its answer then is no weaker one, only a wrong one."""
+        """Refuse guidance on a condition that training never dropped: without it the prediction is wrong, not weaker.
+
+        Raises:
+            UserError: text or action guidance is not 1, and training never dropped the text or the actions.
+        """
         if sampler is None:
             return
         if sampler.text_guidance != 1 and not (self.trained_on.text or {}).get("drop"):
@@ -240,7 +250,11 @@ class WorldModelPipeline(DiffusionPipeline):
             )
 
     def context(self, frames: Float[Tensor, "b f 3 H W"], futures: int) -> Float[Tensor, "all t c h w"]:
-        """Normalised latents of the last frames that fit the time stride; all = b * futures."""
+        """Normalised latents of the last frames that fit the time stride; all = b * futures.
+
+        Raises:
+            UserError: `futures` is less than 1.
+        """
         if futures < 1:
             raise UserError(f"{futures} futures cannot be rolled out: give 1 or more")
         frames = frames[:, self.left_out(frames) :].to(self._execution_device)
@@ -363,7 +377,7 @@ class WorldModelPipeline(DiffusionPipeline):
         return WorldModelOutput(decoded, latents, known)
 
 
-def drawn_or_given(what: str, noise: Tensor | None, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def drawn_or_given(what: str, noise: Checked | None, like: Checked, generator: torch.Generator | None = None) -> Tensor:
     """Standard normal noise shaped and placed like `like`: the caller's, if its shape fits, or newly drawn.
 
     Raises:

@@ -14,7 +14,11 @@ EPISODES, TEST_SHARE, SEED = 130, 0.2, 0  # 26 episodes held out: fewer leave wi
 
 
 def main(out: Path, *, workers: int) -> Path:
-    """Run the five stages and return the report. Each stage resumes, so the same call goes on after a stop."""
+    """Run the five stages and return the report's path. Each stage resumes, so the same call goes on after a stop.
+
+    Raises:
+        UserError: a stage stopped with an error.
+    """
     began = time.perf_counter()
     configs = shipped.folder()
     data, vae, latents = out / "data", out / "vae", out / "latents"
@@ -32,6 +36,6 @@ def main(out: Path, *, workers: int) -> Path:
         print(f"\n[{number}/{len(stages)}] {name}   ({time.perf_counter() - began:.0f} s so far)", flush=True)
         ended = subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=False)
         if ended.returncode:
-            raise UserError(f"the quickstart stopped while it was to {name}: mend what is said above, run it again")
+            raise UserError(f"the quickstart stopped while it was to {name}: mend the fault above, run it again")
     print(f"\ndone in {(time.perf_counter() - began) / 60:.1f} minutes: open {out / 'report.html'}")
     return out / "report.html"

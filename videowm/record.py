@@ -26,7 +26,7 @@ class Execution:
 
     @classmethod
     def from_json(cls, data: Any) -> Execution:
-        """What a file says; keys that are not known here are passed over."""
+        """The content of a file. Keys that this version does not have are passed over."""
         known = {f.name for f in dataclasses.fields(cls)}
         return cls(**{k: v for k, v in data.items() if k in known}) if isinstance(data, dict) else cls()
 
@@ -80,7 +80,11 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, data: dict[str, Any], where: str | Path = FILE) -> RunRecord:
-        """A record from the content of its file."""
+        """A record from the content of its file.
+
+        Raises:
+            UserError: a key is missing, or one that is a mapping holds something else.
+        """
         known = {f.name: f for f in dataclasses.fields(cls) if f.name != "more"}
         values = {key: value for key, value in data.items() if key in known and value is not None}
         values["execution"] = Execution.from_json(data.get("execution"))

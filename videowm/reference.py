@@ -1,4 +1,4 @@
-"""What the documentation says of configurations: every key with type, limits, default and comment, from the code."""
+"""The reference of configurations: every key with type, limits, default and comment, read from the code."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The boundary format, written once, in full. Every room speaks these shapes, ranges and names.
 
 Axis alphabet (the same letters in signatures and in einops):
-    b batch · f pixel frames · H W pixels · t latent steps · c latent channels · h w latent height and width
-    s tokens per latent step · d width · n heads · k head size · a action size
+    b batch · f pixel frames · H W pixels · t latent steps · c latent channels · h w latent height and width.
+    s tokens per latent step · d width · n heads · k head size · a action size.
 
 Frames    uint8 "f H W 3" in 0..255 on disk and in `Episode`; float "b f 3 H W" in [-1, 1] in front of a network.
 Actions   float32 "f-1 a": **action i leads frame i to frame i+1**, so F frames have F-1 actions. On disk every row
@@ -70,7 +70,11 @@ class VideoCodec(Protocol):
 
 
 def latent_steps(frames: int, stride: int) -> int:
-    """Latent steps of a clip of `frames` frames at time stride `stride`; UserError names the lengths that fit."""
+    """Latent steps of a clip of `frames` frames at time stride `stride`.
+
+    Raises:
+        UserError: no clip at this stride has `frames` frames; the message names the nearest lengths that fit.
+    """
     if frames < 1 or (frames - 1) % stride:
         below = max(1, (frames - 1) // stride * stride + 1)
         raise UserError(

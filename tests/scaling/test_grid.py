@@ -19,7 +19,7 @@ from scaling.plan import Speeds, plan, resolve, table
 from scaling.point import GridConfig, OptimumConfig, load_sweep, planned
 from scaling.report import law_of, report, strip_of
 from scaling.table import read_table
-from videowm.config import parse_args
+from videowm.arguments import parse_args
 from videowm.train.loop import launch
 from videowm.types import UserError
 

@@ -320,7 +320,7 @@ REFUSALS = {
     "grid edge": (lambda: isoflop(grid(TRUTH, spread=(1, 2, 4))), "at the edge of the sizes"),
     "one budget": (lambda: isoflop(few(5)), "at least 2 such budgets"),
     "inside the range": (lambda: require_extrapolation(fit(few(20)), 9e15), "not beyond the fitted range"),
-    "no size in a frontier": (lambda: fit(few(20), "frontier").predict(1e6, 1e9), "knows compute only"),
+    "no size in a frontier": (lambda: fit(few(20), "frontier").predict(1e6, 1e9), "depends on compute only"),
     "cost that counts nothing": (lambda: optimum(fit(few(20)), 1e17, lambda n, d: 1e30), "no optimum"),
     "lengths": (lambda: Runs(np.ones(3), np.ones(3), np.ones(3), np.ones(2)), "different lengths"),
     "wrong column": (lambda: read_table(OLMO, d="D"), "mean 'N_non_embedding'"),
