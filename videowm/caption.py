@@ -242,7 +242,7 @@ def make_endpoint(options: EndpointOptions) -> Endpoint:
         UserError: the options lack the server's address or the model.
     """
     if not (options.base_url and options.model):
-        raise UserError("--base-url and --model are missing: name a server and one of its models")
+        raise UserError("no --base-url and --model are given: name a server and one of its models")
     config = AskConfig(options.model, options.answer, options.max_tokens, options.temperature)
     return Endpoint(Access(options.base_url, options.key_env, options.timeout, options.retries), config)
 
