@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from videowm.bootstrap import mean_and_resamples, spread, weights
@@ -21,7 +21,7 @@ LEVEL = 0.5  # standard deviations from the mean at which an action that is no b
 
 
 def explained(read: Float[np.ndarray, "b w k"], true: Float[np.ndarray, "b w k"]) -> Float[np.ndarray, "b w"]:
-    """1 - squared error / variance, "b w", of "b w k" pooled over columns; the mean over b and w is R².
+    """1 - squared error / variance, "b w", of targets "b w k" pooled over columns; the mean over b and w is R².
 
     The variance is that of all true rows, for every clip and frame: one that hardly varies has no weight of its own.
     """
@@ -51,8 +51,10 @@ def control(readings: Readings) -> Iterator[MetricCurve]:
         )
 
 
-def bounded(readings: Readings, name: str, score: Callable[[np.ndarray], np.ndarray]) -> MetricCurve:
-    """The curve of `score(read "b w k") -> "b w"` for the model, the ceilings and the floors."""
+def bounded(
+    readings: Readings, name: str, score: Callable[[Float[np.ndarray, "b w k"]], Float[np.ndarray, "b w"]]
+) -> MetricCurve:
+    """The curve of a score "b w" of standardised readings "b w k": of the model, with its ceilings and floors."""
     bounds = {suffix: score(readings.read[video]) for suffix, video in CONTROL_VIDEOS.items()}
     return MetricCurve(name, score(readings.read["dreamed"]), readings.episode, bounds, first=readings.first)
 
@@ -66,7 +68,7 @@ def delay(readings: Readings) -> Pairs:
     true = readings.true[..., readings.varying]
     resamples = mean_and_resamples(readings.episode)
 
-    def best(video: str) -> np.ndarray:
+    def best(video: str) -> Int[np.ndarray, " draws"]:
         read = readings.read[video][:, margin : windows - margin, readings.varying]
         requested = (true[:, margin - shift : windows - margin - shift] for shift in SHIFTS)
         scores = [explained(read, rows).mean(1) for rows in requested]
@@ -87,7 +89,9 @@ def delta_psnr(scenes: Scenes, played: PlayedScenes | None = None, *, device: to
     """
     truth, name = scenes.future("truth"), "control/delta_psnr"
 
-    def gained(own: Tensor, other: Tensor, true: Tensor) -> np.ndarray:
+    def gained(
+        own: Float[Tensor, "b h 3 H W"], other: Float[Tensor, "b h 3 H W"], true: Float[Tensor, "b h 3 H W"]
+    ) -> Float64[np.ndarray, "b h"]:
         right, wrong = (by_frame(psnr, video, true, device, batch) for video in (own, other))
         return right - wrong
 
@@ -102,9 +106,9 @@ def delta_psnr(scenes: Scenes, played: PlayedScenes | None = None, *, device: to
 
 
 def loss_ratio(true: Float[np.ndarray, " n"], wrong: Float[np.ndarray, " n"], episode: Int[np.ndarray, " n"]) -> Pairs:
-    """Held-out loss "b" under another episode's actions over the loss under the true ones; 1: the actions are ignored.
+    """Held-out loss "n" under another episode's actions over the loss "n" under the true ones, and its error.
 
-    It has no ceiling: how much other actions cost is the world's own affair.
+    A ratio of 1: the actions are ignored. It has no ceiling: how much other actions cost is the world's own affair.
     """
     drawn = weights(episode)
     yield "control/loss_ratio", float(wrong.mean() / true.mean())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from videowm.data.dataset import Dataset
@@ -22,7 +23,7 @@ from videowm.types import UserError
 from videowm.vae.codec import to_float
 from videowm.worlds import World
 
-SPARE = 8  # starts looked at for one that is wanted
+SPARE = 8  # starts tried for one that is wanted
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ class Future:
 
 
 class Replay:
-    """The real game of a recording, brought back to any moment of any episode."""
+    """The real game of a recording, brought back to any moment of any episode.
+
+    Raises:
+        UserError: the dataset was not recorded here, or its world has no states.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset, self.settings = dataset, Recording.read(dataset.root)
@@ -44,14 +49,21 @@ class Replay:
         self._seeds: dict[int, int] = {}
 
     def reset(self, episode: int) -> None:
-        """The game at frame 0 of an episode."""
+        """The game at frame 0 of an episode.
+
+        Raises:
+            UserError: no game passes all recorded states of the episode.
+        """
         if episode not in self._seeds:
             self._seeds[episode] = self.seed_of(episode)
         self.world.reset(self._seeds[episode])
 
     def seed_of(self, episode: int) -> int:
-        """The game's seed: the attempt that was kept is the one that goes through all recorded states, since games of
-        different seeds may begin alike."""
+        """The seed of an episode's game: the first whose game passes all recorded states, since games may begin alike.
+
+        Raises:
+            UserError: no game passes all recorded states of the episode.
+        """
         furthest, length = 0, int(self.dataset.lengths[episode])
         for seed in self.candidates(episode):
             furthest = max(furthest, agreed := self.agreement(episode, seed))
@@ -77,9 +89,12 @@ class Replay:
         """The game seeds that `record` may have used for this episode, in its order."""
         return map(game_seed, attempts(self.settings.seed, episode))
 
-    def future(self, episode: int, frame: int, actions: np.ndarray) -> Future | None:
-        """Play the recorded actions up to `frame`, then `actions` "n a"; None where the game ends before the last
-        frame."""
+    def future(self, episode: int, frame: int, actions: Float[np.ndarray, "n a"]) -> Future | None:
+        """The game after the recorded actions up to `frame`, then under `actions` "n a"; None where it ends before.
+
+        Raises:
+            UserError: no game passes all recorded states of the episode.
+        """
         self.reset(episode)
         for action in self.dataset.all_actions(episode)[:frame]:
             self.world.step(action)
@@ -91,8 +106,12 @@ class Replay:
             states.append(self.world.state())
         return Future(np.stack(frames), np.stack(states))
 
-    def futures(self, episode: int, frame: int, several: list[np.ndarray]) -> list[Future] | None:
-        """The `future` of each of several actions; None where one of them ends the game."""
+    def futures(self, episode: int, frame: int, several: list[Float[np.ndarray, "n a"]]) -> list[Future] | None:
+        """The `future` of each of several courses of actions "n a"; None where one of them ends the game.
+
+        Raises:
+            UserError: no game passes all recorded states of the episode.
+        """
         found = []
         for actions in several:
             if (future := self.future(episode, frame, actions)) is None:
@@ -104,7 +123,11 @@ class Replay:
 def play_random(
     pipeline: WorldModelPipeline, replay: Replay, scenes: Scenes, config: RolloutConfig, count: int
 ) -> PlayedScenes:
-    """The real game under the random actions of the scenes, in `count` of them, or fewer because games ended."""
+    """The real game under the random actions of the scenes, in `count` of them, or fewer because games ended.
+
+    Raises:
+        UserError: no game lasts to the horizon, or an episode cannot be played again.
+    """
     actions = random_actions(scenes.actions[:, scenes.context - 1 :], config.seed).numpy()
     clips, real = [], []
     for i in spread(len(actions), count):
@@ -174,6 +197,9 @@ def lasting_starts(
     """The starts whose games last to the horizon under every forced action, their futures, and how many do not.
 
     Of `SPARE` times as many held-out starts as `config` has clips the first that last are taken; fewer where fewer do.
+
+    Raises:
+        UserError: the context or the horizon does not fit the time stride, or an episode cannot be played again.
     """
     actions = [np.tile(np.float32(action), (config.horizon, 1)) for action in forced]
     where = starting_points(replay.dataset, replace(config, clips=SPARE * config.clips), stride)
@@ -192,10 +218,15 @@ def lasting_starts(
 
 
 def roll_forced(
-    pipeline: WorldModelPipeline, start: Start, config: RolloutConfig, name: str, unforced: tuple[Tensor, Tensor],
-    action: Tensor, futures: list[Future],
+    pipeline: WorldModelPipeline, start: Start, config: RolloutConfig, name: str,
+    unforced: tuple[Float[Tensor, "b f 3 H W"], Float[Tensor, "b f 3 H W"]], action: Float[Tensor, " a"],
+    futures: list[Future],
 ) -> ForcedRollouts:  # fmt: skip
-    """The starts under one action; `unforced` are the real game and the dream under the recorded ones."""
+    """The starts under one action "a", with `futures` of the real game, one a start.
+
+    `unforced` are the real game, through the autoencoder, and the dream under the recorded actions: "b f 3 H W" in
+    [-1, 1].
+    """
     known = start.context_frames
     real = torch.cat([start.frames[:, :known], to_float(np.stack([f.frames[1:] for f in futures]))], dim=1)
     actions = with_future(start.actions, action.expand(1, config.horizon, -1), known)
@@ -233,8 +264,9 @@ def counterfactual(rollouts: list[ForcedRollouts], *, device: torch.device, batc
 def counterfactual_state(
     rollouts: list[ForcedRollouts], reader: Reader, names: tuple[str, ...]
 ) -> Iterator[MetricCurve]:
-    """Absolute error of the state read off the dream against the real game's, over all forced actions, in standard
-    deviations of each column, and their mean. `names` are the recording's state columns.
+    """Absolute error of each state column read off the dream, in its standard deviations, and the mean over columns.
+
+    It is taken against the real game, over all forced actions. `names` are the recording's state columns.
 
     Ceilings: the reader's own error on the real future, through the autoencoder and as it is. Floor: the rollout
     that goes on under the recorded actions.

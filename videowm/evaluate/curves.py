@@ -18,8 +18,8 @@ Pairs = Iterator[tuple[str, object]]
 class MetricCurve:
     """A metric of every clip and predicted frame, "b h", for the model, and the same of the bounds by their suffix.
 
-    The bound "ceiling" is the best that a model could reach, "floor" what one that knows nothing gets. Others may be
-    there too. Numbers that are not finite and bounds of another shape are refused: a mean over them means nothing.
+    The bound "ceiling" is the best that a model could reach, "floor" what a model that learned nothing gets. Others may
+    be there too. Numbers that are not finite and bounds of another shape are refused: a mean over them means nothing.
     """
 
     name: str  # such as "fidelity/psnr"

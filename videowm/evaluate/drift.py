@@ -13,7 +13,7 @@ CLEAR = 3.0  # standard errors that ceiling and floor must lie apart
 def drift(curve: MetricCurve) -> Pairs:
     """The curve on the scale from floor 0 to ceiling 1, its area and its half-life.
 
-    q(h) = (m(h) - F) / (C - F), with ceiling C and floor F averaged over the horizon and the clips, so that neither's
+    q(h) = (m(h) - F) / (C - F), with ceiling C and floor F averaged over the horizon and the clips. So neither's
     own course bends the scale. The area is the mean of q over the horizon. The half-life is the first predicted frame
     with q of 1/2 or less: half of the distance is lost; None when that never happens within `drift/…_horizon` frames
     (for its error such draws count with the horizon's length). All None where ceiling and floor do not lie three

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor
 
 from videowm.bootstrap import spread, weights
@@ -48,7 +48,11 @@ class Directions:
 
 @torch.no_grad()
 def explore(codec: DiffusersCodec, dataset: Dataset, *, clips: int, batch: int = 4) -> Explored:
-    """Encode about `clips` held-out clips; of the state, also the motion that a car's x, y and heading give."""
+    """Encode about `clips` held-out clips; of the state, also the motion that a car's x, y and heading give.
+
+    Raises:
+        UserError: no held-out episode is as long as a clip.
+    """
     time = codec.stride[0]
     frames = pixel_frames(STEPS, time)
     where = even_clips(dataset, frames=frames, split="test", count=clips)
@@ -69,7 +73,11 @@ def explore(codec: DiffusersCodec, dataset: Dataset, *, clips: int, batch: int =
 
 
 def principal_directions(latents: Float[Tensor, "n d"], count: int) -> Directions:
-    """The first `count` principal components of "n d"."""
+    """The first `count` principal components of latent steps "n d".
+
+    Raises:
+        UserError: `count` is below 1, or not below n and d.
+    """
     if not 1 <= count < min(latents.shape):
         raise UserError(
             f"{count} directions of {len(latents)} latent steps of {latents.shape[1]} numbers: give 1 to "
@@ -127,8 +135,10 @@ def pearson(a: Num[np.ndarray, " n"], b: Num[np.ndarray, " n"]) -> float:
     return float(a @ b / max(np.sqrt((a @ a) * (b @ b)), 1e-30))
 
 
-def r2_error(a: np.ndarray, b: np.ndarray, groups: np.ndarray, *, draws: int = 200) -> float:
-    """Bootstrap standard error of the squared correlation of "n" and "n" over whole groups "n" (episodes)."""
+def r2_error(
+    a: Num[np.ndarray, " n"], b: Num[np.ndarray, " n"], groups: Int[np.ndarray, " n"], *, draws: int = 200
+) -> float:
+    """Bootstrap standard error of the squared correlation of two vectors over whole groups (episodes)."""
     drawn = weights(groups, draws=draws)
     a, b = a - a.mean(), b.astype(np.float64) - b.mean()
     ma, mb = drawn @ a, drawn @ b

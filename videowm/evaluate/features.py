@@ -26,7 +26,7 @@ class Features(Protocol):
     hash: str
     resolution: tuple[int, int]  # (H, W) that the network sees
 
-    def __call__(self, video: Tensor) -> Tensor:
+    def __call__(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b d"]:
         """One vector "b d" a video "b f 3 H W" in [-1, 1], on the CPU."""
 
 
@@ -39,7 +39,7 @@ class ReaderFeatures:
         self.reader, self.hash = reader, reader.hash
         self.resolution = tuple(reader.readable.size)
 
-    def __call__(self, video: Tensor) -> Tensor:
+    def __call__(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b d"]:
         return self.reader.clip_features(video)
 
 
@@ -48,6 +48,9 @@ class I3D:
 
     The published one (StyleGAN-V's) also takes rescale, resize and return_features; they are passed where its forward
     has them, so that resizing is ours and the features are those before the logits.
+
+    Raises:
+        UserError: `path` is no TorchScript file.
     """
 
     name, resolution = "i3d", (SIDE, SIDE)
@@ -65,7 +68,12 @@ class I3D:
         self.device = device
 
     @torch.no_grad()
-    def __call__(self, video: Tensor) -> Tensor:
+    def __call__(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b d"]:
+        """Features "b d" of videos in [-1, 1], on the CPU.
+
+        Raises:
+            UserError: a video has fewer than `I3D_FRAMES` frames.
+        """
         if video.shape[1] < I3D_FRAMES:
             raise UserError(f"I3D needs {I3D_FRAMES} frames or more, got {video.shape[1]}: evaluate a longer horizon")
         rows = [self.network(resized(one[None].to(self.device)).transpose(1, 2), **self.settings) for one in video]
@@ -73,7 +81,11 @@ class I3D:
 
 
 class VideoMAE:
-    """A VideoMAE encoder from a local folder or by its hub name; features are the mean over its tokens."""
+    """A VideoMAE encoder from a local folder or by its hub name; features are the mean over its tokens.
+
+    Raises:
+        UserError: no VideoMAE is there.
+    """
 
     name, resolution = "videomae", (SIDE, SIDE)
 
@@ -94,7 +106,12 @@ class VideoMAE:
         self.device = device
 
     @torch.no_grad()
-    def __call__(self, video: Tensor) -> Tensor:
+    def __call__(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b d"]:
+        """Features "b d" of videos in [-1, 1], on the CPU.
+
+        Raises:
+            UserError: a video has fewer frames than the encoder takes.
+        """
         count = self.network.config.num_frames
         if video.shape[1] < count:
             raise UserError(f"VideoMAE takes {count} frames, got {video.shape[1]}: evaluate a longer horizon")
@@ -114,7 +131,11 @@ def resized(video: Float[Tensor, "b f 3 H W"], size: tuple[int, int] = (SIDE, SI
 
 
 def open_features(source: str, reader: Reader | None, device: torch.device) -> Features:
-    """The network that a user names: reader, a TorchScript file (.pt), or VideoMAE's folder or hub name."""
+    """The network that a user names: reader, a TorchScript file (.pt), or VideoMAE's folder or hub name.
+
+    Raises:
+        UserError: no reader was given for "reader", or `source` holds no such network.
+    """
     if source == "reader":
         if reader is None:
             raise UserError("features of the reader need one: give --reader RUN, or name another network")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 
 from videowm.bootstrap import group_counts, spread
 from videowm.evaluate.curves import Pairs
@@ -58,16 +58,19 @@ def redrawn(rows: Int[np.ndarray, " n"], episode: Int[np.ndarray, " b"], seed: i
 def frechet(scenes: Scenes, features: Features) -> Pairs:
     """The distance of the model's futures from real ones of other episodes, and under the same protocol the bounds.
 
-    One half of the episodes is real, the other the model's; averaged over `SPLITS` ways of halving. So the number of
-    clips, on which every such distance depends, is the same for the model and for real against real (`_real`), the
+    One half of the episodes is real, the other the model's; averaged over `SPLITS` ways of halving. Every such
+    distance depends on the number of clips. That is the same for the model and for real against real (`_real`), the
     lowest number that this protocol can give. `_ceiling`: real video through the autoencoder; `_floor`: the last
-    context frame repeated. The interval is given around the value: episodes drawn twice move all draws up, not apart.
+    context frame repeated. The interval lies around the value: episodes drawn twice move all draws up, not apart.
+
+    Raises:
+        UserError: one episode alone, or fewer clips in a half than features.
     """
     vectors = vectors_of(scenes, features)
     episode, dimension = scenes.episode, vectors["truth"].shape[1]
     splits = checked_splits(episode, dimension, features.name)
 
-    def distance(video: str, one: np.ndarray, two: np.ndarray) -> float:
+    def distance(video: str, one: Int[np.ndarray, " n"], two: Int[np.ndarray, " m"]) -> float:
         return frechet_distance(vectors["truth"][one], vectors[video][two])
 
     name = f"frechet/{features.name}"
@@ -96,7 +99,7 @@ def frechet(scenes: Scenes, features: Features) -> Pairs:
     )
 
 
-def vectors_of(scenes: Scenes, features: Features) -> dict[str, np.ndarray]:
+def vectors_of(scenes: Scenes, features: Features) -> dict[str, Float64[np.ndarray, "b d"]]:
     """Feature vectors float64 "b d" of the predicted frames of every kind of video."""
     vectors = {video: features(scenes.future(video)).double().numpy() for video in VIDEOS.values()}
     for name, values in vectors.items():
@@ -105,8 +108,10 @@ def vectors_of(scenes: Scenes, features: Features) -> dict[str, np.ndarray]:
     return vectors
 
 
-def checked_splits(episode: np.ndarray, dimension: int, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`SPLITS` ways of halving the clips, whose episodes are "b", for features of `dimension` numbers.
+def checked_splits(
+    episode: Int[np.ndarray, " b"], dimension: int, name: str
+) -> list[tuple[Int[np.ndarray, " _n"], Int[np.ndarray, " _m"]]]:
+    """Clip numbers of `SPLITS` ways of halving the clips of episodes "b", for features of `dimension` numbers.
 
     Raises:
         UserError: one episode alone, or fewer clips in a half than features.
@@ -123,8 +128,10 @@ def checked_splits(episode: np.ndarray, dimension: int, name: str) -> list[tuple
     return splits
 
 
-def bootstrap(distance: Callable[[np.ndarray, np.ndarray], float], episode: np.ndarray) -> np.ndarray:
-    """The distance in `DRAWS` random halvings whose episodes are drawn with replacement."""
+def bootstrap(
+    distance: Callable[[Int[np.ndarray, " n"], Int[np.ndarray, " m"]], float], episode: Int[np.ndarray, " b"]
+) -> Float64[np.ndarray, " draws"]:
+    """The distance of two sets of clip numbers, in `DRAWS` halvings of episodes drawn with replacement."""
     drawn = []
     for i in range(DRAWS):
         rng = np.random.default_rng([1, i])

@@ -53,7 +53,11 @@ class Bank:
 
 
 def make_bank(latents: Latents, config: HeldoutConfig) -> Bank:
-    """Evenly spread windows of the held-out clips, with levels and noise drawn once from the bank's own seed."""
+    """Evenly spread windows of the held-out clips, with levels and noise drawn once from the bank's own seed.
+
+    Raises:
+        UserError: the window does not fit the clips, or the context does not fit the window.
+    """
     window, targets = config.window, config.window - config.context
     each = latents.latents.shape[1] // window
     if not (each and 0 < config.context < window):
@@ -82,7 +86,7 @@ def make_bank(latents: Latents, config: HeldoutConfig) -> Bank:
 def bank_velocities(model: DiT, bank: Bank, actions: Float[Tensor, "n t g"], batch: int) -> Float[Tensor, "n m c h w"]:
     """Predicted velocities of every triple, float32 "n m c h w" on the CPU: context clean, the target step noised.
 
-    `actions` "n t g" are grouped. A model with text is given the bank's.
+    `actions` "n t g" are grouped. The text conditioning of a model with text is the bank's.
     """
     device, columns = next(model.parameters()).device, []
     for m in range(bank.levels.shape[1]):
@@ -102,13 +106,13 @@ def bank_velocities(model: DiT, bank: Bank, actions: Float[Tensor, "n t g"], bat
 
 
 def bank_losses(model: DiT, bank: Bank, actions: Float[Tensor, "n t g"], batch: int) -> Float64[Tensor, "n m"]:
-    """Unweighted velocity MSE of every triple, float64 "n m"."""
+    """Unweighted velocity MSE of every triple, float64 "n m", under grouped actions "n t g"."""
     goal = flow.velocity(bank.latents[:, bank.context :], bank.noise)
     return flow.step_loss(bank_velocities(model, bank, actions, batch), goal).double()
 
 
 def of_other_episode(episode: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """For every clip the number of one of another episode, int "b"; each number once.
+    """For every clip the number of one of another episode, int "n"; each number once.
 
     With one episode alone, or one of more than half of the clips, some get another clip of their own episode.
     """
@@ -121,12 +125,12 @@ def of_other_episode(episode: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 
 def shuffled(bank: Bank) -> Float[Tensor, "n t g"]:
-    """The bank's actions, each clip with those of a clip of another episode."""
+    """The bank's grouped actions "n t g", each clip with those of a clip of another episode."""
     return bank.actions[of_other_episode(bank.episode)]
 
 
-def without_text(model: DiT, bank: Bank, losses: np.ndarray, batch: int) -> Pairs:
-    """What is lost without the captions, which know what is to come: with the empty one, and another episode's."""
+def without_text(model: DiT, bank: Bank, losses: Float[np.ndarray, "n m"], batch: int) -> Pairs:
+    """The loss with the empty caption, and what another episode's caption adds to the `losses` "n m" with the own."""
     other = of_other_episode(bank.episode)
     empty = replace(bank, text=tuple(part.expand_as(own) for part, own in zip(bank.empty, bank.text)))
     swapped = replace(bank, text=tuple(part[other] for part in bank.text))

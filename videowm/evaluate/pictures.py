@@ -1,4 +1,4 @@
-"""Errors of pictures: how far a video is from another, frame by frame. Knows nothing of models or scenes."""
+"""Errors of pictures: how far a video is from another, frame by frame. Models and scenes have no part in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from videowm.vae.loss import lpips_network
 
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of Wang et al. 2003, from the finest scale on
 WINDOW = 11  # pixels, of the structural similarities
-Frames = Callable[[Tensor, Tensor], Tensor]  # two videos "b f 3 H W" -> "b f"
+Frames = Callable[[Float[Tensor, "b f 3 H W"], Float[Tensor, "b f 3 H W"]], Float[Tensor, "b f"]]  # of two videos
 
 
 def psnr(predicted: Float[Tensor, "b f 3 H W"], true: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f"]:
@@ -37,6 +37,9 @@ def scales(size: tuple[int, int]) -> tuple[float, ...]:
     """Exponents of the scales whose coarsest picture the window of 11 still fits, with sum 1: three at 64x64.
 
     The published five need 161 pixels, so a value at 64x64 compares with others of three scales only.
+
+    Raises:
+        UserError: a side of `size`, (H, W), is below 11 pixels.
     """
     fitting = [n for n in range(1, len(SCALES) + 1) if min(size) // max(1, n - 1) ** 2 >= WINDOW <= min(size) >> n - 1]
     if not fitting:
@@ -46,7 +49,11 @@ def scales(size: tuple[int, int]) -> tuple[float, ...]:
 
 
 def ms_ssim(predicted: Float[Tensor, "b f 3 H W"], true: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f"]:
-    """Multi-scale structural similarity (Wang et al. 2003, equation 7) of every frame, "b f", at `scales` scales."""
+    """Multi-scale structural similarity (Wang et al. 2003, equation 7) of every frame, "b f", at `scales` scales.
+
+    Raises:
+        UserError: a side of the frames is below 11 pixels.
+    """
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
     flat = multiscale_structural_similarity_index_measure(
@@ -64,7 +71,7 @@ def lpips(device: torch.device) -> Frames | None:
     except UserError:
         return None
 
-    def distance(predicted: Tensor, true: Tensor) -> Tensor:
+    def distance(predicted: Float[Tensor, "b f 3 H W"], true: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f"]:
         return network(predicted.flatten(0, 1), true.flatten(0, 1)).reshape(predicted.shape[:2])
 
     return distance
@@ -78,7 +85,7 @@ def by_frame(
     device: torch.device,
     batch: int,
 ) -> Float64[np.ndarray, "b f"]:
-    """A metric of every frame, float64 "b h", computed `batch` clips at once."""
+    """A metric of every frame, float64 "b f", of videos "b f 3 H W" in [-1, 1], computed `batch` clips at once."""
     parts = zip(predicted.split(batch), true.split(batch), strict=True)
     return torch.cat([metric(p.to(device), t.to(device)).cpu() for p, t in parts]).double().numpy()
 

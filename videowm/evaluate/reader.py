@@ -41,7 +41,7 @@ class ReaderConfig:
 
 @dataclass(frozen=True)
 class Readable:
-    """What a trained reader knows of its data; saved with it."""
+    """What a trained reader has learned to read, and of which data; saved with it."""
 
     world: str
     data_hash: str
@@ -87,7 +87,11 @@ class Reader(nn.Module):
         return digest.hexdigest()[:16]
 
     def windows(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b w n 3 H W"]:
-        """Every window "b w f 3 H W" of a video "b f 3 H W"."""
+        """Every window "b w n 3 H W", of n frames, of a video "b f 3 H W".
+
+        Raises:
+            UserError: the video is shorter than a window, or of another frame size.
+        """
         if video.shape[1] < self.config.frames or tuple(video.shape[-2:]) != tuple(self.readable.size):
             raise UserError(
                 f"the reader takes {self.config.frames} frames or more of {self.readable.size}, got "
@@ -97,7 +101,11 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def read(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b w k"]:
-        """Targets "b w k" in their own units; window i of "b f 3 H W" tells of row i + lag."""
+        """Targets "b w k" in their own units, on the CPU; window i of a video "b f 3 H W" tells of row i + lag.
+
+        Raises:
+            UserError: the video is shorter than a window, or of another frame size.
+        """
         device = self.head[1].weight.device
         mean, std = (torch.tensor(v, device=device) for v in (self.readable.mean, self.readable.std))
         rows = [self(self.windows(one[None].to(device))[0]) * std + mean for one in video]
@@ -105,7 +113,11 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def clip_features(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b d"]:
-        """One feature vector "b d" a video: the mean over its windows."""
+        """One feature vector "b d" a video "b f 3 H W", on the CPU: the mean over its windows.
+
+        Raises:
+            UserError: the video is shorter than a window, or of another frame size.
+        """
         device = self.head[1].weight.device
         return torch.stack([self.features(self.windows(one[None].to(device))[0]).mean(0) for one in video]).cpu()
 
@@ -116,7 +128,11 @@ class Reader(nn.Module):
 
     @classmethod
     def open(cls, run: str | Path) -> Reader:
-        """The reader of a finished run of `task: reader`."""
+        """The reader of a finished run of `task: reader`.
+
+        Raises:
+            UserError: the run is not finished, or its weights changed since.
+        """
         run = Path(run)
         if not (run / "record.json").exists() or not (run / "reader.safetensors").exists():
             raise UserError(f"{run} holds no finished reader: train one with a configuration of `task: reader` first")
@@ -134,6 +150,9 @@ def state_table(
     """The named columns, float32 "f k", of simulator states "f s"; motion is from row i to i+1, 0 in the last row.
 
     Motion is in the car's own frame: with heading a the nose points to (-sin a, cos a), turn is positive to the left.
+
+    Raises:
+        UserError: a wanted column is not there.
     """
     columns = {name: states[:, i] for i, name in enumerate(names)}
     if {"x", "y", "heading"} <= set(names):
@@ -149,7 +168,11 @@ def state_table(
 
 
 def targets(dataset: Dataset, episode: int, state: list[str]) -> Float[np.ndarray, "n k"]:
-    """What a reader is to read in every row of an episode: actions, then state, float32 "f-1 k"."""
+    """What a reader is to read in every row of an episode: actions, then state, float32 "n k" in their own units.
+
+    Raises:
+        UserError: a wanted state column is not there.
+    """
     actions = dataset.actions(episode)
     if not state:
         return actions
@@ -157,7 +180,11 @@ def targets(dataset: Dataset, episode: int, state: list[str]) -> Float[np.ndarra
 
 
 def describe(dataset: Dataset, config: ReaderConfig) -> Readable:
-    """Names and statistics of the targets over the training episodes."""
+    """Names and statistics of the targets over the training episodes.
+
+    Raises:
+        UserError: a state column of the configuration is not there.
+    """
     rows = np.concatenate([targets(dataset, episode, config.state) for episode in dataset.split("train")])
     return Readable(
         dataset.name, dataset.hash, dataset.size, list(dataset.action_names), list(config.state),
@@ -167,7 +194,11 @@ def describe(dataset: Dataset, config: ReaderConfig) -> Readable:
 
 
 def check_reader(reader: Reader, dataset: Dataset) -> None:
-    """Refuse a reader of another world or frame size."""
+    """Refuse a reader of another world or frame size.
+
+    Raises:
+        UserError: the reader was trained on such data.
+    """
     theirs, ours = (reader.readable.world, tuple(reader.readable.size)), (dataset.name, tuple(dataset.size))
     if theirs != ours:
         raise UserError(f"the reader was trained on {theirs}, the model's dataset is {ours}: train a reader on it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64, Num
 from torch import Tensor
 
 from videowm.data.dataset import Dataset
@@ -39,7 +40,11 @@ class Readings:
 
 
 def read_scenes(reader: Reader, scenes: Scenes, dataset: Dataset) -> Readings:
-    """Read all videos of the scenes; the truth comes from the recording."""
+    """Standardised readings of all videos of the scenes; the truth comes from the recording.
+
+    Raises:
+        UserError: the horizon is shorter than the reader's window.
+    """
     lag, readable = reader.config.lag, reader.readable
     windows = scenes.horizon - reader.config.frames + 1
     if windows < 1:
@@ -57,7 +62,9 @@ def read_scenes(reader: Reader, scenes: Scenes, dataset: Dataset) -> Readings:
                     len(readable.actions), scenes.episode, 1 + lag)  # fmt: skip
 
 
-def standardised(reader: Reader, rows: np.ndarray | Tensor) -> np.ndarray:
-    """Targets "… k" in their own units -> in standard deviations from the mean of the reader's training data."""
+def standardised(
+    reader: Reader, rows: Num[np.ndarray, "*rows k"] | Num[Tensor, "*rows k"]
+) -> Float64[np.ndarray, "*rows k"]:
+    """Targets "… k" in standard deviations from the mean of the reader's training data, of those in their own units."""
     mean, std = np.array(reader.readable.mean), np.array(reader.readable.std)
     return (np.asarray(rows, np.float64) - mean) / std

@@ -38,7 +38,7 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class Start:
-    """True frames and actions of some held-out stretches, with the noise that every model is given.
+    """True frames and actions of some held-out stretches, with the noise that every model starts from.
 
     All noise is drawn once for each clip, so that a rollout does not depend on the clips that are rolled out with it.
     """
@@ -52,7 +52,11 @@ class Start:
 
 
 def starting_points(dataset: Dataset, config: RolloutConfig, k: int) -> list[tuple[int, int]]:
-    """The held-out (episode, frame) that rollouts of a model with time stride `k` start from."""
+    """The held-out (episode, frame) that rollouts of a model with time stride `k` start from.
+
+    Raises:
+        UserError: the context or the horizon does not fit the time stride.
+    """
     if (config.context_frames - 1) % k or config.horizon % k:
         raise UserError(
             f"context_frames {config.context_frames} and horizon {config.horizon} do not fit the time stride {k}: "
@@ -83,7 +87,11 @@ def start_from(
 
 
 def held_out_starts(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig) -> Start:
-    """The starts of `config`, the same for every model of one time stride."""
+    """The starts of `config`, the same for every model of one time stride.
+
+    Raises:
+        UserError: the context or the horizon does not fit the time stride.
+    """
     return start_from(pipeline, dataset, starting_points(dataset, config, pipeline.time_stride), config)
 
 
@@ -92,7 +100,7 @@ def roll(
     actions: Float[Tensor, "b n a"] | None = None,
     prompts: list[str] | None = None, *, with_actions: bool = True,
 ) -> Float[Tensor, "b f 3 H W"]:  # fmt: skip
-    """Rolled-out frames "b f 3 H W", context included, of all starts; under their own actions unless given.
+    """Rolled-out frames "b f 3 H W" in [-1, 1], context included, of all starts; under their own actions unless given.
 
     Without `prompts` a model with text has the empty one: a caption of what is to come would hold what the actions do.
     Without actions they are absent throughout, as training drops them.

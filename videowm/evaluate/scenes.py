@@ -35,13 +35,13 @@ class Scenes:
         return self.truth.shape[1] - self.context
 
     @property
-    def repeat(self) -> Tensor:
-        """The last context frame for ever."""
+    def repeat(self) -> Float[Tensor, "b f 3 H W"]:
+        """The context, then its last frame for ever: "b f 3 H W" in [-1, 1]."""
         last = self.truth[:, self.context - 1 : self.context].expand(-1, self.horizon, -1, -1, -1)
         return torch.cat([self.truth[:, : self.context], last], dim=1)
 
     def future(self, name: str) -> Float[Tensor, "b h 3 H W"]:
-        """The predicted frames "b h 3 H W" of one of the videos."""
+        """The predicted frames "b h 3 H W" in [-1, 1] of one of the videos."""
         return getattr(self, name)[:, self.context :]
 
 
@@ -69,7 +69,11 @@ def with_future(
 
 @torch.no_grad()
 def make_scenes(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig) -> Scenes:
-    """Roll the model out from the starts of `config`, with the same noise under every kind of actions."""
+    """Roll the model out from the starts of `config`, with the same noise under every kind of actions.
+
+    Raises:
+        UserError: the context or the horizon does not fit the time stride.
+    """
     where = starting_points(dataset, config, pipeline.time_stride)
     start = start_from(pipeline, dataset, where, config)
     actions, known = start.actions, start.context_frames
@@ -95,6 +99,6 @@ def make_scenes(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutC
 def through_codec(
     pipeline: WorldModelPipeline, frames: Float[Tensor, "b f 3 H W"], batch: int
 ) -> Float[Tensor, "b f 3 H W"]:
-    """Frames "b f 3 H W" as the autoencoder gives them back, on the CPU."""
+    """Frames "b f 3 H W" in [-1, 1] as the autoencoder gives them back, on the CPU."""
     codec = pipeline.codec
     return torch.cat([codec.decode(codec.encode(part.to(pipeline.device))).cpu() for part in frames.split(batch)])

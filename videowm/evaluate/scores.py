@@ -32,7 +32,7 @@ def r2(
         return None, math.nan
     names, inverse = np.unique(groups, return_inverse=True)
 
-    def per_group(values: np.ndarray) -> np.ndarray:
+    def per_group(values: Float[np.ndarray, "b w k"]) -> Float[np.ndarray, "n k"]:
         sums = np.zeros((len(names), values.shape[-1]))
         np.add.at(sums, inverse, values.sum(1))
         return sums
@@ -40,8 +40,8 @@ def r2(
     left, once, twice = (per_group(v) for v in ((read - true) ** 2, true, true**2))
     rows = np.bincount(inverse, minlength=len(names)) * true.shape[1]
 
-    def score(counts: np.ndarray) -> np.ndarray:
-        """R² where each group counts so often, "draws" of counts "draws groups"."""
+    def score(counts: Float[np.ndarray, "draws n"]) -> Float[np.ndarray, " draws"]:
+        """R² where each of the n groups counts so often."""
         around = counts @ twice - (counts @ once) ** 2 / (counts @ rows)[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
             return 1 - (counts @ left).sum(-1) / around.sum(-1)

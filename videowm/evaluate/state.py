@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Float64
 
 from videowm.evaluate.curves import MetricCurve
 from videowm.evaluate.readings import BOUND_VIDEOS, Readings
@@ -20,7 +21,7 @@ def state(readings: Readings) -> Iterator[MetricCurve]:
     if not columns:
         return
 
-    def error(video: str) -> np.ndarray:
+    def error(video: str) -> Float64[np.ndarray, "b w k"]:
         return np.abs(readings.read[video] - readings.true)
 
     bounds = {suffix: error(video) for suffix, video in BOUND_VIDEOS.items()}

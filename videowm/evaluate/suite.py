@@ -53,7 +53,11 @@ def measured(curves: Iterable[MetricCurve]) -> Pairs:
 
 def suite(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig,
           instruments: Instruments) -> Pairs:  # fmt: skip
-    """All evaluators of rollouts on the same scenes: pairs (name, value)."""
+    """All evaluators of rollouts on the same scenes: pairs (name, value).
+
+    Raises:
+        UserError: the reader is of another world or frame size, or its window is longer than the horizon.
+    """
     device, batch, reader = pipeline.device, config.batch, instruments.reader
     yield "about", about(scenes, dataset, instruments) | {"sampler": asdict(config.sampler)}
     yield from measured(fidelity(scenes, device=device, batch=batch))
@@ -132,7 +136,7 @@ def about(scenes: Scenes, dataset: Dataset, instruments: Instruments) -> dict[st
 
 
 def ranked(scenes: Scenes) -> dict[str, int]:
-    """The clips to be looked at: best, median and worst by PSNR over the predicted frames."""
+    """The numbers of the clips that a page shows: best, median and worst by PSNR over the predicted frames."""
     error = (scenes.future("dreamed") - scenes.future("truth")).square().flatten(2).mean(2)
     order = torch.log10(error.clamp_min(1e-10)).mean(1).argsort().tolist()
     return {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}

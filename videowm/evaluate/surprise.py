@@ -16,7 +16,7 @@ SHOWN = 10  # clips listed
 
 
 def surprise(error: Float[np.ndarray, " n"], bank: Bank) -> Pairs:
-    """Prediction error "b" of every clip of the bank, ranked; and the share of it in the most surprising tenth."""
+    """Prediction error "n" of every clip of the bank, ranked; and the share of it in the most surprising tenth."""
     order = np.argsort(-error)
     tenth = max(1, len(order) // 10)
     yield "surprise/ranked", [[int(i), int(bank.episode[i]), float(error[i])] for i in order[:SHOWN]]
@@ -25,7 +25,7 @@ def surprise(error: Float[np.ndarray, " n"], bank: Bank) -> Pairs:
 
 
 def maps(predicted: Float[Tensor, "n m c h w"], bank: Bank) -> Float[Tensor, "n h w"]:
-    """Squared error of predicted velocities by place, "n h w": over channels and target steps."""
+    """Squared error by place, "n h w", of predicted velocities "n m c h w": the mean over channels and target steps."""
     clean = bank.latents[:, bank.context :]
     return (predicted - (bank.noise - clean)).square().mean(dim=(1, 2))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from videowm.data.dataset import Dataset
@@ -47,7 +48,7 @@ def roll_with_text(pipeline: WorldModelPipeline, dataset: Dataset, scenes: Scene
     where = list(zip(scenes.episode.tolist(), scenes.first.tolist(), strict=True))
     start, captions = start_from(pipeline, dataset, where, config), captions_of(scenes, dataset)
 
-    def dreamed(prompts: list[str], start: Start = start) -> Tensor:
+    def dreamed(prompts: list[str], start: Start = start) -> Float[Tensor, "b h 3 H W"]:
         return roll(pipeline, start, config, prompts=prompts, with_actions=with_actions)[:, scenes.context :]
 
     n, facts = len(captions), world_class(dataset.name).FACTS
@@ -61,7 +62,7 @@ def roll_with_text(pipeline: WorldModelPipeline, dataset: Dataset, scenes: Scene
 def text(
     made: TextRollouts, scenes: Scenes, reader: Reader, facts: tuple[Fact, ...], suffix: str = ""
 ) -> Iterator[MetricCurve]:
-    """How much more of a fact is read off the frames when the caption asks for it, in standard deviations.
+    """How much more of a fact is read off the frames when the caption holds it, in standard deviations.
 
     Ceilings: the reader on the autoencoder's picture of real clips, and on these themselves, those that have the one
     fact against those that have the other. Floor: two captions of other clips, drawn without regard to the fact.
@@ -72,7 +73,7 @@ def text(
         if not shown or not {-1, 1} <= set(side.tolist()):
             continue
 
-        def read(video: Tensor, column: int = shown[0]) -> np.ndarray:
+        def read(video: Float[Tensor, "b h 3 H W"], column: int = shown[0]) -> Float64[np.ndarray, "b w"]:
             return standardised(reader, reader.read(video))[..., column]
 
         # The mean over clips of these weights times a reading is one group's mean minus the other's.

@@ -38,7 +38,7 @@ class GateConfig:
     failing: Literal["off", "warn", "stop"] = "warn"  # what a failed gate does: no look, one line, or the run's end
 
     def step(self, steps: int) -> int:
-        """The number of finished steps at which a run of `steps` is looked at."""
+        """The number of finished steps after which the gate judges a run of `steps`."""
         return min(steps, max(1, round(self.after * steps)))
 
 

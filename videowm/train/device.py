@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 
 def compiles(config: TrainConfig, task: Task, device: torch.device) -> bool:
-    """Whether the model's blocks are to be compiled."""
+    """Whether the model's blocks are to be compiled.
+
+    Raises:
+        UserError: train.compile is on and the model cannot be compiled.
+    """
     able = hasattr(task.model, "compile_blocks")
     if config.compile == "on" and not able:
         raise UserError(f"train.compile is on, but the model of task {task.name} cannot be compiled: leave it out")
@@ -31,7 +35,11 @@ def compiles(config: TrainConfig, task: Task, device: torch.device) -> bool:
 
 
 def recompute_activations(task: Task) -> None:
-    """Turn on activation checkpointing (arXiv 1604.06174), in diffusers' way."""
+    """Turn on activation checkpointing (arXiv 1604.06174), in diffusers' way.
+
+    Raises:
+        UserError: the model cannot compute activations again.
+    """
     if not getattr(task.model, "_supports_gradient_checkpointing", False):
         raise UserError(
             f"train.checkpointing is true, but the model of task {task.name} cannot compute activations again: "

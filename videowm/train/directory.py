@@ -56,8 +56,13 @@ def follow_umask(folder: Path) -> None:
 
 
 def check_same_run(out: Path, resolved: dict[str, Any], free: frozenset[str] = frozenset()) -> None:
-    """Refuse to go on in a directory whose run was configured otherwise, but for keys in `free`; a trunk may become
-    longer."""
+    """Refuse to go on in a directory whose run was configured otherwise, but for keys in `free`.
+
+    A trunk may become longer.
+
+    Raises:
+        UserError: the directory has no configuration, or that of another run.
+    """
     if not (out / "config.yaml").exists():
         raise UserError(f"{out} has a record but no config.yaml, so it cannot be this run: choose another out=")
     longer = {"train.steps"} if resolved["train"]["trunk"] else set()

@@ -102,5 +102,5 @@ PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 409
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Peak FLOP/s of a GPU by its name, or None where it is not known (a CPU, say)."""
+    """Peak FLOP/s of a GPU by its name, or None where it is not known, as of a CPU."""
     return next((peak for name, peak in PEAK.items() if name in device_name), None)

@@ -1,4 +1,4 @@
-"""The action gate: a run whose actions do nothing is told early, and may be stopped."""
+"""The action gate: it finds a run whose actions do nothing early, and may stop it."""
 
 from __future__ import annotations
 

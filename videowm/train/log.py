@@ -1,4 +1,4 @@
-"""What a run says: a progress bar, metrics.jsonl (the truth), and trackers that mirror it and may fail."""
+"""What a run writes: a progress bar, metrics.jsonl (the truth), and trackers that mirror it and may fail."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def keep_until(path: Path, step: int) -> None:
 def wandb_settings(out: Path, task: str) -> dict[str, Any]:
     """Settings of a wandb run: its name is the run directory's, its group the sweep's where it is a point of one.
 
-    Offline unless the user is logged in or WANDB_MODE says otherwise. WANDB_PROJECT and WANDB_RUN_GROUP are followed.
+    Offline unless the user is logged in or WANDB_MODE holds another mode. WANDB_PROJECT and WANDB_RUN_GROUP count.
     """
     import wandb
 

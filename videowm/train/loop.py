@@ -186,7 +186,7 @@ class Run:
 
     @property
     def patient(self) -> bool:
-        """Whether gradients are looked at only where a step is logged or saved: each look waits for the device."""
+        """Whether gradients are checked only where a step is logged or saved: each check waits for the device."""
         return self.accelerator.device.type == "cuda"
 
     @property
@@ -278,7 +278,11 @@ class Run:
         return norm
 
     def check(self) -> None:
-        """Stop a run with a gradient that was not finite; the weights are those from before that step."""
+        """Stop a run with a gradient that was not finite; the weights are those from before that step.
+
+        Raises:
+            UserError: such a gradient was met.
+        """
         if (failed := self.guard.failed()) is not None:
             good, norm = failed
             if self.accelerator.is_main_process:
@@ -289,7 +293,7 @@ class Run:
             )
 
     def judge(self, log: Log) -> dict[str, Any]:
-        """Look through the gate, which may stop the run here; what it says where it fails.
+        """The gate's sentence where it fails; it may stop the run here.
 
         The model is read in the run's own precision and no random number is drawn: a run that goes on is the same.
         """
@@ -366,7 +370,11 @@ class Run:
 
 
 def loaded(loader: Iterable[dict[str, Tensor] | UserError]) -> Iterator[dict[str, Tensor]]:
-    """The samples of a loader; an error or the end of a loading process is one sentence."""
+    """The samples of a loader; an error or the end of a loading process is one sentence.
+
+    Raises:
+        UserError: a loading process met one, ended, or had no room.
+    """
     try:
         for samples in loader:
             if isinstance(samples, UserError):
@@ -382,14 +390,18 @@ def loaded(loader: Iterable[dict[str, Tensor] | UserError]) -> Iterator[dict[str
 
 
 def say_unknown_errors(metrics: dict[str, Any], log: Log) -> None:
-    """Say it where one held-out episode leaves every standard error unknown."""
+    """Write a line to the log where one held-out episode leaves every standard error unknown."""
     errors = [value for name, value in metrics.items() if name.endswith("_se") and isinstance(value, float)]
     if errors and all(math.isnan(value) for value in errors):
         log.say("one episode is held out, so no standard error is known: hold out two or more to compare models")
 
 
 def launch(path: Path, overrides: list[str], *, profiled: bool = False) -> RunRecord | None:
-    """`videowm train`: read the configuration, build the task it names, train it; returns as `train` does."""
+    """`videowm train`: read the configuration, build the task it names, train it; returns as `train` does.
+
+    Raises:
+        UserError: the configuration cannot be used, or the directory holds another run.
+    """
     config = registry.load(path, overrides)
     task = registry.build_task(config)
     return train(task, task.config.train, Path(config.out), configuration.to_dict(task.config), profiled=profiled)

@@ -63,7 +63,7 @@ class Meter:
             self.leave_out()
 
     def leave_out(self) -> None:
-        """What happened since the last step ended was none: a checkpoint was written, say."""
+        """Leave the time since the last step out of all rates: in it a checkpoint was written, or the like."""
         self.lap()
 
     def lap(self) -> float:
@@ -102,13 +102,13 @@ class Meter:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has done its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """GiB allocated at most on a GPU, else resident at most of the process; None on Windows, which does not say."""
+    """GiB allocated at most on a GPU, else resident at most of the process; None on Windows, where nothing tells."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     try:

@@ -29,7 +29,7 @@ class Muon(torch.optim.AdamW):
     """AdamW whose groups with `orthogonal: True` hold matrices moved by Muon (arXiv 2502.16982, eq. 4).
 
     As in the fused AdamW nothing moves where `found_inf` is 1. Matrices of one shape go through Newton-Schulz together:
-    torch.optim.Muon takes them one by one and knows no `found_inf`, else it computes the same.
+    torch.optim.Muon takes them one by one and has no `found_inf`, else it computes the same.
     """
 
     def __init__(self, groups: list[dict], **settings) -> None:

@@ -40,6 +40,9 @@ def roles(model: nn.Module) -> dict[str, Literal["matrix", "input", "output", "o
 
     A matrix grows on both sides. An input layer grows on its output side only, an output layer on its input side only;
     all else, biases and gains too, is "other" and treated as an input is.
+
+    Raises:
+        UserError: the model is no world model.
     """
     if not hasattr(model, "hidden"):
         raise UserError("train.parametrisation mup and train.optimizer muon are for world models: leave them out")
@@ -63,6 +66,9 @@ def start_as_mup(model: nn.Module) -> None:
 
     Xavier's variance is right for matrices, 1/width, and output layers start at zero, as table 8 of arXiv 2203.03466
     wants it. Attention needs no 1/k either: heads are of one size, and with QK-norm their scores are of unit vectors.
+
+    Raises:
+        UserError: the model is no world model.
     """
     kinds = roles(model)
     for name, weight in model.named_parameters():
@@ -74,11 +80,14 @@ def start_as_mup(model: nn.Module) -> None:
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Groups with a `scale` of the learning rate; only matrices decay, biases and gains "blocks k" or "k" do not.
 
-    Under µP the rate of matrices falls as 1/width in AdamW, whose updates add up over the inputs, and as its root in
-    Muon, whose updates have a largest singular value of rate x width^0.5 (arXiv 2310.17813, condition 1). That of the
-    output layer falls as 1/width, which for a layer that starts at zero is the multiplier of table 8. What decays in a
-    step, rate x weight_decay, is the same at every width. `model.rates` are shares of the rate for parts of the model
-    whose names begin so.
+    Under µP the rate of matrices falls as 1/width in AdamW, whose updates add up over the inputs. In Muon it falls as
+    1/width^0.5: the largest singular value of an update is rate x width^0.5 (arXiv 2310.17813, condition 1). That of
+    the output layer falls as 1/width, the multiplier of table 8 for a layer that starts at zero. What decays in a step,
+    rate x weight_decay, is the same at every width. `model.rates` are shares of the rate for parts of the model whose
+    names begin so.
+
+    Raises:
+        UserError: µP or Muon is set, and the model is no world model.
     """
     rates = getattr(model, "rates", {})
     mup, muon = config.parametrisation == "mup", config.optimizer == "muon"
@@ -103,7 +112,11 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """The optimiser of a run; `set_rate` is to be called before every step."""
+    """The optimiser of a run; `set_rate` is to be called before every step.
+
+    Raises:
+        UserError: µP or Muon is set, and the model is no world model.
+    """
     groups = parameter_groups(model, config)
     kind = Muon if any(group["orthogonal"] for group in groups) else torch.optim.AdamW
     return kind(groups, lr=config.lr, betas=config.betas, fused=True)
@@ -119,7 +132,7 @@ class Guard:
     """Keeps gradients that are not finite out of the weights without waiting for the device.
 
     The fused AdamW reads `found_inf` where it computes and then leaves weights and moments as they are. The first such
-    step stops all later updates too, so that the weights stay what they were before it until someone asks.
+    step stops all later updates too, so that the weights stay what they were before it until `failed` is called.
     """
 
     def __init__(self, optimizer: torch.optim.AdamW, device: torch.device) -> None:

@@ -24,7 +24,11 @@ def modules() -> dict[str, str]:
 
 
 def config_class(name: Any, where: str = "configuration") -> type:
-    """The configuration class of a task."""
+    """The configuration class of a task.
+
+    Raises:
+        UserError: no task has this name.
+    """
     known = modules()
     if not isinstance(name, str) or name not in known:
         raise UserError(f"{where}: task is {name!r}, expected one of {', '.join(sorted(known))}")
@@ -32,7 +36,11 @@ def config_class(name: Any, where: str = "configuration") -> type:
 
 
 def build(data: dict[str, Any], where: str = "configuration") -> Any:
-    """The checked configuration of a task from a plain mapping."""
+    """The checked configuration of a task from a plain mapping.
+
+    Raises:
+        UserError: no task has its name, or a key or a value in it cannot be used.
+    """
     return configuration.build(config_class(data.get("task"), where), data, where=where)
 
 
@@ -60,7 +68,11 @@ def build_task(config: Any) -> Any:
 
 
 def finished_task(run: str | Path, device: Any) -> Any:
-    """The task of a finished run with its trained weights, ready to be evaluated."""
+    """The task of a finished run with its trained weights, ready to be evaluated.
+
+    Raises:
+        UserError: the run is not finished, or what its configuration names is gone.
+    """
     task = build_task(load(Path(run) / "config.yaml"))
     task.restore(Path(run), device)
     return task

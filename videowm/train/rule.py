@@ -1,4 +1,4 @@
-"""Batch and learning rate of a run from its width and its number of tokens: all that the rule knows."""
+"""Batch and learning rate of a run from its width and its number of tokens, and from nothing else."""
 
 from __future__ import annotations
 

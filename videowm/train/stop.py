@@ -1,4 +1,4 @@
-"""A run that is asked to end does so after the step in work, with its checkpoint written."""
+"""A signal ends a run after the step in work, with its checkpoint written."""
 
 from __future__ import annotations
 

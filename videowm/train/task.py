@@ -26,12 +26,12 @@ class Draws:
         self.step, self.slots, self.total, self.device = step, slots, total, device
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal "slots *shape"."""
+        """Standard normal numbers, float32 "slots *shape"."""
         whole = torch.randn(self.total, *shape, generator=self.generator, device=self.device)
         return whole[self.slots.start : self.slots.stop]
 
     def uniform(self, *shape: int) -> Tensor:
-        """Uniform in [0, 1), "slots *shape"."""
+        """Uniform numbers in [0, 1), float32 "slots *shape"."""
         whole = torch.rand(self.total, *shape, generator=self.generator, device=self.device)
         return whole[self.slots.start : self.slots.stop]
 
@@ -67,7 +67,7 @@ class Task(Protocol):
         """Write the finished model."""
 
     def record_fields(self) -> dict[str, Any]:
-        """Fields of `videowm.record.RunRecord` that only the task knows: params, frames, hashes, …"""
+        """Fields of `videowm.record.RunRecord` that the task alone can fill: params, frames, hashes, …"""
 
 
 class Items(torch.utils.data.Dataset):

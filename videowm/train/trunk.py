@@ -34,12 +34,16 @@ def first_difference(run: Path, resolved: dict[str, Any], free: frozenset[str]) 
 
 
 def completed(path: Path) -> dict[str, Any]:
-    """The configuration of a run, with today's defaults of settings that it does not know."""
+    """The configuration of a run, with today's defaults of settings that it does not hold."""
     return configuration.to_dict(registry.load(path))
 
 
 def origin(start: StartConfig, resolved: dict[str, Any], cooldown_from: int) -> Path:
-    """The trunk's checkpoint that a branch starts from; one sentence where it is not there or not of such a run."""
+    """The trunk's checkpoint that a branch starts from.
+
+    Raises:
+        UserError: there is none, the trunk was trained otherwise, or the step lies within the cooldown.
+    """
     run, found = Path(start.run), kept.at(Path(start.run) / "checkpoints", start.step)
     if not (run / "config.yaml").exists():
         raise UserError(f"train.start.run {run} holds no run (no config.yaml): train the trunk first")

@@ -193,14 +193,22 @@ class WorldTask(Task):
             yield from rollouts(self.pipeline(), self.dataset(), self.config.rollout)
 
     def dataset(self) -> Dataset:
-        """The recording that the latents were made of."""
+        """The recording that the latents were made of.
+
+        Raises:
+            UserError: it changed since, or cannot be read.
+        """
         dataset = Dataset(self.latents.index.data)
         if dataset.hash != self.latents.index.data_hash:
             raise UserError(f"{dataset.root} changed since {self.config.latents} was made of it: encode it again")
         return dataset
 
     def pipeline(self) -> WorldModelPipeline:
-        """The trained model with the autoencoder that made its latents."""
+        """The trained model with the autoencoder that made its latents.
+
+        Raises:
+            UserError: the autoencoder is gone or another one.
+        """
         index = self.latents.index
         vae = load_vae(index.vae)
         if DiffusersCodec(vae).hash != index.vae_hash:
@@ -245,7 +253,11 @@ class WorldTask(Task):
 
 
 def make_model(config: WorldRun, index: LatentsIndex) -> DiT:
-    """A transformer of the configuration's size for latents of the folder described by `index`."""
+    """A transformer of the configuration's size for latents of the folder described by `index`.
+
+    Raises:
+        UserError: the patch does not divide the latents, or no such depth or width can be built.
+    """
     channels, height, width = index.shape
     if height % config.patch or width % config.patch:
         raise UserError(f"patch {config.patch} does not divide the latent size {height}x{width}: use 1 or a divisor")
@@ -278,14 +290,21 @@ def make_model(config: WorldRun, index: LatentsIndex) -> DiT:
 
 
 def meta_model(config: WorldRun) -> DiT:
-    """The configuration's transformer without memory, to count on."""
+    """The configuration's transformer without memory, to count on.
+
+    Raises:
+        UserError: there are no such latents, or the size does not fit them.
+    """
     with torch.device("meta"):
         return make_model(config, LatentsIndex.read(config.latents))
 
 
 def with_steps(config: WorldRun) -> WorldRun:
-    """Numbers where the configuration names what they follow from: batch and learning rate by the rule, steps by the
-    FLOP budget."""
+    """The configuration with numbers: batch and learning rate by the rule, steps by the FLOP budget.
+
+    Raises:
+        UserError: the rule is to give the batch without a budget, or the size does not fit the latents.
+    """
     train = config.train
     if config.budget is None and "rule" not in (train.batch, train.lr):
         return divided(config)
@@ -307,7 +326,11 @@ def with_steps(config: WorldRun) -> WorldRun:
 
 
 def divided(config: WorldRun) -> WorldRun:
-    """The same, if the samples that learn to step far are as many in every batch: their FLOPs are counted."""
+    """The same, if the samples that learn to step far are as many in every batch: their FLOPs are counted.
+
+    Raises:
+        UserError: flow.shortcut does not divide the batch.
+    """
     batch, every = config.train.batch, config.flow.shortcut
     if every < 0 or (every and batch % every):
         raise UserError(f"flow.shortcut {every} does not divide train.batch {batch}: give a divisor, or 0 for none")
