@@ -6,8 +6,8 @@ arXiv 2105.13626, without files). A frozen one is any text encoder of transforme
 
 from __future__ import annotations
 
-import hashlib
 import re
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from videowm.dit.attention import attention, unit
+from videowm.files import short_hash_of
 from videowm.types import UserError
 
 # Features "b m e" of a frozen encoder, or byte ids "b m p" for the encoder that is trained; and a mask, bool "b m".
@@ -108,11 +109,10 @@ class FrozenText:
     @property
     def hash(self) -> str:
         """16 hex digits of everything that decides the features: weights, vocabulary, length."""
-        digest = hashlib.sha256(f"{type(self.encoder).__name__} {self.length}".encode())
-        digest.update(repr(sorted(self.tokenizer.get_vocab().items())).encode())
-        for key, value in sorted(self.encoder.state_dict().items()):
-            digest.update(key.encode() + value.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        about = [f"{type(self.encoder).__name__} {self.length}", repr(sorted(self.tokenizer.get_vocab().items()))]
+        named = sorted(self.encoder.state_dict().items())
+        weights = (key.encode() + value.cpu().contiguous().view(torch.uint8).numpy().tobytes() for key, value in named)
+        return short_hash_of(chain(about, weights))
 
     @torch.no_grad()
     def encode(self, captions: list[str]) -> TextTokens:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from videowm.evaluate.reader import Reader
+from videowm.files import short_hash, short_hash_of
 from videowm.types import UserError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that VideoMAE was trained with
@@ -61,7 +62,7 @@ class I3D:
         except (RuntimeError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise UserError(f"{path} is no TorchScript file ({first}): give I3D as i3d_torchscript.pt") from None
-        self.hash = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        self.hash = short_hash(Path(path).read_bytes())
         known = {argument.name for argument in self.network.forward.schema.arguments}
         wanted = {"rescale": False, "resize": False, "return_features": True}
         self.settings = {name: value for name, value in wanted.items() if name in known}
@@ -97,10 +98,9 @@ class VideoMAE:
         except (OSError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise UserError(f"no VideoMAE at {source!r} ({first}): give a folder, or a hub name while online") from None
-        digest = hashlib.sha256(self.network.config.to_json_string().encode())
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-        self.hash = digest.hexdigest()[:16]
+        named = sorted(self.network.state_dict().items())
+        weights = (name.encode() + tensor.cpu().contiguous().numpy().tobytes() for name, tensor in named)
+        self.hash = short_hash_of(chain([self.network.config.to_json_string()], weights))
         side = self.network.config.image_size
         self.resolution = (side, side) if isinstance(side, int) else tuple(side)
         self.device = device

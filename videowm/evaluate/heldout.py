@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from videowm.data.latents import Latents, normalised
 from videowm.dit import DiT, flow
 from videowm.dit.text import TextTokens
 from videowm.evaluate.curves import Pairs, mean_and_error
+from videowm.files import short_hash_of
 from videowm.limits import Count, Seed
 from videowm.types import UserError
 
@@ -46,10 +46,9 @@ class Bank:
 
     @property
     def hash(self) -> str:
-        digest = hashlib.sha256()
-        for tensor in (self.latents, self.actions, self.levels, self.noise):
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """16 hexadecimal digits over everything that decides the loss."""
+        tensors = (self.latents, self.actions, self.levels, self.noise)
+        return short_hash_of(tensor.contiguous().numpy().tobytes() for tensor in tensors)
 
 
 def make_bank(latents: Latents, config: HeldoutConfig) -> Bank:

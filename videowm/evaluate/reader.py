@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from videowm.config import suggest
 from videowm.data.dataset import Dataset
+from videowm.files import short_hash_of
 from videowm.limits import Size, Whole
 from videowm.types import UserError
 
@@ -81,10 +82,9 @@ class Reader(nn.Module):
     @property
     def hash(self) -> str:
         """sha256 (16 digits) over configuration and weights."""
-        digest = hashlib.sha256(json.dumps([asdict(self.config), asdict(self.readable)], sort_keys=True).encode())
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(name.encode() + value.cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        about = json.dumps([asdict(self.config), asdict(self.readable)], sort_keys=True)
+        weights = (name.encode() + value.cpu().numpy().tobytes() for name, value in sorted(self.state_dict().items()))
+        return short_hash_of(chain([about], weights))
 
     def windows(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b w n 3 H W"]:
         """Every window "b w n 3 H W", of n frames, of a video "b f 3 H W".

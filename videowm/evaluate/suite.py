@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable
@@ -29,6 +28,7 @@ from videowm.evaluate.scenes import Scenes
 from videowm.evaluate.state import state
 from videowm.evaluate.surprise import learnable, surprise
 from videowm.evaluate.text_control import text_control
+from videowm.files import short_hash
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.worlds import find_world
@@ -128,7 +128,7 @@ def about(scenes: Scenes, dataset: Dataset, instruments: Instruments) -> dict[st
         "episodes": len(np.unique(scenes.episode)),
         "context": scenes.context,
         "horizon": scenes.horizon,
-        "starts": hashlib.sha256(starts.encode()).hexdigest()[:16],
+        "starts": short_hash(starts),
         "data": dataset.hash,
         "reader": instruments.reader.hash if instruments.reader else None,
         "features": instruments.features.hash if instruments.features else None,
