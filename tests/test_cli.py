@@ -6,10 +6,8 @@ import errno
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,15 +18,10 @@ ROOT = Path(__file__).parents[1]
 VERBS = ["quickstart", "record", "import", "caption", "expand", "train", "encode", "generate", "evaluate", "info"]
 
 
-def test_help_is_quick_and_imports_nothing_heavy(python):
-    """Guards seconds of waiting for `--help`: under one second (median of three), and PyTorch is not even imported."""
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        ended = python("-m", "videowm", "--help")
-        seconds.append(time.perf_counter() - began)
-        assert ended.returncode == 0 and all(verb in ended.stdout for verb in VERBS)
-    assert statistics.median(seconds) < 1
+def test_help_imports_nothing_heavy(python):
+    """Guards seconds of waiting for `--help`: nothing that takes long to import is imported."""
+    ended = python("-m", "videowm", "--help")
+    assert ended.returncode == 0 and all(verb in ended.stdout for verb in VERBS)
     code = "import sys\nfrom videowm.cli import main\ntry: main(['train', '--help'])\nfinally: print(*sys.modules)"
     modules = python("-c", code).stdout.split()
     assert "videowm.cli" in modules
