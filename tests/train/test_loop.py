@@ -58,8 +58,7 @@ def test_how_a_run_is_executed_changes_nothing(world_run, stopped, train_world, 
     """Guards results that depend on workers, where latents lie, recomputing, logging or accumulation, changed in a run.
 
     Accumulation adds the same numbers in another order. Adam divides by the size of a gradient, so of the smallest ones
-    the rounding shows: weights, which move by 8e-3, agree to 1e-5 and not to the bit. Two batches instead of one differ
-    by 1e-3.
+    the rounding shows: weights, which move by 8e-3, agree to 1e-5 and not to the bit.
     """
     out = stopped(2)
     overrides = {"workers": "train.workers=2", "resident": "resident=on", "checkpointing": "train.checkpointing=true",
