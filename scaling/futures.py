@@ -106,7 +106,8 @@ def two_futures(rolled: Rolled) -> Picture:
     for action in pair.values():
         future = torch.tensor(action).expand(1, count, -1)
         actions = torch.cat([start.actions[:1, : known - 1], future], dim=1)
-        one = replace(start, frames=start.frames[:1], noise=start.noise[:1], episode=start.episode[:1])
+        one = replace(start, frames=start.frames[:1], noise=start.noise[:1], past_noise=start.past_noise[:1],
+                      episode=start.episode[:1])  # fmt: skip
         videos.append(to_uint8(roll(pipeline, one, rolled.settings, actions))[0])
     shown = np.linspace(known - 1, known - 1 + min(count, 16), STILLS + 1, dtype=int)
     png = encode_png(grid([video[shown] for video in videos], list(pair), columns=headers(shown, known), cell=128))

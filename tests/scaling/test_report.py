@@ -38,7 +38,7 @@ def imported(dataset, codec, vae_run, world_arguments, tmp_path_factory) -> Path
         "out": str(folder / "out"),
         "set": common | {"latents": str(folder / "latents")},
         "points": [{"name": "a", "train.steps": 2}, {"name": "b", "train.steps": 8}],
-        "strip_clips": 1,
+        "strip_clips": 2,  # more than the one start of the two futures
         "strip_frames": 8,
     }
     path = folder / "sweep.yaml"
