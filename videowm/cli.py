@@ -74,7 +74,9 @@ def data_verbs(verb: Verb) -> None:
 
     p = verb(record, "play a game with a scripted driver and record a dataset",
              "videowm record carracing --out data/carracing --episodes 200 --seed 0 --workers 2")  # fmt: skip
-    p.add_argument("world", help="carracing, carracing-noisy, takecover, fourrooms, or a world of an installed package")
+    p.add_argument(
+        "world", help="carracing, carracing-noisy, takecover, doomrooms, fourrooms, or one of another package"
+    )
     p.add_argument("--out", type=Path, required=True, help="dataset directory to write")
     add_options(p, api.RecordOptions)
 

@@ -12,10 +12,13 @@ import pytest
 
 from videowm.data.dataset import Dataset
 from videowm.data.recording import Recording, attempts, game_seed, play_once, record_episodes
+from videowm.evaluate.reader import state_table
 from videowm.types import UserError
 from videowm.worlds import BUILT_IN, open_world, world_class
 from videowm.worlds.carracing import CarRacing
-from videowm.worlds.takecover import FIRST_SLOT, TakeCover, area_average, escape
+from videowm.worlds.doom import area_average
+from videowm.worlds.doomrooms import PASSAGE, PLACES, VEST, DoomRooms, towards
+from videowm.worlds.takecover import FIRST_SLOT, TakeCover, escape
 
 ROOT = Path(__file__).parents[2]
 
@@ -223,7 +226,7 @@ def opened(name: str):
     return world
 
 
-@pytest.mark.parametrize("name", ["takecover", "fourrooms", "carracing-noisy"])
+@pytest.mark.parametrize("name", ["takecover", "doomrooms", "fourrooms", "carracing-noisy"])
 def test_a_world_repeats_and_keeps_its_promises(name, tmp_path, monkeypatch):
     """Guards hidden state between episodes, shapes that differ from the names, and files left where the user stands.
 
@@ -313,7 +316,10 @@ def test_area_average_is_exact():
     """Guards the scaling: against the mean of the picture blown up so far that areas are whole pixels."""
     screen = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
     blown = screen.repeat(8, 0).repeat(2, 1).reshape(64, 15, 64, 5, 3).astype(np.int64).sum((1, 3))
-    np.testing.assert_array_equal(area_average(screen), (blown + 37) // 75)
+    np.testing.assert_array_equal(area_average(screen, (64, 64)), (blown + 37) // 75)
+    screen = np.random.default_rng(1).integers(0, 256, (192, 256, 3), np.uint8)
+    blown = screen.repeat(2, 0).reshape(128, 3, 128, 2, 3).astype(np.int64).sum((1, 3))
+    np.testing.assert_array_equal(area_average(screen, (128, 128)), (blown + 3) // 6)
 
 
 def test_fourrooms_turns_walks_and_comes_back():
@@ -331,3 +337,64 @@ def test_fourrooms_turns_walks_and_comes_back():
     rooms = [play_once(world, np.random.default_rng([3, i]), 200).states[:, 3] for i in range(6)]
     visits = [[int(r) for j, r in enumerate(e) if r < 4 and (j == 0 or e[j - 1] != r)] for e in rooms]
     assert np.mean([len(set(v)) for v in visits]) >= 2 and sum(len(v) > len(set(v)) for v in visits) >= 2
+
+
+def test_doomrooms_obeys_the_named_actions():
+    """Guards swapped sides, turns of another size, and motion that the evaluators would read with the wrong sign."""
+    expected = {"forward": (0, 1), "back": (0, -1), "strafe-right": (1, 1), "strafe-left": (1, -1)}
+    world = opened("doomrooms")
+    for name, action in DoomRooms.NAMED_ACTIONS.items():
+        world.reset(6)  # the middle of a room
+        states = [world.state()]
+        for _ in range(3):
+            assert world.step(np.array(action, np.float32)) == (pytest.approx(0, abs=0.01), False)
+            states.append(world.state())
+        motion = state_table(np.stack(states), world.state_names, ["forward", "sideways", "turn"])[:-1]
+        assert motion[:, 2] == pytest.approx(-np.radians(8) * action[0], abs=1e-3), name
+        if name in expected:
+            column, sign = expected[name]
+            assert sign * motion[-1, column] > 8 and abs(motion[-1, 1 - column]) < 0.5, name
+        elif not any(action[1:]):
+            assert not motion[:, :2].any(), name
+
+
+def test_doomrooms_is_a_picture_without_head_up_display():
+    """Guards a status bar, crosshair or weapon: they would be the same in every picture of every place."""
+    world, shown = opened("doomrooms"), []
+    for seed in range(12):
+        world.reset(seed)
+        shown.append(world.render())
+    spread = np.stack(shown).astype(int).std(0).max(-1)
+    assert (spread > 3).all(), "no pixel looks the same from everywhere"
+
+
+def test_doomrooms_player_sees_many_rooms_and_the_vest_ends_the_game():
+    """Guards a player that stands, spins, sticks to walls or never comes back, and an end that only time brings."""
+    world = opened("doomrooms")
+    episodes = []
+    for seed in range(10):
+        world.reset(seed)
+        driver, rows, over = world.driver(np.random.default_rng(seed)), [], False
+        while len(rows) < 100 and not over:
+            rows.append((world.state(), next(driver)))
+            over = world.step(rows[-1][1])[1]
+        episodes.append([np.stack(column) for column in zip(*rows)])
+    moved = np.concatenate([np.hypot(*np.diff(states[:, :2], axis=0).T) > 2 for states, _ in episodes])
+    actions = np.concatenate([actions[:-1] for _, actions in episodes])
+    assert 0.5 < moved.mean() < 0.95 and moved[actions[:, 1:].any(1)].mean() > 0.9
+    assert (np.abs(actions) > 0.5).mean(0).min() > 0.1 and len(np.unique(actions[:, 1:], axis=0)) == 9
+    rooms = [states[:, 7] for states, _ in episodes]
+    visits = [[r for j, r in enumerate(e) if r != PASSAGE and (j == 0 or r != e[j - 1])] for e in rooms]
+    assert np.mean([len(set(v)) for v in visits]) > 2 and sum(len(v) > len(set(v)) for v in visits) > 2
+    assert len(set(np.concatenate(rooms))) > VEST
+    world.reset(2)
+    for place in (6, 16, 7, 17, VEST):  # from the room of blue screens straight on to the vest
+        reward, over = 0.0, False
+        for _ in range(80):
+            state = world.state()
+            if np.hypot(*(PLACES[place] - state[:2])) < 20:
+                break
+            reward, over = world.step(towards(PLACES[place] - state[:2], state[2], 0.0, 8.0))
+            if over:
+                break
+    assert over and reward > 0.9, "the vest is worth 1 and ends the game"

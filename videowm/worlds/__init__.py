@@ -1,4 +1,4 @@
-"""Worlds by name: four that come with the package, and those of other packages.
+"""Worlds by name: five that come with the package, and those of other packages.
 
 Another package adds a world with an entry point in its pyproject.toml. Here `Pong` is a subclass of `World` with
 `name = "pong"`:
@@ -25,6 +25,7 @@ GROUP = "videowm.worlds"  # of entry points
 BUILT_IN = {
     "carracing": "videowm.worlds.carracing:CarRacing",
     "carracing-noisy": "videowm.worlds.noisy:NoisyCarRacing",
+    "doomrooms": "videowm.worlds.doomrooms:DoomRooms",
     "fourrooms": "videowm.worlds.fourrooms:FourRooms",
     "takecover": "videowm.worlds.takecover:TakeCover",
 }
@@ -32,7 +33,7 @@ CORE = ("name", "size", "action_names", "reset", "step", "render")
 
 
 def world_names() -> list[str]:
-    """The names of all worlds that are installed; the four of this package come first."""
+    """The names of all worlds that are installed; the five of this package come first."""
     return [*BUILT_IN, *sorted({point.name for point in entry_points(group=GROUP)} - set(BUILT_IN))]
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from videowm.types import UserError
 from videowm.worlds.base import World
+from videowm.worlds.doom import area_average, start_engine
 
 SCREEN = (120, 160)  # (H, W) pixels, the smallest that the engine draws
+VARIABLES = ("POSITION_X", "POSITION_Y", "VELOCITY_X", "VELOCITY_Y", "HEALTH")
 WALLS = (16.0, 752.0)  # map units, how far along y the player's corridor reaches
 # Slots of the state. Of 300 episodes' frames 99.9 % have no more fireballs, 99.5 % no more imps.
 FIREBALLS, IMPS = 8, 10
@@ -50,7 +48,8 @@ class TakeCover(World):
 
     def reset(self, seed: int) -> None:
         if self._game is None:
-            self._game = start_engine()
+            seen = {"objects_info_enabled": True, "labels_buffer_enabled": True}
+            self._game = start_engine(self.name, "take_cover", SCREEN, VARIABLES, **seen)
         self._game.set_seed(seed)
         self._game.new_episode()
         self._now, self._state = self._game.get_state(), None
@@ -62,7 +61,7 @@ class TakeCover(World):
         return reward, self._now is None
 
     def render(self) -> np.ndarray:
-        return area_average(self._now.screen_buffer)
+        return area_average(self._now.screen_buffer, self.size)
 
     def state(self) -> np.ndarray:
         if self._state is None:  # the driver and the recording both read it
@@ -139,62 +138,6 @@ def number(count: int) -> str:
     """A count in words."""
     words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
     return words[count] if count < len(words) else "many"
-
-
-def start_engine() -> Any:
-    """A running, windowless take_cover with the settings that its users may have elsewhere left out.
-
-    Raises:
-        UserError: vizdoom is not installed, or its engine does not start.
-    """
-    try:
-        import vizdoom
-    except ImportError as error:
-        raise UserError(f"takecover cannot start ({error}): pip install 'videowm[doom]'") from None
-    game = vizdoom.DoomGame()
-    game.load_config(os.path.join(vizdoom.scenarios_path, "take_cover.cfg"))
-    game.set_window_visible(False)
-    game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
-    game.set_screen_format(vizdoom.ScreenFormat.RGB24)
-    game.set_render_hud(False)
-    game.set_objects_info_enabled(True)
-    game.set_labels_buffer_enabled(True)
-    names = ("POSITION_X", "POSITION_Y", "VELOCITY_X", "VELOCITY_Y", "HEALTH")
-    game.set_available_game_variables([getattr(vizdoom.GameVariable, name) for name in names])
-    try:
-        # The engine leaves a folder and a settings file, shared with its other processes, where it is started.
-        with tempfile.TemporaryDirectory(prefix="videowm-doom-") as folder, contextlib.chdir(folder):
-            game.set_doom_config_path(os.devnull)
-            game.init()
-    except vizdoom.ViZDoomErrorException as error:
-        raise UserError(f"takecover cannot start ({error}): reinstall vizdoom, or free shared memory") from None
-    return game
-
-
-def shares(big: int, small: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The few of `big` pixels under each of `small` equal areas: index and share, a whole number, both "small"."""
-    edges = np.arange(small + 1) * big
-    left, right = np.arange(big) * small, np.arange(1, big + 1) * small
-    overlap = (np.minimum(edges[1:, None], right) - np.maximum(edges[:-1, None], left)).clip(0)
-    span = (overlap > 0).sum(1).max()
-    first = np.minimum((overlap > 0).argmax(1), big - span)
-    return [(i, overlap[np.arange(small), i].astype(np.float32)) for i in (first + k for k in range(span))]
-
-
-ROWS, COLUMNS = shares(SCREEN[0], TakeCover.size[0]), shares(SCREEN[1], TakeCover.size[1])
-
-
-def area_average(screen: np.ndarray) -> np.ndarray:
-    """uint8 "120 160 3" -> uint8 "64 64 3", every pixel the rounded mean of the area that it covers.
-
-    No matrix product: the threads of a BLAS wait for each other where processes outnumber cores, and play stands still.
-    """
-    area = np.float32(screen.shape[0] * screen.shape[1])
-    rows = sum(screen[index] * share[:, None, None] for index, share in ROWS)
-    total = sum(rows[:, index] * share[:, None] for index, share in COLUMNS)
-    # 255 * 120 * 160 is below 2**24: every sum is a whole number, exact in any order on any machine, and a quotient is
-    # further from the next whole number than float32 rounds.
-    return ((total + area / 2) / area).astype(np.uint8)
 
 
 def escape(state: np.ndarray) -> int:
