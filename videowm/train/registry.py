@@ -16,11 +16,23 @@ from videowm import config as configuration
 from videowm.types import UserError
 
 
+def own_modules() -> dict[str, str]:
+    """Name -> module of the tasks of this package."""
+    package = import_module("videowm.train.tasks")
+    return {found.name: f"{package.__name__}.{found.name}" for found in iter_modules(package.__path__)}
+
+
 def modules() -> dict[str, str]:
     """Name -> module of every task; those of this package come first and cannot be replaced."""
-    package = import_module("videowm.train.tasks")
-    own = {found.name: f"{package.__name__}.{found.name}" for found in iter_modules(package.__path__)}
-    return {point.name: point.value for point in entry_points(group="videowm.tasks")} | own
+    return {point.name: point.value for point in entry_points(group="videowm.tasks")} | own_modules()
+
+
+def module_of(name: Any) -> Any:
+    """The module of a task, None for an unknown name. Installed packages, a slow search, are asked last."""
+    if not isinstance(name, str):
+        return None
+    found = own_modules().get(name) or modules().get(name)
+    return found and import_module(found)
 
 
 def config_class(name: Any, where: str = "configuration") -> type:
@@ -29,10 +41,10 @@ def config_class(name: Any, where: str = "configuration") -> type:
     Raises:
         UserError: no task has this name.
     """
-    known = modules()
-    if not isinstance(name, str) or name not in known:
-        raise UserError(f"{where}: task is {name!r}, expected one of {', '.join(sorted(known))}")
-    return import_module(known[name]).CONFIG
+    module = module_of(name)
+    if module is None:
+        raise UserError(f"{where}: task is {name!r}, expected one of {', '.join(sorted(modules()))}")
+    return module.CONFIG
 
 
 def build(data: dict[str, Any], where: str = "configuration") -> Any:
@@ -50,8 +62,8 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Any:
     Raises:
         UserError: the file cannot be read, or a key or a value in it cannot be used.
     """
-    task = configuration.read(path, [text for text in overrides if text.partition("=")[0] == "task"]).get("task")
-    return configuration.load(config_class(task, str(path)), path, overrides)
+    data = configuration.read(path, [text for text in overrides if text.partition("=")[0] == "task"])
+    return configuration.complete(config_class(data.get("task"), str(path)), data, overrides, where=str(path))
 
 
 def build_task(config: Any) -> Any:
@@ -64,7 +76,7 @@ def build_task(config: Any) -> Any:
 
     configuration.check(config)
     torch.manual_seed(config.seed)
-    return import_module(modules()[config.task]).TASK(config)
+    return module_of(config.task).TASK(config)
 
 
 def finished_task(run: str | Path, device: Any) -> Any:
