@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import shapes
+from forked import Forked
 from jaxtyping import config as checks
 
 # Before any of these is imported; Triton compiles the functions of videowm.dit.fused itself.
@@ -144,6 +145,20 @@ def python(environment):
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def fork(environment):
+    """Start `python -m MODULE ...` as a process of its own that need not import torch (see `forked`)."""
+    started = []
+
+    def start(*arguments, module: str = "videowm", session: bool = False, **more) -> Forked:
+        started.append(Forked(module, list(arguments), environment | more, session=session))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.close()
 
 
 @pytest.fixture

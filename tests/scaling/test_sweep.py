@@ -39,7 +39,7 @@ def sweep_file(world_arguments, tmp_path_factory) -> Path:
         "out": str(folder / "out"),
         "set": common,
         "points": [{"name": "1x", "train.steps": 60}, {"train.steps": 90, "depth": 2, "hidden": 32}],
-        "strip_clips": 1,
+        "strip_clips": 2,
         "strip_frames": 8,
     }
     path.write_text(yaml.safe_dump(sweep))
@@ -76,38 +76,41 @@ def wait_for(condition, seconds: float = 90) -> None:
 
 
 @pytest.fixture(scope="session")
-def finished_sweep(sweep_file, environment) -> Path:
+def finished_sweep(sweep_file, environment, fork) -> Path:
     """The sweep, two points at once on two pretended GPUs: killed as a whole, stopped, its launcher killed beside a
-    second launcher, which ends it."""
+    second launcher, which ends it.
+
+    The first launcher is `python -m scaling run`, with nothing imported; the others plan at once.
+    """
+    out, two_gpus = Path(load_sweep(sweep_file).out), {"CUDA_VISIBLE_DEVICES": "5,7"}
+
+    def launch():
+        return fork("run", sweep_file, "--jobs", 2, module="scaling", session=True, **two_gpus)
+
     command = [sys.executable, "-m", "scaling", "run", str(sweep_file), "--jobs", "2"]
-    out = Path(load_sweep(sweep_file).out)
-    two_gpus = environment | {"CUDA_VISIBLE_DEVICES": "5,7"}
-
-    def launch(**more) -> subprocess.Popen:
-        return subprocess.Popen(command, env=two_gpus, cwd=ROOT, start_new_session=True, text=True, **more)
-
-    process = launch(stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment | two_gpus, cwd=ROOT, stdout=subprocess.DEVNULL,
+                               start_new_session=True)  # fmt: skip
     wait_for((out / "1x/checkpoints/step-00000020").exists)
     for pid in members(process.pid):
         os.kill(pid, signal.SIGKILL)
     process.wait()
-    process = launch(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = launch()
     wait_for(lambda: len(members(process.pid)) == 5)  # two `accelerate`, each with its worker
     gpus = {
         Path(f"/proc/{pid}/environ").read_bytes().split(b"CUDA_VISIBLE_DEVICES=")[1][:1]
-        for pid in members(process.pid)[1:]
+        for pid in members(process.pid)
+        if pid != process.pid
     }
     assert gpus == {b"5", b"7"}, "a GPU of its own for each point"
     process.terminate()
     said = process.communicate(timeout=30)
     assert process.returncode == 130 and "the same command goes on" in said[1], said
     assert members(process.pid) == [], "a stopped launcher leaves nothing behind"
-    first, second = launch(stdout=subprocess.DEVNULL), launch(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    first, second = launch(), launch()
     wait_for(lambda: len(members(first.pid)) + len(members(second.pid)) == 6)
     first.kill()  # its worker may live on: the other has to wait for it, not to start a second one
     first.wait()
-    said = second.communicate(timeout=200)
-    assert second.returncode == 0, said
+    assert second.wait(200) == 0, second.communicate()
     return out
 
 
@@ -177,10 +180,11 @@ def test_planned_flops_are_the_recorded_ones(finished_sweep, sweep_file):
         assert point.params == record.params and point.tokens == record.tokens["processed"]
 
 
-def test_the_page_and_the_wandb_summary(finished_sweep, sweep_file, python):
+def test_the_page_and_the_wandb_summary(finished_sweep, sweep_file, fork):
     """A page with a missing part, an outside reference or another number than the records'; a summary without curve."""
-    ended = python("-m", "scaling", "report", sweep_file, timeout=240, WANDB_MODE="offline")
-    assert ended.returncode == 0, ended.stderr
+    ended = fork("report", sweep_file, module="scaling", WANDB_MODE="offline")
+    said = ended.communicate(240)
+    assert ended.returncode == 0 and said[0].splitlines() == [str(finished_sweep / "report.html")], said
     page = (finished_sweep / "report.html").read_text()
     assert page.count("data:video/mp4;base64,") == 2 and page.count("data:image/png;base64,") == 5
     assert not re.findall(r'(?:src|href)="(?!data:)', page)

@@ -7,28 +7,24 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 
 from videowm.train import checkpoint
 
 ROOT = Path(__file__).parents[2]
 STEPS = 24
+TRAIN = ["train", "configs/world/quickstart.yaml"]
 LONGER = [f"train.steps={STEPS}", "train.save_every=1", "train.keep=2", "hidden=128", "train.ema=0.1"]
 
 
 def overrides(train_world_arguments: list[str], out: Path) -> list[str]:
     return [*train_world_arguments, *LONGER, f"out={out}"]
-
-
-def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "videowm", "train", "configs/world/quickstart.yaml", *arguments]
-    return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def published(out: Path) -> int:
@@ -42,15 +38,15 @@ def being_written(out: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.startswith(".step-")] if folder.exists() else []
 
 
-def wait_for(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
+def wait_for(process: Forked, happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 90
     while not happened():
-        assert process.poll() is None, process.stderr.read().decode()
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "nothing happened for 90 seconds"
         time.sleep(0.0005)
 
 
-def stop_in_a_save(process: subprocess.Popen, out: Path) -> None:
+def stop_in_a_save(process: Forked, out: Path) -> None:
     """Halt the process while a checkpoint is being written; go on until one is caught."""
     while True:
         wait_for(process, lambda: bool(being_written(out)))
@@ -62,7 +58,7 @@ def stop_in_a_save(process: subprocess.Popen, out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory, world_arguments, environment) -> tuple[Path, list[int], list[str]]:
+def killed(tmp_path_factory, world_arguments, fork) -> tuple[Path, list[int], list[str]]:
     """A run that was killed four times, one of them within a save, and finished by the same command.
 
     Returns its directory, the newest step after each kill and what lay half-written after the kill in a save.
@@ -70,7 +66,7 @@ def killed(tmp_path_factory, world_arguments, environment) -> tuple[Path, list[i
     out = tmp_path_factory.mktemp("killed") / "world"
     rng, after, half = random.Random(0), [], []
     for kill in range(4):
-        process = start(overrides(world_arguments, out), environment)
+        process = fork(*TRAIN, *overrides(world_arguments, out))
         beyond = published(out) + rng.randint(1, 3)
         wait_for(process, lambda beyond=beyond: published(out) >= beyond)
         if kill == 2:
@@ -81,9 +77,8 @@ def killed(tmp_path_factory, world_arguments, environment) -> tuple[Path, list[i
         process.kill()
         process.wait()
         after.append(published(out))
-    process = start(overrides(world_arguments, out), environment)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors.decode()
+    process = fork(*TRAIN, *overrides(world_arguments, out))
+    assert process.wait() == 0, process.communicate()
     return out, after, half
 
 
@@ -96,7 +91,7 @@ def uninterrupted(tmp_path_factory, train_world) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_saves_the_step_in_work(tmp_path, world_arguments, environment, number):
+def test_a_signal_saves_the_step_in_work(tmp_path, world_arguments, fork, number):
     """Guards steps since the last checkpoint, lost to scancel, Ctrl-C or a time limit, and samples lost with them.
 
     Nothing is saved before step 1000. As launchers do, the signal goes to the whole group, the workers that load data
@@ -104,9 +99,7 @@ def test_a_signal_saves_the_step_in_work(tmp_path, world_arguments, environment,
     """
     out = tmp_path / "world"
     more = ["train.steps=1000", "train.save_every=1000", "train.workers=2", f"out={out}"]
-    command = [sys.executable, "-m", "videowm", "train", "configs/world/quickstart.yaml", *world_arguments, *more]
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+    process = fork(*TRAIN, *world_arguments, *more, session=True)
     metrics = out / "metrics.jsonl"
     wait_for(process, lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
     os.killpg(process.pid, number)
@@ -195,7 +188,7 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def test_a_full_disk(tmp_path, world_arguments, environment):
+def test_a_full_disk(tmp_path, world_arguments, fork):
     """Guards a run lost to a full disk: one sentence, exit code 2, and the same command goes on once there is room.
 
     The disk is a real file system of 2 MB; a checkpoint of this run takes more than a third of it, so the third save
@@ -208,15 +201,13 @@ def test_a_full_disk(tmp_path, world_arguments, environment):
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
     try:
         command = [*world_arguments, f"out={disk / 'world'}", "hidden=64", "train.save_every=1"]
-        process = start(command, environment)
-        _, errors = process.communicate(timeout=120)
-        said = [line for line in errors.decode().splitlines() if line.startswith("videowm: ")]
-        assert process.returncode == 2 and len(said) == 1 and "no space left" in said[0], errors.decode()
-        assert "Traceback" not in errors.decode()
+        process = fork(*TRAIN, *command)
+        _, errors = process.communicate()
+        said = [line for line in errors.splitlines() if line.startswith("videowm: ")]
+        assert process.returncode == 2 and len(said) == 1 and "no space left" in said[0], errors
+        assert "Traceback" not in errors
         assert checkpoint.latest(disk / "world/checkpoints") is not None
         subprocess.run(["mount", "-o", "remount,size=30m", disk], check=True)
-        process = start(command, environment)
-        process.communicate(timeout=120)
-        assert process.returncode == 0 and (disk / "world/record.json").exists()
+        assert fork(*TRAIN, *command).wait() == 0 and (disk / "world/record.json").exists()
     finally:
         subprocess.run(["umount", disk], check=True)
