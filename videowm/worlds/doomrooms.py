@@ -147,8 +147,9 @@ class DoomRooms(World):
         if count == 1:
             where = f"the room with {names[visits[0]]}"
         elif count:
-            where = f"{number(count)} rooms, from {names[visits[0]]} to {names[visits[-1]]}"
-        again = ", back in a room seen before" if len(visits) > count else ""
+            last = "and back" if visits[-1] == visits[0] else f"to {names[visits[-1]]}"
+            where = f"{number(count)} rooms, from {names[visits[0]]} {last}"
+        again = ", with a room seen twice" if len(visits) > count else ""
         who = rng.choice(["Someone in a maze of rooms is", "Seen through its eyes, a walker is"])
         end = ", and takes the green vest" if over else ""
         return f"{who} {gait(states)} and {swing(states)}, in {where}{again}{end}."
