@@ -47,7 +47,7 @@ class DoomRooms(World):
     The engine runs at 35 Hz; its 256x192 picture is averaged over areas to 128x128. Lengths are in map units,
     velocities in map units a physics step. The heading is in radians, anticlockwise; the player looks along
     (look_x, look_y) = (-sin, cos) of it. `room` is a number of `ROOMS`, or 9 in a passage. The house is the same in
-    every episode, and nothing in it moves but the green walls.
+    every episode, and nothing in it moves but the vest, which blinks.
     """
 
     name = "doomrooms"
