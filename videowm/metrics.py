@@ -23,10 +23,8 @@ BOUNDS = {  # suffix -> label of a bound
 }
 BESIDE = ("se", "by_frame", "first", "clips", "protocol", "refused")  # an error, a curve, its first frame, …
 SUFFIXES = tuple(f"_{suffix}" for suffix in (*BOUNDS, *BESIDE))
-FORMER = {  # name in old records -> name now
-    "heldout/loss_untold": "heldout/loss_without_text",
-    "heldout/loss_untold_se": "heldout/loss_without_text_se",
-}
+# Name in old records -> name now.
+FORMER = {f"heldout/loss_untold{end}": f"heldout/loss_without_text{end}" for end in ("", "_se")}
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,15 @@ class Metric:
     what: str  # one sentence, and how good is good where that is known
     unit: str
     better: Better
-    computed_in: str  # module
+    computed_in: str = ""  # module; where none is named, the room's own: "fidelity/psnr" in videowm.evaluate.fidelity
     ceiling: str | None = None  # what the best that a model could reach is
     floor: str | None = None  # what a model without any information gets
     sentence: str | None = None  # of the evaluation page, with {value}, and {of} for what a family's name holds
     others: Mapping[str, str] = field(default_factory=dict)  # suffix -> name, where it is not the name and the suffix
+
+    def __post_init__(self) -> None:
+        own = f"videowm.evaluate.{self.name.partition('/')[0]}"
+        object.__setattr__(self, "computed_in", self.computed_in or own)
 
     def matches(self, name: str) -> bool:
         """Whether `name`, without bound suffixes, is this metric or of this family."""
@@ -56,31 +58,39 @@ class Metric:
         return name.removeprefix(head).removesuffix(tail) if braces else ""
 
 
+MSE = "MSE of normalised velocity"
+THROUGH_VAE = "the truth through the autoencoder"
+REPEATED = "the last context frame repeated"
+READ_TRUTH = "the reader on the truth through the autoencoder; `_ceiling_real`: on the truth itself"
+OTHER_ACTIONS = (
+    "rollouts under another episode's actions; `_floor_zero`: under actions of zeros, which are actions and not their "
+    "absence"
+)
+IGNORED = "0, where the actions are ignored"
+
 # One entry a metric; a family stands before another that its names would fit too.
 # fmt: off
 METRICS: tuple[Metric, ...] = (
     Metric("heldout/loss", "Velocity error of the model on a fixed bank of held-out latents, levels and noise; 2 "
-           "predicts nothing, the quickstart reaches 0.74 to 0.38, the largest runs 0.22 and 0.10.",
-           "MSE of normalised velocity", "lower", "videowm.evaluate.heldout"),
-    Metric("heldout/action_gap", "What another episode's actions add to the held-out loss; below three standard "
-           "errors the model ignores its actions.", "MSE of normalised velocity", "higher",
-           "videowm.evaluate.heldout", floor="0, where the actions are ignored"),
-    Metric("heldout/loss_without_text", "Held-out loss with the empty caption in place of each clip's own.",
-           "MSE of normalised velocity", "lower", "videowm.evaluate.heldout"),
-    Metric("heldout/text_gap", "What another episode's captions add to the held-out loss.",
-           "MSE of normalised velocity", "higher", "videowm.evaluate.heldout", floor="0, where the text is ignored"),
-    Metric("heldout/loss_by_step", "Held-out loss by target step of the window, after more and more context.",
-           "MSE of normalised velocity", "lower", "videowm.evaluate.heldout"),
-    Metric("heldout/loss_by_level", "Held-out loss by eighths of the noise level, from clean to pure noise.",
-           "MSE of normalised velocity", "lower", "videowm.evaluate.heldout"),
-    Metric("heldout/loss_by_episode", "What each held-out episode adds to the mean loss, for paired comparisons of "
-           "two models.", "MSE of normalised velocity", "lower", "videowm.evaluate.heldout"),
+           "predicts nothing, the quickstart reaches 0.74 to 0.38, the largest runs 0.22 and 0.10.", MSE, "lower"),
+    Metric("heldout/action_gap", "What another episode's actions add to the held-out loss; below three standard errors "
+           "the model ignores its actions.", MSE, "higher", floor=IGNORED),
+    Metric("heldout/loss_without_text", "Held-out loss with the empty caption in place of each clip's own.", MSE,
+           "lower"),
+    Metric("heldout/text_gap", "What another episode's captions add to the held-out loss.", MSE, "higher",
+           floor="0, where the text is ignored"),
+    Metric("heldout/loss_by_step", "Held-out loss by target step of the window, after more and more context.", MSE,
+           "lower"),
+    Metric("heldout/loss_by_level", "Held-out loss by eighths of the noise level, from clean to pure noise.", MSE,
+           "lower"),
+    Metric("heldout/loss_by_episode", "What each held-out episode adds to the mean loss, for paired comparisons of two "
+           "models.", MSE, "lower"),
     Metric("rollout/lead", "PSNR of the rollout over that of the repeated last frame; 0 is no better than a still "
            "picture, the quickstart reaches 1.5 to 2.8, the studies' largest runs 4 to 7.5.", "dB", "higher",
            "videowm.evaluate.rollouts", ceiling="what the autoencoder's own picture of the truth leads by: 7.0 and "
            "14.2 in the two studies", floor="0, the repeated last frame"),
-    Metric("rollout/psnr_mean", "PSNR of rollouts against the true frames, averaged over the horizon.", "dB",
-           "higher", "videowm.evaluate.rollouts", ceiling="rollout/psnr_vae_mean, the truth through the autoencoder",
+    Metric("rollout/psnr_mean", "PSNR of rollouts against the true frames, averaged over the horizon.", "dB", "higher",
+           "videowm.evaluate.rollouts", ceiling="rollout/psnr_vae_mean, the truth through the autoencoder",
            floor="rollout/psnr_repeat_mean, the last context frame repeated",
            others={"se": "rollout/psnr_se", "by_frame": "rollout/psnr",
                    "ceiling": "rollout/psnr_vae_mean", "floor": "rollout/psnr_repeat_mean"}),
@@ -90,164 +100,130 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/psnr_vae_mean", "PSNR of the true frames through the autoencoder: what no rollout can exceed, "
            "averaged over the horizon.", "dB", "higher", "videowm.evaluate.rollouts",
            others={"se": "rollout/psnr_vae_se"}),
-    Metric("rollout/psnr_vae", "PSNR of the true frames through the autoencoder: what no rollout can exceed, by "
-           "frame.", "dB", "higher", "videowm.evaluate.rollouts"),
+    Metric("rollout/psnr_vae", "PSNR of the true frames through the autoencoder: what no rollout can exceed, by frame.",
+           "dB", "higher", "videowm.evaluate.rollouts"),
     Metric("rollout/psnr_repeat_mean", "PSNR of the last context frame repeated, averaged over the horizon.", "dB",
            "higher", "videowm.evaluate.rollouts", others={"se": "rollout/psnr_repeat_se"}),
     Metric("rollout/psnr_repeat", "PSNR of the last context frame repeated, by frame.", "dB", "higher",
            "videowm.evaluate.rollouts"),
     Metric("reconstruction/psnr", "PSNR of held-out clips through the autoencoder; the quickstart's has 27 to 29 dB, "
-           "TakeCover's study 34.", "dB", "higher", "videowm.evaluate.reconstruction"),
-    Metric("reconstruction/ssim", "Structural similarity of held-out clips and their reconstruction.", "SSIM",
-           "higher", "videowm.evaluate.reconstruction", ceiling="1"),
-    Metric("reconstruction/psnr_motion", "PSNR of the differences of consecutive frames: whether motion is kept.",
-           "dB", "higher", "videowm.evaluate.reconstruction"),
-    Metric("reconstruction/psnr_moved", "PSNR over the pixels that changed since the frame before.", "dB", "higher",
-           "videowm.evaluate.reconstruction"),
-    Metric("reconstruction/clips", "How many held-out clips were reconstructed.", "clips", None,
-           "videowm.evaluate.reconstruction"),
-    Metric("reconstruction/moved_clips", "In how many of these clips something moves.", "clips", None,
-           "videowm.evaluate.reconstruction"),
+           "TakeCover's study 34.", "dB", "higher"),
+    Metric("reconstruction/ssim", "Structural similarity of held-out clips and their reconstruction.", "SSIM", "higher",
+           ceiling="1"),
+    Metric("reconstruction/psnr_motion", "PSNR of the differences of consecutive frames: whether motion is kept.", "dB",
+           "higher"),
+    Metric("reconstruction/psnr_moved", "PSNR over the pixels that changed since the frame before.", "dB", "higher"),
+    Metric("reconstruction/clips", "How many held-out clips were reconstructed.", "clips", None),
+    Metric("reconstruction/moved_clips", "In how many of these clips something moves.", "clips", None),
     Metric("reader/{}_r2", "R² of one action or state column that the reader reads off real held-out frames; what it "
            "cannot read here it cannot read off rollouts.", "R²", "higher", "videowm.train.tasks.reader", ceiling="1",
            floor="0, the mean"),
-    Metric("reader/{}_accuracy", "Share of real held-out frames in which the reader is right about a column that is "
-           "0 or 1.", "share right", "higher", "videowm.train.tasks.reader", ceiling="1"),
+    Metric("reader/{}_accuracy", "Share of real held-out frames in which the reader is right about a column that is 0 "
+           "or 1.", "share right", "higher", "videowm.train.tasks.reader", ceiling="1"),
     Metric("fidelity/psnr", "Peak signal-to-noise ratio of predicted frames and the true ones.", "dB", "higher",
-           "videowm.evaluate.fidelity", ceiling="the truth through the autoencoder",
-           floor="the last context frame repeated", sentence="PSNR of the rollout is {value} dB"),
+           ceiling=THROUGH_VAE, floor=REPEATED, sentence="PSNR of the rollout is {value} dB"),
     Metric("fidelity/psnr_to_vae", "Peak signal-to-noise ratio of predicted frames and the autoencoder's picture of "
-           "the true ones.", "dB", "higher", "videowm.evaluate.fidelity", floor="the last context frame repeated"),
+           "the true ones.", "dB", "higher", floor=REPEATED),
     Metric("fidelity/ms_ssim", "Multi-scale structural similarity of predicted frames and the true ones.", "MS-SSIM",
-           "higher", "videowm.evaluate.fidelity", ceiling="the truth through the autoencoder",
-           floor="the last context frame repeated"),
+           "higher", ceiling=THROUGH_VAE, floor=REPEATED),
     Metric("fidelity/ms_ssim_to_vae", "Multi-scale structural similarity of predicted frames and the autoencoder's "
-           "picture of the true ones.", "MS-SSIM", "higher", "videowm.evaluate.fidelity",
-           floor="the last context frame repeated"),
+           "picture of the true ones.", "MS-SSIM", "higher", floor=REPEATED),
     Metric("fidelity/ssim", "Structural similarity of predicted frames and the true ones.", "SSIM", "higher",
-           "videowm.evaluate.fidelity", ceiling="the truth through the autoencoder",
-           floor="the last context frame repeated"),
+           ceiling=THROUGH_VAE, floor=REPEATED),
     Metric("fidelity/ssim_to_vae", "Structural similarity of predicted frames and the autoencoder's picture of the "
-           "true ones.", "SSIM", "higher", "videowm.evaluate.fidelity", floor="the last context frame repeated"),
+           "true ones.", "SSIM", "higher", floor=REPEATED),
     Metric("fidelity/lpips", "Learned perceptual distance (AlexNet) of predicted frames and the true ones.", "LPIPS",
-           "lower", "videowm.evaluate.fidelity", ceiling="the truth through the autoencoder",
-           floor="the last context frame repeated"),
+           "lower", ceiling=THROUGH_VAE, floor=REPEATED),
     Metric("fidelity/lpips_to_vae", "Learned perceptual distance (AlexNet) of predicted frames and the autoencoder's "
-           "picture of the true ones.", "LPIPS", "lower", "videowm.evaluate.fidelity",
-           floor="the last context frame repeated"),
+           "picture of the true ones.", "LPIPS", "lower", floor=REPEATED),
     Metric("control/delta_psnr", "PSNR under the true actions minus PSNR under random ones (Genie, arXiv 2402.15391, "
-           "section 3).", "dB", "higher", "videowm.evaluate.control", ceiling="the real game under the same random "
-           "actions, through the autoencoder", floor="0, where the actions are ignored",
-           sentence="True actions instead of random ones are worth {value} dB"),
-    Metric("control/r2", "R² of the requested actions as the reader reads them off the rollout, all columns pooled; "
-           "1 is every action seen, 0 is as good as their mean.", "R²", "higher", "videowm.evaluate.control",
-           ceiling="the reader on the truth through the autoencoder; `_ceiling_real`: on the truth itself",
-           floor="rollouts under another episode's actions; `_floor_zero`: under actions of zeros, which are actions "
-           "and not their absence", sentence="R² of the requested actions, read off the rollout, is {value}"),
+           "section 3).", "dB", "higher", ceiling="the real game under the same random actions, through the "
+           "autoencoder", floor=IGNORED, sentence="True actions instead of random ones are worth {value} dB"),
+    Metric("control/r2", "R² of the requested actions as the reader reads them off the rollout, all columns pooled; 1 "
+           "is every action seen, 0 is as good as their mean.", "R²", "higher", ceiling=READ_TRUTH, floor=OTHER_ACTIONS,
+           sentence="R² of the requested actions, read off the rollout, is {value}"),
     Metric("control/{}_r2", "R² of one requested action as the reader reads it off the rollout.", "R²", "higher",
-           "videowm.evaluate.control", ceiling="the reader on the truth through the autoencoder; `_ceiling_real`: on "
-           "the truth itself", floor="rollouts under another episode's actions; `_floor_zero`: under actions of "
-           "zeros, which are actions and not their absence"),
+           ceiling=READ_TRUTH, floor=OTHER_ACTIONS),
     Metric("control/accuracy", "Share of requested actions whose class (up or down; low, middle or high) the reader "
-           "finds in the rollout.", "share right", "higher", "videowm.evaluate.control",
-           ceiling="the reader on the truth through the autoencoder; `_ceiling_real`: on the truth itself",
-           floor="rollouts under another episode's actions; `_floor_zero`: under actions of zeros, which are actions "
-           "and not their absence"),
+           "finds in the rollout.", "share right", "higher", ceiling=READ_TRUTH, floor=OTHER_ACTIONS),
     Metric("control/delay", "By how many frames actions show later in the rollout than in real video.", "frames",
-           "lower", "videowm.evaluate.control", ceiling="how late the autoencoder makes real video look",
-           sentence="Actions show {value} frames late"),
+           "lower", ceiling="how late the autoencoder makes real video look", sentence="Actions show {value} frames "
+           "late"),
     Metric("control/loss_ratio", "Held-out loss under another episode's actions over the loss under the true ones.",
-           "ratio", "higher", "videowm.evaluate.control", floor="1, where the actions are ignored"),
+           "ratio", "higher", floor="1, where the actions are ignored"),
     Metric("text/{}_free_share", "Share of starts in which the text moves the fact the right way and actions are "
            "absent.", "share", "higher", "videowm.evaluate.text_control", floor="0.5, by chance"),
-    Metric("text/{}_free", "How much more of a fact the reader sees when the text asks for more instead of less, "
-           "with actions absent, as training drops them.", "std. deviations", "higher",
-           "videowm.evaluate.text_control", ceiling="real clips with the one phrase against those with the other, "
-           "through the autoencoder; `_ceiling_real`: as they are",
-           floor="captions of other clips, whatever they hold"),
+    Metric("text/{}_free", "How much more of a fact the reader sees when the text asks for more instead of less, with "
+           "actions absent, as training drops them.", "std. deviations", "higher", "videowm.evaluate.text_control",
+           ceiling="real clips with the one phrase against those with the other, through the autoencoder; "
+           "`_ceiling_real`: as they are", floor="captions of other clips, whatever they hold"),
     Metric("text/{}_share", "Share of starts in which the text moves the fact the right way.", "share", "higher",
            "videowm.evaluate.text_control", floor="0.5, by chance"),
     Metric("text/{}_refused", "Why a fact of the captions was not measured.", "text", None,
            "videowm.evaluate.text_control"),
-    Metric("text/{}", "How much more of a fact the reader sees when the text asks for more instead of less, under "
-           "the true actions.", "std. deviations", "higher", "videowm.evaluate.text_control",
-           ceiling="real clips with the one phrase against those with the other, through the autoencoder; "
-           "`_ceiling_real`: as they are", floor="captions of other clips, whatever they hold",
-           sentence="Where the text asks for more {of} instead of less, the rollout has more by {value} standard "
-           "deviations"),
+    Metric("text/{}", "How much more of a fact the reader sees when the text asks for more instead of less, under the "
+           "true actions.", "std. deviations", "higher", "videowm.evaluate.text_control", ceiling="real clips with the "
+           "one phrase against those with the other, through the autoencoder; `_ceiling_real`: as they are",
+           floor="captions of other clips, whatever they hold", sentence="Where the text asks for more {of} instead of "
+           "less, the rollout has more by {value} standard deviations"),
     Metric("text/guidance", "Text guidance of the sampler with which text was measured.", "factor", None,
            "videowm.evaluate.text_control"),
-    Metric("state/error", "Absolute error of the state that the reader reads off the rollout against the "
-           "simulator's, mean over columns.", "std. deviations", "lower", "videowm.evaluate.state",
-           ceiling="the reader's own error on the truth through the autoencoder; `_ceiling_real`: on the truth "
-           "itself", floor="the last context frame repeated", sentence="The state read off the rollout is off by "
-           "{value} standard deviations"),
+    Metric("state/error", "Absolute error of the state that the reader reads off the rollout against the simulator's, "
+           "mean over columns.", "std. deviations", "lower", ceiling="the reader's own error on the truth through the "
+           "autoencoder; `_ceiling_real`: on the truth itself", floor=REPEATED, sentence="The state read off the "
+           "rollout is off by {value} standard deviations"),
     Metric("state/{}", "Absolute error of one state column read off the rollout against the simulator's.",
-           "std. deviations", "lower", "videowm.evaluate.state", ceiling="the reader's own error on the truth "
-           "through the autoencoder; `_ceiling_real`: on the truth itself", floor="the last context frame repeated"),
+           "std. deviations", "lower", ceiling="the reader's own error on the truth through the autoencoder; "
+           "`_ceiling_real`: on the truth itself", floor=REPEATED),
     Metric("counterfactual/psnr", "PSNR of rollouts under forced actions against the real game under the same ones.",
-           "dB", "higher", "videowm.evaluate.counterfactual", ceiling="the real future through the autoencoder",
-           floor="the last context frame repeated", sentence="Under forced actions the rollout is at {value} dB from "
-           "the real game"),
+           "dB", "higher", ceiling="the real future through the autoencoder", floor=REPEATED,
+           sentence="Under forced actions the rollout is at {value} dB from the real game"),
     Metric("counterfactual/gain", "PSNR that a rollout under the forced actions gains over one under the recorded "
-           "actions.", "dB", "higher", "videowm.evaluate.counterfactual",
-           ceiling="what the real game gains, through the autoencoder", floor="0, where the actions are ignored"),
+           "actions.", "dB", "higher", ceiling="what the real game gains, through the autoencoder", floor=IGNORED),
     Metric("counterfactual/{}_psnr", "PSNR against the real game under one forced action.", "dB", "higher",
-           "videowm.evaluate.counterfactual", ceiling="the real future through the autoencoder",
-           floor="the last context frame repeated"),
+           ceiling="the real future through the autoencoder", floor=REPEATED),
     Metric("counterfactual/{}_gain", "PSNR gained under one forced action over the recorded ones.", "dB", "higher",
-           "videowm.evaluate.counterfactual", ceiling="what the real game gains, through the autoencoder",
-           floor="0, where the actions are ignored"),
-    Metric("counterfactual/{}_error", "Absolute error of a state column, or of all (`state`), read off rollouts "
-           "under forced actions against the real game's.", "std. deviations", "lower",
-           "videowm.evaluate.counterfactual", ceiling="the reader on the real future through the autoencoder; "
-           "`_ceiling_real`: as it is", floor="the rollout that goes on under the recorded actions"),
-    Metric("counterfactual/starts", "How many starts the real game was continued from.", "starts", None,
-           "videowm.evaluate.counterfactual"),
+           ceiling="what the real game gains, through the autoencoder", floor=IGNORED),
+    Metric("counterfactual/{}_error", "Absolute error of a state column, or of all (`state`), read off rollouts under "
+           "forced actions against the real game's.", "std. deviations", "lower",
+           ceiling="the reader on the real future through the autoencoder; `_ceiling_real`: as it is",
+           floor="the rollout that goes on under the recorded actions"),
+    Metric("counterfactual/starts", "How many starts the real game was continued from.", "starts", None),
     Metric("counterfactual/left_out", "How many starts were left out, because the real game ended under a forced "
-           "action.", "starts", None, "videowm.evaluate.counterfactual"),
+           "action.", "starts", None),
     Metric("counterfactual/game_seconds", "Time that playing the real game took.", "seconds", None,
            "videowm.evaluate.suite"),
     Metric("counterfactual/game", "Why the real game could not be played again.", "text", None,
            "videowm.evaluate.suite"),
     Metric("count/{}_error", "Absolute error of a number of things read off the rollout against the simulator's.",
-           "things", "lower", "videowm.evaluate.counts", ceiling="the reader on the truth through the autoencoder; "
-           "`_ceiling_real`: on the truth itself", floor="the last context frame repeated"),
+           "things", "lower", "videowm.evaluate.counts", ceiling=READ_TRUTH, floor=REPEATED),
     Metric("count/{}_disappear", "How many things vanish from the rollout; near `_true` is good.", "per 100 frames",
-           None, "videowm.evaluate.counts", ceiling="the reader on the truth through the autoencoder; "
-           "`_ceiling_real`: on the truth itself", floor="the last context frame repeated"),
+           None, "videowm.evaluate.counts", ceiling=READ_TRUTH, floor=REPEATED),
     Metric("count/{}_appear", "How many things appear in the rollout; near `_true` is good.", "per 100 frames", None,
-           "videowm.evaluate.counts", ceiling="the reader on the truth through the autoencoder; `_ceiling_real`: on "
-           "the truth itself", floor="the last context frame repeated"),
+           "videowm.evaluate.counts", ceiling=READ_TRUTH, floor=REPEATED),
     Metric("frechet/reader", "Fréchet distance (Heusel et al. 2017, equation 6) of predicted and real videos in the "
-           "reader's features; no FVD, and only comparable within one dataset and reader.",
-           "squared feature distance", "lower", "videowm.evaluate.frechet", ceiling="real video through the "
-           "autoencoder; `_real`: real video against real, the lowest that this number of clips allows",
-           floor="the last context frame repeated", sentence="The Fréchet distance to real video, in the reader's "
-           "features, is {value}"),
+           "reader's features; no FVD, and only comparable within one dataset and reader.", "squared feature distance",
+           "lower", ceiling="real video through the autoencoder; `_real`: real video against real, the lowest that "
+           "this number of clips allows", floor=REPEATED, sentence="The Fréchet distance to real video, in the "
+           "reader's features, is {value}"),
     Metric("frechet/{}", "Fréchet distance of predicted and real videos in the features of a named network.",
-           "squared feature distance", "lower", "videowm.evaluate.frechet", ceiling="real video through the "
-           "autoencoder; `_real`: real video against real, the lowest that this number of clips allows",
-           floor="the last context frame repeated"),
-    Metric("surprise/error", "Held-out loss by clip, of which the clips are ranked.", "MSE of normalised velocity",
-           "lower", "videowm.evaluate.surprise"),
+           "squared feature distance", "lower", ceiling="real video through the autoencoder; `_real`: real video "
+           "against real, the lowest that this number of clips allows", floor=REPEATED),
+    Metric("surprise/error", "Held-out loss by clip, of which the clips are ranked.", MSE, "lower"),
     Metric("surprise/top_tenth_share", "Share of all prediction error that lies in the worst tenth of the clips.",
-           "share", None, "videowm.evaluate.surprise", floor="0.1, where all clips are alike"),
-    Metric("surprise/ranked", "The worst predicted held-out clips: number, episode and error.",
-           "MSE of normalised velocity", None, "videowm.evaluate.surprise"),
-    Metric("surprise/ranked_by_{}", "The clips with most error by one signal: number, episode and value.",
-           "MSE of normalised velocity", None, "videowm.evaluate.surprise"),
+           "share", None, floor="0.1, where all clips are alike"),
+    Metric("surprise/ranked", "The worst predicted held-out clips: number, episode and error.", MSE, None),
+    Metric("surprise/ranked_by_{}", "The clips with most error by one signal: number, episode and value.", MSE, None),
     Metric("surprise/television_{}", "What a place in the patch of pure noise holds of a signal, over the average of "
-           "all places; 1 does not care, more is drawn to the noise.", "ratio", "lower", "videowm.evaluate.surprise",
+           "all places; 1 does not care, more is drawn to the noise.", "ratio", "lower",
            floor="1 for a signal that does not care"),
     Metric("drift/{}_area", "Mean over the horizon of the metric between its floor (0) and its ceiling (1).",
-           "share kept", "higher", "videowm.evaluate.drift", ceiling="1", floor="0"),
-    Metric("drift/{}_half_life", "The first predicted frame in which half of the distance between ceiling and floor "
-           "is lost.", "frames", "higher", "videowm.evaluate.drift"),
-    Metric("drift/{}_horizon", "The last predicted frame of the curve that drift was measured on.", "frames", None,
-           "videowm.evaluate.drift"),
+           "share kept", "higher", ceiling="1", floor="0"),
+    Metric("drift/{}_half_life", "The first predicted frame in which half of the distance between ceiling and floor is "
+           "lost.", "frames", "higher"),
+    Metric("drift/{}_horizon", "The last predicted frame of the curve that drift was measured on.", "frames", None),
     Metric("drift/{}", "The metric by predicted frame on the scale from floor (0) to ceiling (1).", "share kept",
-           "higher", "videowm.evaluate.drift", ceiling="1", floor="0"),
+           "higher", ceiling="1", floor="0"),
     Metric("evaluate/{}_seconds", "Time that one part of the evaluation took.", "seconds", None, "videowm.measure"),
     Metric("evaluate/seconds", "Time that the evaluation took.", "seconds", None, "videowm.measure"),
     Metric("about", "What must be equal before the numbers of two runs compare: starts, context, horizon, data, "
@@ -269,8 +245,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("wait", "Share of the time spent waiting for data.", "share", "lower", "videowm.train.meter"),
     Metric("memory_gib", "Peak memory of the device, or of the process on a CPU.", "GiB", "lower",
            "videowm.train.meter"),
-    Metric("shortcut/loss", "Loss of the samples that learn to step far.", "MSE of normalised velocity", "lower",
-           "videowm.train.tasks.world"),
+    Metric("shortcut/loss", "Loss of the samples that learn to step far.", MSE, "lower", "videowm.train.tasks.world"),
     Metric("text/empty", "Share of the step's samples with an empty caption.", "share", None, "videowm.train.words"),
     Metric("text/synthetic", "Share of the step's samples with a caption written by a model.", "share", None,
            "videowm.train.words"),
@@ -285,8 +260,7 @@ METRICS: tuple[Metric, ...] = (
            "videowm.vae.loss"),
     Metric("motion", "Mean squared error of differences of consecutive frames.", "MSE", "lower", "videowm.vae.loss"),
     Metric("moved", "Mean squared error over the pixels that changed.", "MSE", "lower", "videowm.vae.loss"),
-    Metric("lpips", "Learned perceptual distance (VGG) of reconstructed frames.", "LPIPS", "lower",
-           "videowm.vae.loss"),
+    Metric("lpips", "Learned perceptual distance (VGG) of reconstructed frames.", "LPIPS", "lower", "videowm.vae.loss"),
     Metric("psnr", "PSNR of reconstructed training frames.", "dB", "higher", "videowm.vae.loss"),
     Metric("critic", "Hinge loss of the critic; 2 where it cannot tell real clips from decoded ones.", "hinge loss",
            None, "videowm.vae.critic", floor="2"),
