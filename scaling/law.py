@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
@@ -46,17 +46,15 @@ class Runs:
     c: np.ndarray  # FLOPs spent, counted exactly
     loss: np.ndarray
     trunk: np.ndarray | None = None  # runs that branch from one trunk share an id
-    cost: np.ndarray | None = None  # what the run cost in another unit (GPU hours); carried along, never fitted
     hashes: tuple[str, ...] = ()  # hash of validation bank + VAE + latent statistics of each run
     dropped: int = 0  # runs left out on purpose before these
 
     def __post_init__(self):
-        for name in ("n", "d", "c", "loss", "cost"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, np.atleast_1d(np.asarray(getattr(self, name), float)))
+        for name in ("n", "d", "c", "loss"):
+            object.__setattr__(self, name, np.atleast_1d(np.asarray(getattr(self, name), float)))
         if self.trunk is not None:
             object.__setattr__(self, "trunk", np.asarray(self.trunk))
-        columns = (self.n, self.d, self.c, self.loss, self.trunk, self.cost, self.hashes or None)
+        columns = (self.n, self.d, self.c, self.loss, self.trunk, self.hashes or None)
         if len({len(column) for column in columns if column is not None}) > 1:
             raise UserError("runs have columns of different lengths: give every run an N, a D, a C and a loss")
 
@@ -288,61 +286,6 @@ class Parabola:
         loss = offset + slope * vertex / 2
         c = np.exp(np.log(runs.c).mean())
         return Parabola(float(c), float(np.exp(mean + vertex)), float(d), float(loss), bool(ends or not inside))
-
-
-@dataclass(frozen=True)
-class IsoFlop:
-    """Vertices of the parabolas and the powers through them, N_opt ~ C^a and D_opt ~ C^b."""
-
-    parabolas: tuple[Parabola, ...]
-    a: float
-    b: float
-    bias: str  # what the parabolas get wrong even without noise
-
-    def vertices(self) -> Runs:
-        """The vertices as runs, for a frontier fit."""
-        return Runs(*(np.array([getattr(p, name) for p in self.parabolas]) for name in ("n", "d", "c", "loss")))
-
-
-def isoflop(runs: Runs, surface: Law | None = None) -> IsoFlop:
-    """Parabolas at every budget with 3 or more sizes (2203.15556, approach 2). A `surface` puts a number on their bias.
-
-    Raises:
-        UserError: fewer than two budgets have three sizes, or a lowest loss lies at the edge of the sizes.
-    """
-    if reason := unusable(runs):
-        raise UserError(reason)
-    budget = budgets(runs.c)
-    groups = [runs.keep(budget == label) for label in range(budget.max() + 1)]
-    groups = [group for group in groups if len(np.unique(group.n)) >= 3]
-    if len(groups) < 2:
-        raise UserError(f"{len(groups)} budgets with 3 or more sizes: IsoFLOP parabolas need at least 2 such budgets")
-    parabolas = tuple(Parabola.of(group) for group in groups)
-    if edges := [p for p in parabolas if p.edge]:
-        raise UserError(
-            f"the lowest loss at C = {edges[0].c:.3g} is at the edge of the sizes that were run ({len(edges)} of "
-            f"{len(parabolas)} budgets): add sizes on that side, or leave the budget out with c_min or c_max"
-        )
-    return IsoFlop(parabolas, *_powers(parabolas), _parabola_bias(groups, surface))
-
-
-def _powers(parabolas: tuple[Parabola, ...]) -> tuple[float, float]:
-    x = np.log([p.c for p in parabolas])
-    return tuple(float(np.polyfit(x, np.log([getattr(p, name) for p in parabolas]), 1)[0]) for name in ("n", "d"))
-
-
-def _parabola_bias(groups: list[Runs], surface: Law | None) -> str:
-    """Parabolas through the noise-free surface at the same points, against its true optimum."""
-    if surface is None:
-        return "a parabola is symmetric in ln N and the loss is not when alpha != beta, so the vertices are biased"
-    alpha, beta = surface.params["alpha"], surface.params["beta"]
-    exact = [Parabola.of(replace(group, loss=surface.predict(group.n, group.d))) for group in groups]
-    off = 100 * (exact[-1].n / float(chinchilla_optimum(surface.params, exact[-1].c)[0]) - 1)
-    a, _ = _powers(tuple(exact))
-    return (
-        f"on these sizes parabolas miss the optimal N at C = {exact[-1].c:.3g} by {off:+.1f} % without any noise, "
-        f"and N_opt ~ C^{a:.3f} for C^{beta / (alpha + beta):.3f}, because alpha = {alpha:.3f} and beta = {beta:.3f}"
-    )
 
 
 # ---- the score of a prediction --------------------------------------------------------------------------------------

@@ -34,7 +34,6 @@ def read_table(
     c: str | None = None,
     loss: str = "loss",
     trunk: str | None = None,
-    cost: str | None = None,
     hashes: str | None = None,
     where: Sequence[str] = (),
     drop_highest: int = 0,
@@ -70,7 +69,6 @@ def read_table(
         c=flops,
         loss=_numbers(path, header, rows, loss),
         trunk=_trunks(path, text[trunk], trunk) if trunk else None,
-        cost=_numbers(path, header, rows, cost) if cost else None,
         hashes=tuple(text[hashes]) if hashes else (),
     )
     return _without(runs, path, drop_highest, c_min, c_max)
