@@ -83,14 +83,9 @@ class Problem:
             log_a = np.clip(ln_c - (t[1] + ln_loss) / t[2], -690, 690)
             return {"c": np.exp(t[0] + ln_loss), "a": np.exp(log_a), "b": t[2]}
         if self.form == "second-order":  # slope t2 and curvature -t3 at the mean, moved to ln C = 0
+            coefficient = np.clip(t[1] + ln_loss - t[2] * ln_c - t[3] * ln_c**2, -690, 690)
             alpha = t[2] + 2 * t[3] * ln_c
-            coefficient = t[1] + ln_loss - t[2] * ln_c - t[3] * ln_c**2
-            return {
-                "E": np.exp(t[0] + ln_loss),
-                "A": np.exp(np.clip(coefficient, -690, 690)),
-                "alpha": alpha,
-                "gamma": t[3],
-            }
+            return {"E": np.exp(t[0] + ln_loss), "A": np.exp(coefficient), "alpha": alpha, "gamma": t[3]}
         return {"A": np.exp(t[0] + ln_loss - t[1] * ln_c), "b": t[1]}
 
 
@@ -299,13 +294,10 @@ def bootstrap_fit(runs: Runs, form: str = "surface", draws: int = 1000, seed: in
         dof = max(1, min(dof, len(np.unique(runs.trunk)) - 1))
     tail = (1 - level) / 2
     intervals = {
-        "level": level,
-        "draws": draws,
-        "block": block,
-        "noise": noise,
+        "level": level, "draws": draws, "block": block, "noise": noise,
         "params": {name: [float(q) for q in np.quantile(v, [tail, 1 - tail])] for name, v in values.items()},
         "se": {name: _deviation(v) for name, v in values.items()},
-    }
+    }  # fmt: skip
     return Bootstrap(replace(law, intervals=intervals), values, noise, dof, block)
 
 

@@ -173,12 +173,8 @@ def freeze(sweep: SweepConfig, budget: float, *, form: str | None = None, y: str
 
 
 def file_name(budget: float, y: str, arm: str | None) -> str:
-    return (
-        (f"{arm}-" if arm else "")
-        + label(budget)
-        + ("" if y == "heldout/loss" else "-" + y.replace("/", "-"))
-        + ".json"
-    )
+    metric = "" if y == "heldout/loss" else "-" + y.replace("/", "-")
+    return (f"{arm}-" if arm else "") + label(budget) + metric + ".json"
 
 
 def digest_of(points: list[Point], name: str) -> str:

@@ -195,10 +195,11 @@ def strip_of(sweep: SweepConfig, best: list[Finished]) -> list[Finished]:
     if not sweep.strip_at or not here:
         return here
     least = best[0].compute
-    nearest = [
-        min(here, key=lambda record: abs(math.log(record.compute / least / ratio))) for ratio in sorted(sweep.strip_at)
-    ]
-    return list({record.name: record for record in nearest}.values())
+    shown = {}
+    for ratio in sorted(sweep.strip_at):
+        nearest = min(here, key=lambda record, ratio=ratio: abs(math.log(record.compute / least / ratio)))
+        shown[nearest.name] = nearest
+    return list(shown.values())
 
 
 def law_of(records: list[Finished], y: str, predicted: Sequence[Prediction] = (),
@@ -210,10 +211,8 @@ def law_of(records: list[Finished], y: str, predicted: Sequence[Prediction] = ()
     if not is_loss(y):
         return None, f"No law is fitted: its form is that of a loss, and {y} is none."
     if len(found := by_arm(records)) > 1:
-        return (
-            None,
-            f"No law is drawn: the runs are of {len(found)} arms, and `python -m scaling fit` gives one for each.",
-        )
+        each = "`python -m scaling fit` gives one for each"
+        return None, f"No law is drawn: the runs are of {len(found)} arms, and {each}."
     runs = held_out(records, y, predicted)[0]
     if reason := identifiable(runs, "frontier"):
         return None, reason

@@ -42,30 +42,11 @@ if TYPE_CHECKING:
     from videowm.record import RunRecord
 
 __all__ = [
-    "CaptionOptions",
-    "EncodeOptions",
-    "EndpointOptions",
-    "EvaluateOptions",
-    "ExpandOptions",
-    "GenerateOptions",
-    "ImportOptions",
-    "LatentsOptions",
-    "QuickstartOptions",
-    "RecordOptions",
-    "TrainOptions",
-    "UserError",
-    "caption",
-    "encode",
-    "evaluate",
-    "expand",
-    "generate",
-    "import_",
-    "info",
-    "latents",
-    "quickstart",
-    "record",
+    "CaptionOptions", "EncodeOptions", "EndpointOptions", "EvaluateOptions", "ExpandOptions", "GenerateOptions",
+    "ImportOptions", "LatentsOptions", "QuickstartOptions", "RecordOptions", "TrainOptions", "UserError",
+    "caption", "encode", "evaluate", "expand", "generate", "import_", "info", "latents", "quickstart", "record",
     "train",
-]
+]  # fmt: skip
 
 T = TypeVar("T")
 AnyPath = str | Path

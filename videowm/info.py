@@ -42,19 +42,18 @@ def dataset_info(path: Path, *, verify: bool) -> str:
         + (" (of another dataset)" if header["dataset"] != dataset.hash else "")
         for name, header in captions_of(path).items()
     ]
-    return "\n".join(
-        [
-            f"dataset   {path} ({dataset.name}, LeRobot {dataset.info['codebase_version']})",
-            f"episodes  {dataset.num_episodes}: {len(dataset.split('train'))} train, {len(dataset.split('test'))} test",
-            f"frames    {frames} of {height}x{width} at {dataset.fps:g} fps, {frames / dataset.fps / 60:.1f} minutes; "
-            f"{dataset.lengths.min()} to {dataset.lengths.max()} an episode",
-            f"actions   {', '.join(dataset.action_names)}",
-            f"state     {', '.join(dataset.state_names) or 'none'}",
-            f"caption   {dataset.caption(0)}",
-            *captions,
-            f"hash      {dataset.hash}" + (" (every file is as recorded)" if verify else ""),
-        ]
-    )
+    lines = [
+        f"dataset   {path} ({dataset.name}, LeRobot {dataset.info['codebase_version']})",
+        f"episodes  {dataset.num_episodes}: {len(dataset.split('train'))} train, {len(dataset.split('test'))} test",
+        f"frames    {frames} of {height}x{width} at {dataset.fps:g} fps, {frames / dataset.fps / 60:.1f} minutes; "
+        f"{dataset.lengths.min()} to {dataset.lengths.max()} an episode",
+        f"actions   {', '.join(dataset.action_names)}",
+        f"state     {', '.join(dataset.state_names) or 'none'}",
+        f"caption   {dataset.caption(0)}",
+        *captions,
+        f"hash      {dataset.hash}" + (" (every file is as recorded)" if verify else ""),
+    ]
+    return "\n".join(lines)
 
 
 def latents_info(path: Path, *, verify: bool) -> str:
@@ -67,14 +66,13 @@ def latents_info(path: Path, *, verify: bool) -> str:
     c, h, w = index.shape
     played = index.played
     source = f", training clips from {played['episodes']} episodes played with seed {played['seed']}" if played else ""
-    return "\n".join(
-        [
-            f"latents   {path} of {index.data} ({index.world}), {index.dtype}",
-            f"clips     {index.clips['train']} train, {index.clips['test']} test, {index.frames} frames each{source}",
-            f"shape     {index.steps} steps x {c} channels x {h} x {w}, strides {index.stride}",
-            f"made by   VAE {index.vae_hash} ({index.vae}) from dataset {index.data_hash}",
-        ]
-    )
+    lines = [
+        f"latents   {path} of {index.data} ({index.world}), {index.dtype}",
+        f"clips     {index.clips['train']} train, {index.clips['test']} test, {index.frames} frames each{source}",
+        f"shape     {index.steps} steps x {c} channels x {h} x {w}, strides {index.stride}",
+        f"made by   VAE {index.vae_hash} ({index.vae}) from dataset {index.data_hash}",
+    ]
+    return "\n".join(lines)
 
 
 def run_info(path: Path, *, verify: bool) -> str:

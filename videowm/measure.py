@@ -48,12 +48,8 @@ def measure_world(run: Path, options: EvaluateOptions, task: WorldTask) -> dict[
     """Everything that is measured on rollouts of a world model; its page and its clips are written."""
     began = time.perf_counter()
     pipeline, dataset = task.pipeline(), task.dataset()
-    given = {
-        "clips": options.clips,
-        "context_frames": options.context,
-        "horizon": options.horizon,
-        "batch": options.batch,
-    }
+    given = {"clips": options.clips, "context_frames": options.context, "horizon": options.horizon,
+             "batch": options.batch}  # fmt: skip
     config = replace(task.config.rollout, **{k: v for k, v in given.items() if v is not None})
     pipeline.check_sampler(replace(config.sampler, text_guidance=options.text_guidance))
     instruments, metrics = instruments_of(options, dataset, pipeline.device)

@@ -158,9 +158,8 @@ class WorldModelPipeline(DiffusionPipeline):
 
     def statistics(self, kind: str, like: Shaped[Tensor, " ..."]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Mean and standard deviation of "latents" (by channel) or "action", on the device of `like`."""
-        return tuple(
-            torch.tensor(getattr(self.trained_on, f"{kind}_{what}"), device=like.device) for what in ("mean", "std")
-        )
+        values = (getattr(self.trained_on, f"{kind}_{what}") for what in ("mean", "std"))
+        return tuple(torch.tensor(numbers, device=like.device) for numbers in values)
 
     def group(self, actions: Float[Tensor, "b n a"]) -> Float[Tensor, "b t g"]:
         """The transformer's actions from raw ones: normalised, k of them a latent step; n = k * (t - 1)."""
@@ -277,17 +276,10 @@ class WorldModelPipeline(DiffusionPipeline):
         return self.group(actions).repeat_interleave(futures, 0)
 
     def start(
-        self,
-        frames: Float[Tensor, "b f 3 H W"],
-        actions: Float[Tensor, "b n a"] | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        sampler: Sampler | None = None,
-        futures: int = 1,
-        graph: bool = False,
-        prompt: str | list[str] | None = None,
-        tap: Tap | None = None,
-    ) -> VideoStream:
+        self, frames: Float[Tensor, "b f 3 H W"], actions: Float[Tensor, "b n a"] | None = None, *,
+        generator: torch.Generator | None = None, sampler: Sampler | None = None, futures: int = 1,
+        graph: bool = False, prompt: str | list[str] | None = None, tap: Tap | None = None,
+    ) -> VideoStream:  # fmt: skip
         """Begin a video that goes on for as long as it is stepped: what a player, or an agent, needs.
 
         Args:
@@ -320,19 +312,11 @@ class WorldModelPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def __call__(
-        self,
-        frames: Float[Tensor, "b f 3 H W"],
-        actions: Float[Tensor, "b n a"] | None,
-        *,
-        generator: torch.Generator | None = None,
-        noise: Float[Tensor, "all steps c h w"] | None = None,
-        past_noise: Float[Tensor, "all t c h w"] | None = None,
-        sampler: Sampler | None = None,
-        futures: int = 1,
-        prompt: str | list[str] | None = None,
-        horizon: int | None = None,
-        tap: Tap | None = None,
-    ) -> WorldModelOutput:
+        self, frames: Float[Tensor, "b f 3 H W"], actions: Float[Tensor, "b n a"] | None, *,
+        generator: torch.Generator | None = None, noise: Float[Tensor, "all steps c h w"] | None = None,
+        past_noise: Float[Tensor, "all t c h w"] | None = None, sampler: Sampler | None = None, futures: int = 1,
+        prompt: str | list[str] | None = None, horizon: int | None = None, tap: Tap | None = None,
+    ) -> WorldModelOutput:  # fmt: skip
         """Roll out the future of `frames` under `actions`.
 
         Args:

@@ -47,18 +47,10 @@ class Part:
 
 
 def encode_dataset(
-    dataset: Dataset,
-    codec: VideoCodec,
-    out: Path,
-    *,
-    frames: int,
-    vae: str,
-    to_frames: Callable[[np.ndarray], Tensor],
-    batch: int = 4,
-    dtype: str = "fp16",
-    played: PlayedSource | None = None,
-    part: Part = Part(),  # noqa: B008 - frozen
-) -> LatentsIndex | None:
+    dataset: Dataset, codec: VideoCodec, out: Path, *, frames: int, vae: str,
+    to_frames: Callable[[np.ndarray], Tensor], batch: int = 4, dtype: str = "fp16",
+    played: PlayedSource | None = None, part: Part = Part(),  # noqa: B008 - frozen
+) -> LatentsIndex | None:  # fmt: skip
     """Encode both splits into `out`; the same call again makes only the shards that are missing or damaged.
 
     With `played` the training clips come from newly played episodes: no frame of them went through video encoding,
@@ -100,15 +92,9 @@ class Encoding:
     """One folder of latents in the making: which shards it has, what is missing, and how that is made."""
 
     def __init__(
-        self,
-        dataset: Dataset,
-        codec: VideoCodec,
-        out: Path,
-        origin: Origin,
-        to_frames: Callable[[np.ndarray], Tensor],
-        batch: int,
-        played: PlayedSource | None,
-    ) -> None:
+        self, dataset: Dataset, codec: VideoCodec, out: Path, origin: Origin,
+        to_frames: Callable[[np.ndarray], Tensor], batch: int, played: PlayedSource | None,
+    ) -> None:  # fmt: skip
         self.dataset, self.codec, self.out, self.origin = dataset, codec, out, origin
         self.to_frames, self.batch, self.frames = to_frames, batch, origin.frames
         self.index = finished_index(out, origin)
@@ -275,12 +261,8 @@ def content_hash(origin: Origin, tensors: dict[str, Tensor]) -> str:
     """16 hex digits of all that a shard holds."""
     parts: list[str | bytes] = [json.dumps(asdict(origin))]
     for name, tensor in sorted(tensors.items()):
-        parts += [
-            name,
-            str(tensor.dtype),
-            str(tuple(tensor.shape)),
-            tensor.flatten().view(torch.uint8).numpy().tobytes(),
-        ]
+        content = tensor.flatten().view(torch.uint8).numpy().tobytes()
+        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), content]
     return short_hash(*parts)
 
 
@@ -327,21 +309,13 @@ def write_index(
     latents = torch.cat([shard["latents"].float() for shard in train])
     actions = torch.cat([shard["actions"] for shard in train]).flatten(0, 1).double()
     index = LatentsIndex(
-        **asdict(origin),
-        **cost,
-        stride=tuple(codec.stride),
-        steps=steps,
-        shape=tuple(latents.shape[2:]),
-        mean=latents.mean(dim=(0, 1, 3, 4)).tolist(),
-        std=latents.std(dim=(0, 1, 3, 4)).clamp_min(1e-6).tolist(),
-        action_mean=actions.mean(0).tolist(),
-        action_std=actions.std(0).clamp_min(1e-3).tolist(),
-        action_names=list(dataset.action_names),
-        world=dataset.name,
-        fps=dataset.fps,
+        **asdict(origin), **cost, stride=tuple(codec.stride), steps=steps, shape=tuple(latents.shape[2:]),
+        mean=latents.mean(dim=(0, 1, 3, 4)).tolist(), std=latents.std(dim=(0, 1, 3, 4)).clamp_min(1e-6).tolist(),
+        action_mean=actions.mean(0).tolist(), action_std=actions.std(0).clamp_min(1e-3).tolist(),
+        action_names=list(dataset.action_names), world=dataset.name, fps=dataset.fps,
         clips={split: sum(map(clip_count, paths)) for split, paths in files.items()},
         files={path.name: sha256_of(path) for path in sorted(sum(files.values(), []))},
-    )
+    )  # fmt: skip
     index.write(out)
     return index
 

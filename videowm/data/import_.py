@@ -37,14 +37,9 @@ VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
 def import_dataset(
-    src: str | Path,
-    out: str | Path,
-    *,
-    size: Size | None = None,
-    test_share: float = 0.1,
-    video_key: str | None = None,
-    lossless: bool = False,
-) -> Path:
+    src: str | Path, out: str | Path, *, size: Size | None = None, test_share: float = 0.1,
+    video_key: str | None = None, lossless: bool = False,
+) -> Path:  # fmt: skip
     """Check foreign recordings and write them as a dataset; returns `out`.
 
     The same call again makes a dataset that was interrupted or damaged anew, or does nothing.
@@ -133,12 +128,8 @@ def import_lerobot(data: Dataset, out: Path, size: Size | None, *, lossless: boo
             sum(1 for _ in pictures)
             content = path.read_bytes()
         write_atomic(out / path.relative_to(data.root), content)
-    kept = [
-        *visible(data.root, "data/*/*.parquet"),
-        *(data.root / f"meta/{n}" for n in ("stats.json", "tasks.parquet")),
-    ]
-    for path in kept:
-        if path.exists():
+    for pattern in ("data/*/*.parquet", "meta/stats.json", "meta/tasks.parquet"):
+        for path in visible(data.root, pattern):
             write_atomic(out / path.relative_to(data.root), path.read_bytes())
     if (captions := data.root / "captions.jsonl").exists():
         write_captions(out, captions.read_bytes())

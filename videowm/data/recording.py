@@ -88,19 +88,10 @@ class Recording:
 
 
 def record_episodes(
-    world: str,
-    out: str | Path,
-    *,
-    episodes: int,
-    seed: int = 0,
-    workers: int = 1,
-    frames: int = 261,
-    frame_skip: int | None = None,
-    test_share: float = 0.1,
-    lossless: bool = False,
-    group: int = 10,
+    world: str, out: str | Path, *, episodes: int, seed: int = 0, workers: int = 1, frames: int = 261,
+    frame_skip: int | None = None, test_share: float = 0.1, lossless: bool = False, group: int = 10,
     arguments: dict[str, Any] | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Record `episodes` episodes into the folder `out`, and return it.
 
     The same call again makes what is missing or damaged, or does nothing.

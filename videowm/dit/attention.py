@@ -98,14 +98,9 @@ class Rotary(nn.Module):
         rows = torch.arange(height, **at)[:, None] * frequency
         columns = torch.arange(width, **at)[:, None] * frequency
         t, s = len(steps), height * width
-        angle = torch.cat(
-            [
-                time[:, None, :].expand(t, s, self.time),
-                rows.repeat_interleave(width, 0)[None].expand(t, s, self.space),
-                columns.repeat(height, 1)[None].expand(t, s, self.space),
-            ],
-            dim=-1,
-        ).flatten(0, 1)
+        rows, columns = rows.repeat_interleave(width, 0), columns.repeat(height, 1)
+        parts = [part.expand(t, s, -1) for part in (time[:, None], rows[None], columns[None])]
+        angle = torch.cat(parts, dim=-1).flatten(0, 1)
         return angle.cos().float(), angle.sin().float()
 
     def forward_in_time(self, steps: Int[Tensor, " 1"]) -> tuple[Float[Tensor, "1 half"], Float[Tensor, "1 half"]]:

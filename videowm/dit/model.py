@@ -29,9 +29,8 @@ from videowm.types import UserError
 HEAD_SIZE = 64
 # tap(i, x): x "b t s d" is the residual stream at the end of block i (from 0); what it returns replaces the stream.
 Tap = Callable[[int, Tensor], Tensor]
-Stream = tuple[
-    Tensor, Tensor, Tensor
-]  # residual stream and last update, both "b t s d", and the update's gate "b t 1 d"
+# Residual stream and last update, both "b t s d", and the update's gate "b t 1 d".
+Stream = tuple[Tensor, Tensor, Tensor]
 
 
 def level_features(level: Float[Tensor, "*b"], width: int) -> Float[Tensor, "*b {width}"]:
@@ -128,21 +127,10 @@ class DiT(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        depth: int = 4,
-        channels: int = 16,
-        height: int = 8,
-        width: int = 8,
-        actions: int = 13,
-        patch: int = 2,
-        hidden: int | None = None,
-        heads: int | None = None,
-        local: int | None = None,
-        trained_on: dict | None = None,
-        text: dict | None = None,
-        *,
-        shortcut: bool = False,
-    ) -> None:
+        self, depth: int = 4, channels: int = 16, height: int = 8, width: int = 8, actions: int = 13, patch: int = 2,
+        hidden: int | None = None, heads: int | None = None, local: int | None = None, trained_on: dict | None = None,
+        text: dict | None = None, *, shortcut: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         hidden = hidden or HEAD_SIZE * depth
         heads = heads or max(1, hidden // HEAD_SIZE)

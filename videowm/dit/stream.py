@@ -37,21 +37,11 @@ class LatentStream:
 
     @torch.no_grad()
     def __init__(
-        self,
-        model: DiT,
-        context: Float[Tensor, "b t c h w"],
-        actions: Float[Tensor, "b t g"],
-        *,
-        sampler: Sampler | None = None,
-        shift: float = 1.0,
-        window: int,
-        generator: torch.Generator | None = None,
-        graph: bool = False,
-        text: TextTokens | None = None,
-        empty: TextTokens | None = None,
-        tap: Tap | None = None,
+        self, model: DiT, context: Float[Tensor, "b t c h w"], actions: Float[Tensor, "b t g"], *,
+        sampler: Sampler | None = None, shift: float = 1.0, window: int, generator: torch.Generator | None = None,
+        graph: bool = False, text: TextTokens | None = None, empty: TextTokens | None = None, tap: Tap | None = None,
         past_noise: Float[Tensor, "b t c h w"] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Read the context: clean latents and their grouped actions.
 
         Args:

@@ -84,11 +84,8 @@ class FrozenText:
         most = min(tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", length))
         if not 1 <= length <= most:
             raise UserError(f"text.length {length} does not fit this text encoder: give 1 to {most} tokens")
-        self.encoder, self.tokenizer, self.length = (
-            encoder.eval().requires_grad_(requires_grad=False),
-            tokenizer,
-            length,
-        )
+        self.encoder = encoder.eval().requires_grad_(requires_grad=False)
+        self.tokenizer, self.length = tokenizer, length
 
     @classmethod
     def open(cls, name: str, length: int) -> FrozenText:

@@ -16,8 +16,8 @@ from videowm.evaluate.curves import MetricCurve
 from videowm.evaluate.pictures import by_frame, psnr
 from videowm.evaluate.reader import Reader, state_table
 from videowm.evaluate.readings import standardised
-from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from, starting_points
-from videowm.evaluate.scenes import PlayedScenes, Scenes, random_actions, through_codec, with_future
+from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from, starting_points, through_codec
+from videowm.evaluate.scenes import PlayedScenes, Scenes, random_actions, with_future
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import to_float

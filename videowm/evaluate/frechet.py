@@ -81,22 +81,12 @@ def frechet(scenes: Scenes, features: Features) -> Pairs:
         yield f"{name}{suffix}_se", float(spread(drawn, groups))
         if video == "dreamed":
             around = np.quantile(drawn, (0.05, 0.95)) - drawn.mean()
-    yield (
-        f"{name}_protocol",
-        {
-            "clips": len(episode),
-            "clips_a_side": [int(len(splits[0][0])), int(len(splits[0][1]))],
-            "episodes": len(np.unique(episode)),
-            "frames": scenes.horizon,
-            "features": features.name,
-            "dimension": dimension,
-            "network": features.hash,
-            "resolution": list(features.resolution),
-            "source_resolution": list(scenes.truth.shape[-2:]),
-            "splits": SPLITS,
-            "interval_90": around.tolist(),
-        },
-    )
+    protocol = {"clips": len(episode), "clips_a_side": [len(half) for half in splits[0]],
+                "episodes": len(np.unique(episode)), "frames": scenes.horizon, "features": features.name,
+                "dimension": dimension, "network": features.hash, "resolution": list(features.resolution),
+                "source_resolution": list(scenes.truth.shape[-2:]), "splits": SPLITS,
+                "interval_90": around.tolist()}  # fmt: skip
+    yield f"{name}_protocol", protocol
 
 
 def vectors_of(scenes: Scenes, features: Features) -> dict[str, Float64[np.ndarray, "b d"]]:

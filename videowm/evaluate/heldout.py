@@ -70,15 +70,11 @@ def make_bank(latents: Latents, config: HeldoutConfig) -> Bank:
     grouped = group_actions(latents.actions, latents.stride)
     n = len(chosen)
     strata = torch.randperm(n * targets, generator=generator) + torch.rand(n * targets, generator=generator)
-    return Bank(
-        normalised(torch.stack([latents.latents[clip, s : s + window] for clip, s in chosen]), latents.scale),
-        torch.stack([grouped[clip, s : s + window] for clip, s in chosen]),
-        (strata / (n * targets)).view(n, targets),
-        torch.randn(n, targets, *latents.latents.shape[2:], generator=generator),
-        latents.episode[[clip for clip, _ in chosen]].numpy(),
-        config.context,
-        chosen,
-    )
+    stored, actions = (torch.stack([part[clip, s : s + window] for clip, s in chosen])
+                       for part in (latents.latents, grouped))  # fmt: skip
+    noise = torch.randn(n, targets, *latents.latents.shape[2:], generator=generator)
+    return Bank(normalised(stored, latents.scale), actions, (strata / (n * targets)).view(n, targets), noise,
+                latents.episode[[clip for clip, _ in chosen]].numpy(), config.context, chosen)  # fmt: skip
 
 
 @torch.no_grad()

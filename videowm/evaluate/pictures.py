@@ -79,12 +79,9 @@ def lpips(device: torch.device) -> Frames | None:
 
 @torch.no_grad()
 def by_frame(
-    metric: Frames,
-    predicted: Float[Tensor, "b f 3 H W"],
-    true: Float[Tensor, "b f 3 H W"],
-    device: torch.device,
+    metric: Frames, predicted: Float[Tensor, "b f 3 H W"], true: Float[Tensor, "b f 3 H W"], device: torch.device,
     batch: int,
-) -> Float64[np.ndarray, "b f"]:
+) -> Float64[np.ndarray, "b f"]:  # fmt: skip
     """A metric of every frame, float64 "b f", of videos "b f 3 H W" in [-1, 1], computed `batch` clips at once."""
     parts = zip(predicted.split(batch), true.split(batch), strict=True)
     return torch.cat([metric(p.to(device), t.to(device)).cpu() for p, t in parts]).double().numpy()

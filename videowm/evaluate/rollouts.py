@@ -76,14 +76,10 @@ def start_from(
     steps, known = config.horizon // time, latent_steps(config.context_frames, time)
     shape = (pipeline.codec.channels, height // down, width // across)
     generator = torch.Generator().manual_seed(config.seed)
-    return Start(
-        to_float(np.stack([clip.frames for clip in clips])),
-        torch.from_numpy(np.stack([clip.actions for clip in clips])),
-        np.array([clip.episode for clip in clips]),
-        config.context_frames,
-        torch.randn(len(clips), steps, *shape, generator=generator),
-        torch.randn(len(clips), known + steps, *shape, generator=generator),
-    )
+    frames, actions = (np.stack([getattr(clip, name) for clip in clips]) for name in ("frames", "actions"))
+    noise, past = (torch.randn(len(clips), n, *shape, generator=generator) for n in (steps, known + steps))
+    return Start(to_float(frames), torch.from_numpy(actions), np.array([clip.episode for clip in clips]),
+                 config.context_frames, noise, past)  # fmt: skip
 
 
 def held_out_starts(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig) -> Start:
@@ -117,18 +113,23 @@ def roll(
 
 
 @torch.no_grad()
+def through_codec(
+    pipeline: WorldModelPipeline, frames: Float[Tensor, "b f 3 H W"], batch: int
+) -> Float[Tensor, "b f 3 H W"]:
+    """Frames "b f 3 H W" in [-1, 1] as the autoencoder gives them back, on the CPU."""
+    codec = pipeline.codec
+    return torch.cat([codec.decode(codec.encode(part.to(pipeline.device))).cpu() for part in frames.split(batch)])
+
+
+@torch.no_grad()
 def rollouts(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig) -> Pairs:
     """PSNR by horizon of the model, the VAE (ceiling) and the repeated last frame (floor), and the model's lead."""
     start = held_out_starts(pipeline, dataset, config)
     known = start.context_frames
     truth = start.frames[:, known:]
-    device = pipeline.device
-    decoded = [
-        pipeline.codec.decode(pipeline.codec.encode(part.to(device))).cpu() for part in start.frames.split(config.batch)
-    ]
     curves = {
         "psnr": pictures.psnr(roll(pipeline, start, config)[:, known:], truth),
-        "psnr_vae": pictures.psnr(torch.cat(decoded)[:, known:], truth),
+        "psnr_vae": pictures.psnr(through_codec(pipeline, start.frames, config.batch)[:, known:], truth),
         "psnr_repeat": pictures.psnr(start.frames[:, known - 1 : known].expand_as(truth), truth),
     }
     for name, values in curves.items():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from videowm.data.dataset import Dataset
 from videowm.evaluate.heldout import of_other_episode
-from videowm.evaluate.rollouts import RolloutConfig, roll, start_from, starting_points
+from videowm.evaluate.rollouts import RolloutConfig, roll, start_from, starting_points, through_codec
 from videowm.pipeline import WorldModelPipeline
 
 
@@ -84,21 +84,7 @@ def make_scenes(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutC
         "zero": torch.zeros_like(future),
         "random": random_actions(future, config.seed),
     }
-    return Scenes(
-        truth=start.frames,
-        decoded=through_codec(pipeline, start.frames, config.batch),
-        **{k: roll(pipeline, start, config, with_future(actions, v, known)) for k, v in rolled.items()},
-        actions=actions,
-        episode=start.episode,
-        first=np.array([first for _, first in where]),
-        context=known,
-    )
-
-
-@torch.no_grad()
-def through_codec(
-    pipeline: WorldModelPipeline, frames: Float[Tensor, "b f 3 H W"], batch: int
-) -> Float[Tensor, "b f 3 H W"]:
-    """Frames "b f 3 H W" in [-1, 1] as the autoencoder gives them back, on the CPU."""
-    codec = pipeline.codec
-    return torch.cat([codec.decode(codec.encode(part.to(pipeline.device))).cpu() for part in frames.split(batch)])
+    videos = {name: roll(pipeline, start, config, with_future(actions, v, known)) for name, v in rolled.items()}
+    return Scenes(truth=start.frames, decoded=through_codec(pipeline, start.frames, config.batch), **videos,
+                  actions=actions, episode=start.episode, first=np.array([first for _, first in where]),
+                  context=known)  # fmt: skip

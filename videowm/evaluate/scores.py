@@ -11,12 +11,9 @@ from videowm.bootstrap import DRAWS, group_counts, spread
 
 
 def r2(
-    read: Float[np.ndarray, "b w k"],
-    true: Float[np.ndarray, "b w k"],
-    groups: Int[np.ndarray, " b"],
-    *,
+    read: Float[np.ndarray, "b w k"], true: Float[np.ndarray, "b w k"], groups: Int[np.ndarray, " b"], *,
     draws: int = DRAWS,
-) -> tuple[float | None, float]:
+) -> tuple[float | None, float]:  # fmt: skip
     """Coefficient of determination and its bootstrap error; read, true "b w k" in comparable units, groups "b".
 
     1 - sum of squares left over / sum of squares around the mean of each of the k columns, pooled over columns.

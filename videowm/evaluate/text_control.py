@@ -107,13 +107,9 @@ def text_control(
             yield from drift(curve)
             yield from mean_and_error(f"{curve.name}_share", (curve.values.mean(1) > 0).astype(float), curve.episode)
             yield f"{curve.name}_share_floor", 0.5
-    found = [[fact.side_of(caption) for caption in made.captions] for fact in facts]
-    for fact, sides in zip(facts, found):
+    for fact in facts:
+        sides = [fact.side_of(caption) for caption in made.captions]
         if not {-1, 1} <= set(sides):
-            yield (
-                f"text/{fact.name}_refused",
-                (
-                    f"no {fact.name} is read: of {len(sides)} starts {sides.count(1)} have {fact.high[0]!r} and "
-                    f"{sides.count(-1)} {fact.low[0]!r}: evaluate with more --clips"
-                ),
-            )
+            found = f"{sides.count(1)} have {fact.high[0]!r} and {sides.count(-1)} {fact.low[0]!r}"
+            why = f"no {fact.name} is read: of {len(sides)} starts {found}: evaluate with more --clips"
+            yield f"text/{fact.name}_refused", why

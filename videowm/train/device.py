@@ -115,13 +115,10 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     cuda = use_gpu()
     if not cuda:
         keep_freed_memory()
-    accelerator = Accelerator(
-        cpu=not cuda,
-        mixed_precision="no" if chosen_precision(config) == "fp32" else "bf16",
-        log_with=list(config.trackers) or None,
-        project_dir=out,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
-    )
+    precision = "no" if chosen_precision(config) == "fp32" else "bf16"
+    accelerator = Accelerator(cpu=not cuda, mixed_precision=precision, log_with=list(config.trackers) or None,
+                              project_dir=out,
+                              kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])  # fmt: skip
     set_seed(0)  # nothing depends on it: models draw their weights under the task's own seed
     return accelerator
 

@@ -56,14 +56,10 @@ def model_families(model, steps: int) -> dict[str, int]:
     """Forward FLOPs of a `DiT` on one clip of `steps` latent steps, by kernel family."""
     config = model.config
     families = dit_forward_families(
-        windows=model.windows,
-        width=model.hidden,
-        steps=steps,
-        tokens=model.tokens,
-        patch_values=config.channels * config.patch**2,
-        actions=config.actions,
+        windows=model.windows, width=model.hidden, steps=steps, tokens=model.tokens,
+        patch_values=config.channels * config.patch**2, actions=config.actions,
         level_features=model.level_mlp[0].in_features,
-    )
+    )  # fmt: skip
     if config.text:
         more = text_forward_families(**config.text, width=model.hidden, depth=model.depth, tokens=model.tokens,
                                      steps=steps)  # fmt: skip

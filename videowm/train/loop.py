@@ -21,17 +21,8 @@ from torch import Tensor
 from videowm import config as configuration
 from videowm.files import finite, is_full, write_json
 from videowm.record import RunRecord
-from videowm.train import checkpoint, kept, optim, registry, trunk
+from videowm.train import checkpoint, device, kept, optim, registry, trunk
 from videowm.train.config import DIVERGED, FREE, TrainConfig
-from videowm.train.device import (
-    check_launcher,
-    chosen_precision,
-    compiles,
-    device_name,
-    execution,
-    make_accelerator,
-    recompute_activations,
-)
 from videowm.train.directory import finished, follow_umask, prepare_directory
 from videowm.train.gate import cut_short
 from videowm.train.lock import RunLock
@@ -68,17 +59,17 @@ def train(
         )
     if late := [step for step in config.keep_at if step > config.steps]:
         raise UserError(f"train.keep_at {late} lies beyond the run's {config.steps} steps: give steps of the run")
-    check_launcher(config)
+    device.check_launcher(config)
     if record := finished(out, config, resolved):
         return record
     config = dataclasses.replace(config, keep_at=sorted({*config.keep_at, *trunk.kept_before(out)}),
-                                 precision=chosen_precision(config))  # fmt: skip
+                                 precision=device.chosen_precision(config))  # fmt: skip
     known = {"keep_at": config.keep_at, "precision": config.precision}
     resolved = resolved | {"train": resolved["train"] | known}
     origin = None
     if config.start is not None and checkpoint.latest(out / "checkpoints") is None:
         origin = trunk.origin(config.start, resolved, optim.cooldown_from(config.steps, config.cooldown))
-    accelerator = make_accelerator(config, out)
+    accelerator = device.make_accelerator(config, out)
     run = Run(task, config, out, accelerator)
     lock = None
     if accelerator.is_main_process:
@@ -163,13 +154,13 @@ class Run:
             )
         self.share = config.batch // shares
         if config.checkpointing:
-            recompute_activations(task)
+            device.recompute_activations(task)
         if config.parametrisation == "mup":
             optim.start_as_mup(task.model)
         optimizer = optim.make_optimizer(task.model, config)
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
         self.guard = optim.Guard(self.optimizer.optimizer, accelerator.device)
-        if compiles(config, task, accelerator.device):
+        if device.compiles(config, task, accelerator.device):
             # Recorded gradients cannot be added up, and processes exchange theirs while they are computed.
             alone = accelerator.num_processes == config.accumulate == 1 and not config.checkpointing
             task.model.compile_blocks(graph=alone)
@@ -215,10 +206,7 @@ class Run:
         """Write a checkpoint (main process)."""
         if not self.accelerator.is_main_process:
             return
-        tensors = {
-            "model": self.task.model.state_dict(),
-            "optimizer": checkpoint.optimizer_tensors(self.optimizer),
-        }
+        tensors = {"model": self.task.model.state_dict(), "optimizer": checkpoint.optimizer_tensors(self.optimizer)}
         if self.average is not None:
             tensors["average"] = self.average.values
         state = {"seconds": self.seconds, "measured": dataclasses.asdict(self.meter.whole)}
@@ -326,7 +314,7 @@ class Run:
     def finish(self, log: Log, config_hash: str) -> RunRecord:
         """Export the model, evaluate it (a trunk is for its branches only) and write record.json, last."""
         speed = self.meter.rates(self.meter.whole)
-        if compiles(self.config, self.task, self.accelerator.device):
+        if device.compiles(self.config, self.task, self.accelerator.device):
             self.task.model.uncompile()  # from here on shapes change
         if self.average is not None:
             self.task.model.load_state_dict(self.average.values)
@@ -351,21 +339,12 @@ class Run:
             spent = fields["flops"]["train"] * (config.steps - self.began) // config.steps
             fields["flops"] = fields["flops"] | {"spent": spent}
         record = RunRecord(
-            name=self.out.name,
-            role="trunk" if config.trunk else "run",
-            trunk=Path(config.start.run).name if config.start else None,
-            seed=self.task.seed,
-            steps=config.steps,
-            batch=config.batch,
-            lr=config.lr,
-            wall_seconds=round(self.seconds, 2),
-            device=device_name(self.accelerator.device),
-            config_hash=config_hash,
-            execution=execution(config, self.accelerator),
-            metrics=metrics,
-            **speed,
-            **{"params": {}, **fields},
-        )
+            name=self.out.name, role="trunk" if config.trunk else "run", seed=self.task.seed, steps=config.steps,
+            trunk=Path(config.start.run).name if config.start else None, batch=config.batch, lr=config.lr,
+            wall_seconds=round(self.seconds, 2), device=device.device_name(self.accelerator.device),
+            config_hash=config_hash, execution=device.execution(config, self.accelerator), metrics=metrics,
+            **speed, **{"params": {}, **fields},
+        )  # fmt: skip
         return cut_short(record, self.step, began=self.began) if self.stopped else record
 
 

@@ -122,13 +122,9 @@ def peak_memory(device: torch.device) -> float | None:
 def in_words(record: RunRecord) -> str:
     """The last line of a run on the terminal."""
     speed = [f"{record.steps:,} steps in {record.wall_seconds:,.0f} s"]
-    for rate, text in (
-        (record.tokens_per_second, "{:,.0f} tokens/s"),
-        (record.samples_per_second, "{:,.1f} samples/s"),
-        (record.mfu, "MFU {:.1%}"),
-    ):
-        if rate:
-            speed.append(text.format(rate))
+    rates = {"{:,.0f} tokens/s": record.tokens_per_second, "{:,.1f} samples/s": record.samples_per_second,
+             "MFU {:.1%}": record.mfu}  # fmt: skip
+    speed += [text.format(rate) for text, rate in rates.items() if rate]
     if record.wait is not None:
         speed.append(f"{record.wait:.1%} of the time waiting for data")
     memory = "" if record.memory_gib is None else f", {record.memory_gib:.2f} GiB at most"

@@ -43,21 +43,13 @@ class CarRacing(World):
     }
     FORCED = ("left", "right", "brake")
     FACTS = (
-        Fact(
-            "turn",
-            columns=("turn", "angular_speed"),
-            low=("turning right most of the time",),
-            high=("turning left most of the time",),
-            others=("turning left and right in equal parts", "mostly straight on"),
-        ),
-        Fact(
-            "speed",
-            columns=("speed", "forward"),
-            low=("slowly", "at low speed"),
-            high=("fast", "at high speed"),
-            others=("at a moderate speed", "at medium pace"),
-        ),
-    )
+        Fact("turn", columns=("turn", "angular_speed"),
+             low=("turning right most of the time",), high=("turning left most of the time",),
+             others=("turning left and right in equal parts", "mostly straight on")),
+        Fact("speed", columns=("speed", "forward"),
+             low=("slowly", "at low speed"), high=("fast", "at high speed"),
+             others=("at a moderate speed", "at medium pace")),
+    )  # fmt: skip
 
     def __init__(self, frame_skip: int = 4) -> None:
         self.frame_skip = frame_skip

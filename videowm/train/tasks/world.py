@@ -274,19 +274,9 @@ def make_model(config: WorldRun, index: LatentsIndex) -> DiT:
         window=config.window, vae_hash=index.vae_hash, drop_actions=config.flow.drop_actions,
         text=config.text and asdict(config.text),
     )  # fmt: skip
-    return DiT(
-        config.depth,
-        channels,
-        height,
-        width,
-        actions,
-        config.patch,
-        config.hidden,
-        local=config.local,
-        trained_on=asdict(trained_on),
-        text=config.text and config.text.shape,
-        shortcut=config.flow.shortcut > 0,
-    )
+    return DiT(config.depth, channels, height, width, actions, config.patch, config.hidden, local=config.local,
+               trained_on=asdict(trained_on), text=config.text and config.text.shape,
+               shortcut=config.flow.shortcut > 0)  # fmt: skip
 
 
 def meta_model(config: WorldRun) -> DiT:
