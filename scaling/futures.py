@@ -20,7 +20,7 @@ from videowm.data.latents import LatentsIndex
 from videowm.device import default_device
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from
 from videowm.pipeline import WorldModelPipeline
-from videowm.show import draw_actions, encode_mp4, encode_png, grid, side_by_side, stack
+from videowm.show import draw_actions, encode_mp4, encode_png, grid, side_by_side
 from videowm.vae.codec import to_uint8
 
 STILLS = 8  # frames of a rollout that are shown as stills
@@ -53,43 +53,39 @@ def spread_starts(dataset: Dataset, context: int, frames: int, count: int) -> li
     return list(picked.items())
 
 
-def strip(start: Start, rollouts: dict[str, np.ndarray], names: list[str], fps: float) -> Picture:
-    """Truth and the rollout of every budget: same start, same noise, same actions."""
+def strip(rolled: Rolled) -> Picture:
+    """Truth and the rollout of every point from all starts: same noise, same actions."""
+    start, about = rolled.start, rolled.pipeline.trained_on
     moving = []
     for i in range(len(start.frames)):
-        videos = of_start(start, rollouts, i)
-        drawn = side_by_side(list(videos.values()), list(videos), cell=128)
-        moving.append(draw_actions(drawn, start.actions[i].numpy(), names))
-    png = encode_png(stills(start, rollouts, range(len(start.frames))))
-    return Picture(png, encode_mp4(stack(moving), fps))
+        drawn = side_by_side(rolled.of_start(i), cell=128)
+        moving.append(draw_actions(drawn, start.actions[i].numpy(), about.action_names))
+    png = encode_png(stills(rolled, range(len(start.frames))))
+    return Picture(png, encode_mp4(np.concatenate(moving, axis=1), about.fps))
 
 
-def of_start(start: Start, rollouts: dict[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
-    """What the game showed after the i-th start, and every budget's rollout from it."""
-    return {"truth": to_uint8(start.frames[i]), **{name: video[i] for name, video in rollouts.items()}}
-
-
-def stills(start: Start, rollouts: dict[str, np.ndarray], which: Iterable[int]) -> np.ndarray:
-    """Frames of the starts `which`, a block of rows each."""
-    known, found = start.context_frames, [of_start(start, rollouts, i) for i in which]
-    shown = np.linspace(known - 1, start.frames.shape[1] - 1, STILLS + 1, dtype=int)
+def stills(rolled: Rolled, which: Iterable[int]) -> np.ndarray:
+    """Frames of the starts `which`, a block of rows each, uint8 "H W 3"."""
+    start, found = rolled.start, [rolled.of_start(i) for i in which]
+    shown = np.linspace(start.context_frames - 1, start.frames.shape[1] - 1, STILLS + 1, dtype=int)
     rows = [video[shown] for videos in found for video in videos.values()]
     labels = [name for videos in found for name in videos]
-    return grid(rows, labels, columns=headers(shown, known), cell=128, block=len(found[0]))
+    return grid(rows, labels, columns=headers(shown), cell=128, block=len(found[0]))
 
 
-def headline(stills: np.ndarray, curve: bytes) -> bytes:
-    """A study in one PNG: stills "H W 3", and beneath them the PNG `curve`."""
+def headline(rolled: Rolled, curve: bytes) -> bytes:
+    """A study in one PNG: stills of the calmest and the liveliest start, and beneath them the PNG `curve`."""
+    ends = stills(rolled, sorted({0, len(rolled.start.frames) - 1}))
     below = Image.open(io.BytesIO(curve)).convert("RGB")
-    canvas = Image.new("RGB", (stills.shape[1], len(stills) + below.height), "white")
-    canvas.paste(Image.fromarray(stills), (0, 0))
-    canvas.paste(below, ((canvas.width - below.width) // 2, len(stills)))
+    canvas = Image.new("RGB", (ends.shape[1], len(ends) + below.height), "white")
+    canvas.paste(Image.fromarray(ends), (0, 0))
+    canvas.paste(below, ((canvas.width - below.width) // 2, len(ends)))
     return encode_png(np.asarray(canvas))
 
 
-def headers(shown: np.ndarray, known: int) -> list[str]:
-    """What stands above the stills: the start, then how many frames were predicted."""
-    return ["start"] + [f"+{i - known + 1}" for i in shown[1:]]
+def headers(shown: np.ndarray) -> list[str]:
+    """What stands above the stills: the start, the first of the frames "n", then how many were predicted."""
+    return ["start"] + [f"+{i - shown[0]}" for i in shown[1:]]
 
 
 def two_futures(rolled: Rolled) -> Picture:
@@ -102,16 +98,16 @@ def two_futures(rolled: Rolled) -> Picture:
     about, known = pipeline.trained_on, start.context_frames
     pair = opposite_actions(about.world, about.action_names, about.action_mean, about.action_std)
     count = start.actions.shape[1] - known + 1
-    videos = []
-    for action in pair.values():
+    videos = {}
+    for name, action in pair.items():
         future = torch.tensor(action).expand(1, count, -1)
         actions = torch.cat([start.actions[:1, : known - 1], future], dim=1)
         one = replace(start, frames=start.frames[:1], noise=start.noise[:1], past_noise=start.past_noise[:1],
                       episode=start.episode[:1])  # fmt: skip
-        videos.append(to_uint8(roll(pipeline, one, rolled.settings, actions))[0])
+        videos[name] = to_uint8(roll(pipeline, one, rolled.settings, actions))[0]
     shown = np.linspace(known - 1, known - 1 + min(count, 16), STILLS + 1, dtype=int)
-    png = encode_png(grid([video[shown] for video in videos], list(pair), columns=headers(shown, known), cell=128))
-    return Picture(png, encode_mp4(side_by_side(videos, list(pair), cell=256), pipeline.trained_on.fps))
+    png = encode_png(grid([video[shown] for video in videos.values()], list(pair), columns=headers(shown), cell=128))
+    return Picture(png, encode_mp4(side_by_side(videos, cell=256), about.fps))
 
 
 @dataclass(frozen=True)
@@ -122,6 +118,10 @@ class Rolled:
     rollouts: dict[str, np.ndarray]  # uint8 "b f H W 3" by the name of the row
     pipeline: WorldModelPipeline  # of the last point
     settings: RolloutConfig
+
+    def of_start(self, i: int) -> dict[str, np.ndarray]:
+        """What the game showed after the i-th start, and every point's rollout from it: uint8 "f H W 3"."""
+        return {"truth": to_uint8(self.start.frames[i]), **{name: video[i] for name, video in self.rollouts.items()}}
 
 
 def roll_points(sweep: SweepConfig, shown: dict[str, str]) -> Rolled | None:
@@ -145,14 +145,3 @@ def first_start(sweep: SweepConfig, run: Path, pipeline: WorldModelPipeline) -> 
     dataset = Dataset(LatentsIndex.read(resolved["latents"]).data)
     where = spread_starts(dataset, settings.context_frames, horizon, sweep.strip_clips)
     return start_from(pipeline, dataset, where, settings), settings
-
-
-def strip_of(rolled: Rolled) -> Picture:
-    """Truth and the rollout of every point from all starts."""
-    trained_on = rolled.pipeline.trained_on
-    return strip(rolled.start, rolled.rollouts, trained_on.action_names, trained_on.fps)
-
-
-def ends_of(rolled: Rolled) -> np.ndarray:
-    """Stills of the calmest and the liveliest start, uint8 "H W 3"."""
-    return stills(rolled.start, rolled.rollouts, sorted({0, len(rolled.start.frames) - 1}))

@@ -11,6 +11,7 @@ from scaling.records import finished
 from scaling.summary import table_rows
 from videowm import config as configuration
 from videowm.train.log import wandb_settings
+from videowm.types import first_line
 
 logger = logging.getLogger("scaling")
 
@@ -21,7 +22,7 @@ def publish(sweep: SweepConfig, *, y: str) -> None:
     try:
         log_run(sweep, out, y)
     except Exception as error:  # noqa: BLE001 - a tracker never fails the work it reports on
-        logger.warning("no wandb summary: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
+        logger.warning("no wandb summary: %s", first_line(error))
 
 
 def log_run(sweep: SweepConfig, out: Path, y: str) -> None:

@@ -156,10 +156,10 @@ def draw_rollouts(study: Study, parts: Parts) -> None:
     made = parts.attempt("strip", lambda: futures.roll_points(study.sweep, shown))
     if made is None:
         return
-    parts.video("strip", lambda: futures.strip_of(made))
+    parts.video("strip", lambda: futures.strip(made))
     parts.video("futures", lambda: futures.two_futures(made))
     if "loss.png" in parts.files:
-        headline = parts.attempt("headline", lambda: futures.headline(futures.ends_of(made), parts.files["loss.png"]))
+        headline = parts.attempt("headline", lambda: futures.headline(made, parts.files["loss.png"]))
         parts.files |= {} if headline is None else {"headline.png": headline}
 
 

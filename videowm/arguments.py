@@ -13,9 +13,9 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
-from videowm.config import Place, convert
+from videowm.config import Place, alternatives, convert, is_required
 from videowm.reference import field_comments
 
 T = TypeVar("T")
@@ -90,18 +90,12 @@ def fields_of(cls: type) -> Iterator[tuple[dataclasses.Field, Any]]:
 
 def plain_type(hint: Any) -> tuple[Any, bool]:
     """The type of one value of a field, and whether the field takes several: `tuple[Path, ...]` is (Path, True)."""
-    if get_origin(hint) in (Union, types.UnionType):
-        hint = next(arg for arg in get_args(hint) if arg is not type(None))
+    hint = next(arg for arg in alternatives(hint) if arg is not type(None))
     if get_origin(hint) is Annotated:
         return plain_type(get_args(hint)[0])
     if get_origin(hint) is tuple:
         return plain_type(get_args(hint)[0])[0], True
     return hint, False
-
-
-def is_required(field: dataclasses.Field) -> bool:
-    """Whether a field has no default."""
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def flag_of(name: str, flags: Flags) -> str:

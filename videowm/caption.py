@@ -18,16 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from videowm import config as configuration
-from videowm.data.captions import (
-    ClipKey,
-    LineWriter,
-    caption_from_state,
-    captions_path,
-    clips_to_caption,
-    header_name,
-    read_lines,
-    write_lines,
-)
+from videowm.data import captions
+from videowm.data.captions import ClipKey
 from videowm.data.dataset import Dataset
 from videowm.endpoint import FORMS, Access, AskConfig, Endpoint, NoCaption, picture, text
 from videowm.files import read_json, write_json
@@ -68,8 +60,6 @@ class CaptionConfig:
     def __post_init__(self) -> None:
         if not 2 <= self.frames <= self.clip_frames:
             raise UserError(f"{self.frames} frames of clips of {self.clip_frames}: show 2 or more, at most all")
-        if not 16 <= self.image_size <= 2048:
-            raise UserError(f"pictures of {self.image_size} pixels: give --image-size from 16 to 2048")
 
     def header(self, dataset: Dataset) -> dict[str, Any]:
         """How the captions are made, for the file that names them."""
@@ -100,12 +90,12 @@ class Captioning:
 
     def __init__(self, dataset: Dataset, config: CaptionConfig, endpoint: Endpoint, price: Price) -> None:
         self.dataset, self.config, self.endpoint, self.price = dataset, config, endpoint, price
-        self.clips, self.header = clips_to_caption(dataset, config.clip_frames), config.header(dataset)
-        self.path = captions_path(dataset.root, header_name(self.header))
-        self.lines = LineWriter(self.path)
-        self.failures = LineWriter(self.path.with_suffix(".failed.jsonl"))
-        self.done = set(read_lines(self.path))
-        failed = read_lines(self.failures.path, ("reason", "detail"))
+        self.clips, self.header = captions.clips_to_caption(dataset, config.clip_frames), config.header(dataset)
+        self.path = captions.captions_path(dataset.root, captions.header_name(self.header))
+        self.lines = captions.LineWriter(self.path)
+        self.failures = captions.LineWriter(self.path.with_suffix(".failed.jsonl"))
+        self.done = set(captions.read_lines(self.path))
+        failed = captions.read_lines(self.failures.path, ("reason", "detail"))
         self.failed = {key: line for key, line in failed.items() if key not in self.done}
         self.answered, self.in_a_row = 0, 0
         self.seconds: list[float] = []  # that each answer took, with its retries
@@ -201,7 +191,7 @@ class Captioning:
 
     def close(self) -> None:
         """Let go of the files, with only those that still have no caption among the failures."""
-        write_lines(self.failures.path, list(self.failed.values()))
+        captions.write_lines(self.failures.path, list(self.failed.values()))
         for writer in (self.lines, self.failures):
             writer.close()
 
@@ -220,8 +210,8 @@ class Captioned:
 def caption(data: Path, options: CaptionOptions) -> Captioned:
     """Caption the clips of a dataset that have no caption yet."""
     if options.from_state:
-        name, count = caption_from_state(data, clip_frames=options.clip_frames)
-        path = captions_path(data, name)
+        name, count = captions.caption_from_state(data, clip_frames=options.clip_frames)
+        path = captions.captions_path(data, name)
         return Captioned(path, count, count, 0, f"{path}: {count} clips captioned from the recorded state")
     endpoint = make_endpoint(options.endpoint)
     config = CaptionConfig(endpoint.config, options.frames, options.clip_frames, options.image_size)
@@ -269,7 +259,7 @@ def expand_prompt(prompt: str, frame: np.ndarray | None, endpoint: Endpoint, *, 
     question = [text(instructions(EXPAND.format(start=start), endpoint.config)), text(prompt)]
     question += [picture(frame, IMAGE_SIZE)] if frame is not None else []
     key = {"ask": configuration.to_dict(endpoint.config), "question": question}
-    path = cache.expanduser() / f"{header_name(key)}.json"
+    path = cache.expanduser() / f"{captions.header_name(key)}.json"
     if path.exists():
         remedy = "remove it and run the same command again"
         cached = read_json(path, remedy).get("detailed")

@@ -128,22 +128,26 @@ def apply_override(data: dict[str, Any], override: str, cls: type | None = None)
 def keys_of(hint: Any, key: str) -> tuple[list[str], Any]:
     """The keys of a dotted one and the type there. Below a `dict[str, Any]` the rest is one key, as in `set`."""
     first, dot, rest = key.partition(".")
-    if get_origin(hint) in (Union, types.UnionType):
-        hint = next((arg for arg in get_args(hint) if arg is not type(None)), None)
-    if get_origin(hint) is dict:
-        below = get_args(hint)[1]
-        return ([key], Any) if below is Any or not dot else with_first(first, keys_of(below, rest))
+    hint = next((arg for arg in alternatives(hint) if arg is not type(None)), None)
     below = typing.get_type_hints(hint).get(first) if dataclasses.is_dataclass(hint) else None
-    return with_first(first, keys_of(below, rest)) if dot else ([first], below)
+    if get_origin(hint) is dict:
+        below = get_args(hint)[1] if dot else Any
+        if below is Any:
+            return [key], Any
+    if not dot:
+        return [first], below
+    keys, last = keys_of(below, rest)
+    return [first, *keys], last
 
 
-def with_first(first: str, place: tuple[list[str], Any]) -> tuple[list[str], Any]:
-    return [first, *place[0]], place[1]
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; of any other hint that alone."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def takes_text(hint: Any, text: str) -> bool:
     """Whether a key holds text alone and `text` is meant literally: neither quoted, nor empty, nor a null."""
-    options = set(get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,))
+    options = set(alternatives(hint))
     if not options <= {str, Path, type(None)} or not options & {str, Path}:
         return False
     return text[:1] not in ("", "'", '"') and not (type(None) in options and text in ("null", "~"))
@@ -204,11 +208,15 @@ def built(cls: type[T], data: dict[str, Any], where: Place) -> T:
             raise UserError(f"{where.file}: unknown key {brief(place.key)}{nearest(place, fields)}")
         values[key] = convert(hints[key], value, place)
     for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in values:
+        if is_required(field) and name not in values:
             key = where.below(name).key
             raise UserError(f"{where.file}: key {key!r} is missing (a {type_name(hints[name])}): give it")
     return cls(**values)
+
+
+def is_required(field: dataclasses.Field) -> bool:
+    """Whether a field has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def every_key(cls: type, prefix: str = "") -> Iterator[str]:
@@ -221,8 +229,7 @@ def every_key(cls: type, prefix: str = "") -> Iterator[str]:
 
 def nested_class(hint: Any) -> type | None:
     """The configuration class that a hint names, alone or in a union with None."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return next((option for option in options if dataclasses.is_dataclass(option)), None)
+    return next((option for option in alternatives(hint) if dataclasses.is_dataclass(option)), None)
 
 
 def nearest(place: Place, siblings: Iterable[str]) -> str:

@@ -54,8 +54,6 @@ class Access:
     retries: int = 5
 
     def __post_init__(self) -> None:
-        if self.timeout <= 0 or self.retries < 0:
-            raise UserError(f"timeout {self.timeout}, retries {self.retries}: give seconds above 0 and 0 or more tries")
         if not re.fullmatch(r"https?://[^\s@?#]+", self.base_url):
             raise UserError("--base-url is no address like http://127.0.0.1:8000/v1: give one, without a password")
 

@@ -45,7 +45,9 @@ def carry_out(program: str, command: Callable[[], int], *, stopped: str) -> NoRe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it exits
         sys.exit(CLOSED)
     except OSError as error:
-        fail(program, sentence_of(error) or reraise(error))
+        if (sentence := sentence_of(error)) is None:
+            raise
+        fail(program, sentence)
     except KeyboardInterrupt as error:
         print(f"{program}: stopped; {str(error) or stopped}", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -56,10 +58,6 @@ def fail(program: str, text: str) -> NoReturn:
     """Print one line on stderr and exit with code 2."""
     print(f"{program}: {printable(' '.join(text.split()))}", file=sys.stderr)
     sys.exit(WRONG)
-
-
-def reraise(error: BaseException) -> NoReturn:
-    raise error
 
 
 def sentence_of(error: OSError) -> str | None:

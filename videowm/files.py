@@ -80,7 +80,7 @@ def visible(folder: Path, pattern: str) -> list[Path]:
 def share(folder: Path) -> None:
     """Give the files below a folder the permissions that the umask gives; safetensors writes for the owner alone."""
     for path in Path(folder).rglob("*"):
-        if path.is_file():
+        if path.is_file() and not path.is_symlink():
             path.chmod(0o666 & ~UMASK)
 
 

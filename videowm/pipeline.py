@@ -13,6 +13,7 @@ from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from videowm import config as configuration
 from videowm.actions.group import check_actions, group_actions, grouped_size
 from videowm.dit import DiT
 from videowm.dit.model import Tap
@@ -233,10 +234,11 @@ class WorldModelPipeline(DiffusionPipeline):
         """Refuse guidance on a condition that training never dropped: without it the prediction is wrong, not weaker.
 
         Raises:
-            UserError: text or action guidance is not 1, and training never dropped the text or the actions.
+            UserError: a setting is out of range, or a guidance is not 1 and training never dropped its condition.
         """
         if sampler is None:
             return
+        configuration.check(sampler)
         if sampler.text_guidance != 1 and not (self.trained_on.text or {}).get("drop"):
             raise UserError(
                 f"text guidance {sampler.text_guidance:g} needs a model that was trained with captions and without: "

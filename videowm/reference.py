@@ -9,9 +9,8 @@ import re
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from videowm.config import nested_class, to_dict, type_name
+from videowm.config import is_required, nested_class, to_dict, type_name
 from videowm.limits import ranges
 
 
@@ -31,33 +30,21 @@ def keys(cls: type, prefix: str = "") -> Iterator[Key]:
     hints, comments = typing.get_type_hints(cls, include_extras=True), field_comments(cls)
     for field in dataclasses.fields(cls):
         hint, name = hints[field.name], prefix + field.name
-        nested = nested_class(hint)
-        if nested is not None:
+        if nested := nested_class(hint):
             yield from keys(nested, f"{name}.")
-            continue
-        yield Key(name, type_name(hint), limits_in(hint), default_of(field), comments.get(field.name, ""))
-
-
-def limits_in(hint: Any) -> str:
-    """The ranges of a hint in words, those within a union or list too."""
-    return "; ".join(dict.fromkeys(map(str, ranges(hint))))
+        else:
+            limits = "; ".join(dict.fromkeys(map(str, ranges(hint))))
+            yield Key(name, type_name(hint), limits, default_of(field), comments.get(field.name, ""))
 
 
 def default_of(field: dataclasses.Field) -> str:
     """The default of a field as YAML writes it; "required" where it has none."""
-    if field.default is not dataclasses.MISSING:
-        value = field.default
-    elif field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-    else:
+    if is_required(field):
         return "required"
+    value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     return json.dumps(to_dict(value)) if isinstance(value, list | dict | tuple | bool | None) else str(value)
 
 
 def field_comments(cls: type) -> dict[str, str]:
     """The comment at the end of each field's line in the class's source, the one line of documentation of a key."""
-    found, lines = {}, inspect.getsource(cls).splitlines()
-    for line in lines:
-        if match := re.match(r"    (\w+): .*?  # (.*)$", line):
-            found[match[1]] = match[2]
-    return found
+    return dict(re.findall(r"(?m)^    (\w+): .*?  # (.*)$", inspect.getsource(cls)))

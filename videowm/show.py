@@ -21,14 +21,10 @@ def enlarge(frames: np.ndarray, cell: int) -> np.ndarray:
     return frames[..., rows, :, :][..., columns, :]
 
 
-def font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
 def text(canvas: np.ndarray, at: tuple[int, int], words: str, *, size: int = 13, ink=INK) -> np.ndarray:
     """Write words on a uint8 picture "H W 3" at (x, y)."""
     picture = Image.fromarray(canvas)
-    ImageDraw.Draw(picture).text(at, words, fill=ink, font=font(size))
+    ImageDraw.Draw(picture).text(at, words, fill=ink, font=ImageFont.load_default(size))
     return np.asarray(picture)
 
 
@@ -50,23 +46,18 @@ def grid(
     return canvas
 
 
-def side_by_side(videos: list[np.ndarray], labels: list[str], *, cell: int) -> np.ndarray:
-    """Videos "f H W 3" of one length next to each other under their labels: "f H' W' 3"."""
+def side_by_side(videos: dict[str, np.ndarray], *, cell: int) -> np.ndarray:
+    """Videos "f H W 3" of one length, by their label, next to each other under these: "f H' W' 3"."""
     gap, top = 6, 22
     height, width = top + cell + 2, len(videos) * (cell + gap) - gap
     canvas = np.full((height + height % 2, width + width % 2, 3), BACKGROUND, np.uint8)
-    for i, label in enumerate(labels):
+    for i, label in enumerate(videos):
         canvas = text(canvas, (i * (cell + gap) + 2, 4), label)
-    frames = np.repeat(canvas[None], len(videos[0]), axis=0)
-    for i, video in enumerate(videos):
+    frames = np.repeat(canvas[None], len(next(iter(videos.values()))), axis=0)
+    for i, video in enumerate(videos.values()):
         x = i * (cell + gap)
         frames[:, top : top + cell, x : x + cell] = enlarge(video, cell)
     return frames
-
-
-def stack(videos: list[np.ndarray]) -> np.ndarray:
-    """Videos "f H W 3" of one width and length under each other."""
-    return np.concatenate(videos, axis=1)
 
 
 def draw_actions(frames: np.ndarray, actions: np.ndarray, names: list[str]) -> np.ndarray:
@@ -97,14 +88,12 @@ def comparison_video(path: Path, predicted: np.ndarray, truth: np.ndarray | None
         truth: uint8 of the same shape, or None where the future under these actions was not recorded.
         actions: float "f-1 a".
     """
-    shown = [predicted]
-    labels = ["prediction"]
+    shown = {"prediction": predicted}
     if truth is not None:
         truth = truth[: len(predicted)]
         difference = np.abs(predicted.astype(np.int16) - truth.astype(np.int16)).astype(np.uint8)
-        shown, labels = [truth, predicted, difference], ["truth", "prediction", "difference"]
-    frames = side_by_side(shown, labels, cell=cell)
-    frames = draw_actions(frames, actions, names)
+        shown = {"truth": truth, "prediction": predicted, "difference": difference}
+    frames = draw_actions(side_by_side(shown, cell=cell), actions, names)
     for i in range(min(context, len(frames))):
         frames[i] = text(frames[i], (frames.shape[2] - 62, 4), "context", ink=FAINT)
     write_mp4(path, frames, fps)

@@ -29,6 +29,11 @@ class UserError(Exception):
     """What a user wrote or gave cannot be used. The message is one sentence: value, expectation, remedy."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type, without the full stop: for a sentence about it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 @dataclass(frozen=True)
 class Episode:
     """One recorded episode of F rows; row i is the frame shown, the action then taken and what followed it."""

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from videowm import config as configuration
 from videowm.dit import flow
 from videowm.dit.sample import METHODS, Sampler, schedule
 from videowm.types import UserError
@@ -61,18 +62,18 @@ def test_where_the_network_is_asked(method, expected):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"steps": 0}, "sampler.steps 0"),
+        ({"steps": 0}, "steps: 0 is out of range"),
         ({"levels": [1.0, 0.5, 0.7, 0.0]}, "levels must fall from 1 to 0"),
         ({"levels": [0.9, 0.0]}, "levels must fall from 1 to 0"),
         ({"levels": [1.0]}, "levels must fall from 1 to 0"),
-        ({"context_level": 1.5}, "sampler.context_level 1.5 is no noise level"),
-        ({"sinks": -1}, "sampler.sinks -1"),
+        ({"context_level": 1.5}, "context_level: 1.5 is out of range"),
+        ({"sinks": -1}, "sinks: -1 is out of range"),
     ],
 )
 def test_samplers_that_cannot_be(settings, expected):
     """Guards noise shown as a prediction, and schedules that end somewhere else than at clean data."""
     with pytest.raises(UserError, match=expected):
-        Sampler(**settings)
+        configuration.check(Sampler(**settings))
 
 
 @pytest.mark.parametrize("shift", [1.0, 2.0, 0.5])

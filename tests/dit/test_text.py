@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
+from videowm import config as configuration
 from videowm.dit import DiT, flow
 from videowm.dit.sample import Sampler
 from videowm.dit.stream import LatentStream
@@ -144,8 +145,10 @@ def test_bytes_are_those_of_byt5():
     for row, seen, words in zip(ids, mask, cut, strict=True):
         theirs = [ByT5Tokenizer()(word)["input_ids"][:-1] for word in words] + [[1]]
         assert [piece[piece > 0].tolist() for piece in row[seen]] == theirs and not row[~seen].any()
-    with pytest.raises(UserError, match="text.length 0 cannot be used: give the number of words"):
-        ByteText(0)
+    from videowm.train.words import TextConfig
+
+    with pytest.raises(UserError, match="length: 0 is out of range"):
+        configuration.build(TextConfig, {"length": 0})
 
 
 def test_a_frozen_encoder(tmp_path):

@@ -40,16 +40,11 @@ class Sampler:
     sinks: Whole = 0  # first steps that a sliding window never forgets
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"sampler.steps {self.steps} cannot be used: give 1 or more")
-        for name in ("history_level", "context_level"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"sampler.{name} {getattr(self, name)} is no noise level: give 0 (clean) to 1 (noise)")
-        if self.sinks < 0:
-            raise UserError(f"sampler.sinks {self.sinks} cannot be used: give the number of steps to keep, 0 or more")
-        falls = self.levels is None or all(a > b for a, b in zip(self.levels, self.levels[1:]))
-        if not falls or (self.levels is not None and (len(self.levels) < 2 or self.levels[0] != 1 or self.levels[-1])):
-            raise UserError(f"sampler.levels {self.levels} is no schedule: levels must fall from 1 to 0")
+        if (levels := self.levels) is None:
+            return
+        falls = all(a > b for a, b in zip(levels, levels[1:]))
+        if not falls or len(levels) < 2 or levels[0] != 1 or levels[-1]:
+            raise UserError(f"sampler.levels {levels} is no schedule: levels must fall from 1 to 0")
 
     def schedule(self, shift: float) -> Float[Tensor, " levels"]:
         """The levels from 1 to 0, one more than intervals; `shift` is the model's own."""

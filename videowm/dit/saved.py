@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from videowm.files import read_json, short_hash
-from videowm.types import UserError
+from videowm.types import UserError, first_line
 
 REMEDY = "copy the run again, or train it again"
 CONFIG = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}  # else config.json
@@ -80,11 +80,6 @@ def check_weights(path: Path) -> None:
             pass
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is cut or damaged ({first_line(error)}): {REMEDY}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type, without the full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 @contextmanager

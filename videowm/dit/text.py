@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from videowm.dit.attention import attention, unit
 from videowm.files import short_hash_of
-from videowm.types import UserError
+from videowm.types import UserError, first_line
 
 # Features "b m e" of a frozen encoder, or byte ids "b m p" for the encoder that is trained; and a mask, bool "b m".
 TextTokens = tuple[Tensor, Tensor]
@@ -52,13 +52,11 @@ class TextEncoder(Protocol):
 class ByteText:
     """Captions as the byte ids of their words, one token a word; the encoder itself is part of the network.
 
-    Raises:
-        UserError: `length` (words kept of a caption) is below 1.
+    Args:
+        length: words kept of a caption, 1 or more.
     """
 
     def __init__(self, length: int) -> None:
-        if length < 1:
-            raise UserError(f"text.length {length} cannot be used: give the number of words kept, 1 or more")
         self.length = length
 
     def encode(self, captions: list[str]) -> TextTokens:
@@ -141,8 +139,8 @@ def encoder_config(name: str):
 
 
 def no_encoder(name: str, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-    return UserError(f"no text encoder at {name!r} ({reason}): give bytes, a local folder, or a hub name while online")
+    why = first_line(error)
+    return UserError(f"no text encoder at {name!r} ({why}): give bytes, a local folder, or a hub name while online")
 
 
 def encoder_width(name: str) -> int | None:

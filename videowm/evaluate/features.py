@@ -13,7 +13,7 @@ from torch import Tensor
 
 from videowm.evaluate.reader import Reader
 from videowm.files import short_hash, short_hash_of
-from videowm.types import UserError
+from videowm.types import UserError, first_line
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that VideoMAE was trained with
 SIDE = 224  # pixels that I3D and VideoMAE take
@@ -60,8 +60,8 @@ class I3D:
         try:
             self.network = torch.jit.load(path, map_location=device).eval()
         except (RuntimeError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise UserError(f"{path} is no TorchScript file ({first}): give I3D as i3d_torchscript.pt") from None
+            why = first_line(error)
+            raise UserError(f"{path} is no TorchScript file ({why}): give I3D as i3d_torchscript.pt") from None
         self.hash = short_hash(Path(path).read_bytes())
         known = {argument.name for argument in self.network.forward.schema.arguments}
         wanted = {"rescale": False, "resize": False, "return_features": True}
@@ -96,8 +96,8 @@ class VideoMAE:
         try:
             self.network = VideoMAEModel.from_pretrained(source).to(device).eval()
         except (OSError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise UserError(f"no VideoMAE at {source!r} ({first}): give a folder, or a hub name while online") from None
+            why = first_line(error)
+            raise UserError(f"no VideoMAE at {source!r} ({why}): give a folder, or a hub name while online") from None
         named = sorted(self.network.state_dict().items())
         weights = (name.encode() + tensor.cpu().contiguous().numpy().tobytes() for name, tensor in named)
         self.hash = short_hash_of(chain([self.network.config.to_json_string()], weights))

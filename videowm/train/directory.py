@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videowm import config as configuration
-from videowm.files import UMASK, write_atomic, writing
+from videowm.files import write_atomic, writing
 from videowm.record import RunRecord
 from videowm.train import kept, trunk
 from videowm.train.config import FREE
@@ -46,13 +46,6 @@ def prepare_directory(out: Path, resolved: dict[str, Any]) -> None:
         elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
             raise UserError(f"{out} is not empty and holds no run (no config.yaml): choose another out=")
         write_atomic(out / "config.yaml", configuration.dump(resolved).encode())
-
-
-def follow_umask(folder: Path) -> None:
-    """Give every file below `folder` the permissions that the umask gives; safetensors writes for the owner alone."""
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            path.chmod(0o666 & ~UMASK)
 
 
 def check_same_run(out: Path, resolved: dict[str, Any], free: frozenset[str] = frozenset()) -> None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from videowm.config import flatten
 from videowm.files import finite, write_atomic
+from videowm.types import first_line
 
 logger = logging.getLogger("videowm")
 
@@ -84,10 +85,6 @@ class Log:
                 tracker.finish()
             except Exception as error:  # noqa: BLE001
                 logger.warning("tracking with %s did not close: %s", tracker.name, first_line(error))
-
-
-def first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def keep_until(path: Path, step: int) -> None:

@@ -19,11 +19,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from videowm import config as configuration
-from videowm.files import finite, is_full, write_json
+from videowm.files import finite, is_full, share, write_json
 from videowm.record import RunRecord
 from videowm.train import checkpoint, device, kept, optim, registry, trunk
 from videowm.train.config import DIVERGED, FREE, TrainConfig
-from videowm.train.directory import finished, follow_umask, prepare_directory
+from videowm.train.directory import finished, prepare_directory
 from videowm.train.gate import cut_short
 from videowm.train.lock import RunLock
 from videowm.train.log import Log
@@ -323,7 +323,7 @@ class Run:
         metrics = {}
         if not self.config.trunk:
             self.task.export(self.out)
-            follow_umask(self.out)
+            share(self.out)
             metrics = dict(self.task.evaluate())
             say_unknown_errors(metrics, log)
         record = self.record(finite(metrics), speed, config_hash)

@@ -30,10 +30,6 @@ class TextConfig:
     short: Share = 0.5  # share of short captions
     drop: Share = 0.1  # share of empty ones, for guidance
 
-    def __post_init__(self) -> None:
-        if self.encoder == "bytes":
-            ByteText(self.length)  # refuses a length that it cannot read
-
     @property
     def shape(self) -> dict[str, Any]:
         """What the network must know; of a named encoder only its configuration is read."""
