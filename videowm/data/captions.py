@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,12 +49,12 @@ class Caption:
     source: Literal["state", "model"]
 
 
-class Captions(Mapping[ClipKey, Caption]):
+class Captions(dict[ClipKey, Caption]):
     """The captions of one file: `captions[episode, start, frames]`."""
 
     def __init__(self, header: dict[str, Any], captions: dict[ClipKey, Caption]) -> None:
+        super().__init__(captions)
         self.header = header
-        self._captions = captions
 
     @classmethod
     def open(cls, data: str | Path, name: str) -> Captions:
@@ -78,15 +78,6 @@ class Captions(Mapping[ClipKey, Caption]):
         check_dataset(path, header, dataset)
         lines = read_lines(path).items()
         return cls(header, {key: Caption(line["short"], line["detailed"], line["source"]) for key, line in lines})
-
-    def __getitem__(self, key: tuple[int, int, int]) -> Caption:
-        return self._captions[ClipKey(*key)]
-
-    def __iter__(self) -> Iterator[ClipKey]:
-        return iter(self._captions)
-
-    def __len__(self) -> int:
-        return len(self._captions)
 
 
 def clips_to_caption(dataset: Dataset, frames: int) -> list[ClipKey]:
@@ -151,11 +142,6 @@ def check_dataset(path: Path, header: dict[str, Any], dataset: Dataset) -> None:
         )
 
 
-def key_of(line: dict[str, Any]) -> ClipKey:
-    """Which clip a line is about."""
-    return ClipKey(line["episode"], line["start"], line["frames"])
-
-
 def read_lines(path: Path, texts: Sequence[str] = ("short", "detailed", "source")) -> dict[ClipKey, dict[str, Any]]:
     """The whole lines of a file of captions by clip; what follows the last newline was cut off by a kill.
 
@@ -171,7 +157,7 @@ def read_lines(path: Path, texts: Sequence[str] = ("short", "detailed", "source"
     for number, text in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
         try:
             line = json.loads(text)
-            key = key_of(line)
+            key = ClipKey(line["episode"], line["start"], line["frames"])
             sound = all(type(n) is int for n in key) and all(isinstance(line[name], str) for name in texts)
         except (ValueError, LookupError, TypeError, RecursionError):
             sound = False

@@ -23,7 +23,6 @@ from videowm.files import atomic, remove_leftovers, sha256_of, short_hash, visib
 from videowm.types import Clip, UserError, VideoCodec, latent_steps
 
 SHARD = 64  # clips a file
-Missing = dict[str, list[int]]  # split -> numbers of its shards that are to be made
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,10 @@ def encode_dataset(
     origin = Origin(data=str(dataset.root), data_hash=dataset.hash, vae=vae, vae_hash=codec.hash, frames=frames,
                     dtype=dtype, played=played and played.note)  # fmt: skip
     work = Encoding(dataset, codec, out, origin, to_frames, batch, played)
-    for split, missing in work.missing(part).items():
-        work.make(split, missing, part)
+    missing = {split: [i for i in part.share(len(sizes)) if not work.intact(work.path(split, i))]
+               for split, sizes in work.sizes.items()}  # fmt: skip
+    for split, numbers in missing.items():
+        work.make(split, numbers, part)
     if part.process > 0:
         return None
     work.wait()
@@ -121,15 +122,8 @@ class Encoding:
             self.sound |= {path} if listed or is_shard(path, self.origin) else set()
         return path in self.sound
 
-    def missing(self, part: Part) -> Missing:
-        """The shards of this process's share that are not there or damaged."""
-        return {
-            split: [number for number in part.share(len(sizes)) if not self.intact(self.path(split, number))]
-            for split, sizes in self.sizes.items()
-        }
-
     def make(self, split: str, missing: list[int], part: Part) -> None:
-        """Encode some shards of a split."""
+        """Encode the shards of a split that are missing of this process's share."""
         source, sizes = self.sources[split], self.sizes[split]
         if not missing:
             return
@@ -155,8 +149,7 @@ class Encoding:
                     f"latents of episode {group[0].episode} from frame {group[0].start} on are not finite in "
                     f"{part.dtype}: train the autoencoder again, or encode with --dtype fp32"
                 )
-        width = len(self.dataset.action_names)
-        shape = (len(clips), -1, width) if clips else (0, 0, width)
+        shape = (len(clips), -1 if clips else 0, len(self.dataset.action_names))
         return {
             "latents": torch.cat([self.empty, *latents]),
             "actions": torch.from_numpy(np.array([clip.actions for clip in clips], np.float32).reshape(shape)),

@@ -18,12 +18,12 @@ from tqdm import tqdm
 from videowm.actions.script import TABLES, read_action_table
 from videowm.data.dataset import Dataset
 from videowm.data.layout import (
-    PIXELS,
     Layout,
     check_width,
     encode_video,
     finish,
     seal,
+    video_feature,
     write_captions,
     write_group,
     write_table,
@@ -147,10 +147,7 @@ def one_video(data: Dataset, out: Path, size: Size | None, *, lossless: bool) ->
         write_table(out / path.relative_to(data.root), table)
     features = {key: dict(feature) for key, feature in features.items() if key not in others}
     if size is not None:
-        video = {"height": size[0], "width": size[1], "channels": 3, "codec": "h264", "fps": data.info["fps"]}
-        video |= {"pix_fmt": "gbrp" if lossless else PIXELS, "is_depth_map": False}
-        features[data.video_key] |= {"shape": [*size, 3], "names": ["height", "width", "channels"]}
-        features[data.video_key]["info"] = {f"video.{k}": v for k, v in video.items()} | {"has_audio": False}
+        features[data.video_key] |= video_feature(size, data.info["fps"], lossless=lossless)
     return data.info | {"features": features}
 
 

@@ -255,15 +255,16 @@ def make_info(layout: Layout, episodes: list[dict], total_tasks: int, test_share
         "splits": {"train": f"0:{train}"} | ({"test": f"{train}:{total}"} if train < total else {}),
         "data_path": DATA_PATH,
         "video_path": VIDEO_PATH,
-        "features": {IMAGE: video_feature(layout)} | number_features(layout),
+        "features": {IMAGE: video_feature(layout.size, layout.plain_fps, lossless=layout.lossless)}
+        | number_features(layout),
     }
 
 
-def video_feature(layout: Layout) -> dict[str, Any]:
-    """The description of the frames."""
-    height, width = layout.size
-    video = {"height": height, "width": width, "channels": 3, "codec": "h264", "fps": layout.plain_fps}
-    video |= {"is_depth_map": False, "pix_fmt": "gbrp" if layout.lossless else PIXELS}
+def video_feature(size: tuple[int, int], fps: float, *, lossless: bool) -> dict[str, Any]:
+    """The description of frames of `size` (H, W)."""
+    height, width = size
+    video = {"height": height, "width": width, "channels": 3, "codec": "h264", "fps": fps}
+    video |= {"is_depth_map": False, "pix_fmt": "gbrp" if lossless else PIXELS}
     info = {f"video.{key}": value for key, value in video.items()} | {"has_audio": False}
     return {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"], "info": info}
 
@@ -271,11 +272,8 @@ def video_feature(layout: Layout) -> dict[str, Any]:
 def number_features(layout: Layout) -> dict[str, dict[str, Any]]:
     """The descriptions of the columns of numbers."""
     vectors = {"observation.state": layout.state_names, "action": layout.action_names}
-    features = {
-        key: {"dtype": "float32", "shape": [len(names)], "names": list(names)}
-        for key, names in vectors.items()
-        if names
-    }
+    vectors = {key: list(names) for key, names in vectors.items() if names}
+    features = {key: {"dtype": "float32", "shape": [len(names)], "names": names} for key, names in vectors.items()}
     scalars = {"next.reward": "float32", "next.done": "bool", "timestamp": "float32"}
     scalars |= dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")
     return features | {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in scalars.items()}
