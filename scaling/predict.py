@@ -21,7 +21,7 @@ from scaling.fit import baselines, bootstrap_fit, fit
 from scaling.grid import Dial, expected_optimum, label
 from scaling.law import Cost, Law, Runs, budgets, identifiable, optimum, require_extrapolation, score
 from scaling.plan import bases, plan
-from scaling.point import OptimumConfig, Point, SweepConfig
+from scaling.point import OptimumConfig, SweepConfig
 from scaling.records import Finished, finished, runs_of, unstopped
 from videowm.files import sha256_of, write_atomic
 from videowm.types import UserError
@@ -119,9 +119,8 @@ def choose_form(runs: Runs) -> tuple[str, str]:
     below = runs.keep(labels < labels.max()) if labels.max() > 0 else runs
     top = np.flatnonzero(labels == labels.max())
     best = top[runs.loss[top].argmin()]
-    errors = {
-        form: validation_error(fit(below, form), runs, best) for form in candidates if not identifiable(below, form)
-    }
+    laws = {form: fit(below, form) for form in candidates if not identifiable(below, form)}
+    errors = {form: validation_error(law, runs, best) for form, law in laws.items()}
     if errors:
         form = min(errors, key=lambda name: abs(errors[name]))
         each = ", ".join(f"{name} {error:+.3g} %" for name, error in errors.items())
@@ -154,14 +153,15 @@ def freeze(sweep: SweepConfig, budget: float, *, form: str | None = None, y: str
     used = [record for record in records if record.compute < REACHED * budget]
     if not used:
         raise UserError(f"{sweep.out} has no finished point below {budget:.3g} FLOPs: run the sweep first")
-    sources = {record.name: digest_of(points, record.name) for record in used}
+    runs = {point.name: point.run for point in points}
+    sources = {record.name: sha256_of(runs[record.name] / "record.json") for record in used}
     path = Path(sweep.out) / "predictions" / file_name(budget, y, arm)
     if path.exists():
         return path, frozen(path, sources, form)
-    runs = runs_of(used, y)
-    chosen, why = (form, "named by the user") if form else choose_form(runs)
+    table = runs_of(used, y)
+    chosen, why = (form, "named by the user") if form else choose_form(table)
     dial = Dial.of(wanted[arm or ""])
-    made = forecast(runs, budget, chosen, dial.cost, sweep.grid and sweep.grid.optimum, draws)
+    made = forecast(table, budget, chosen, dial.cost, sweep.grid and sweep.grid.optimum, draws)
     content = {
         "budget": budget, "y": y, "arm": arm, "form_chosen": why, "level": LEVEL, **asdict(made),
         "depth": made.n and dial.depth(made.n), "held_out": len(used) == len(records), "runs": sources,
@@ -175,12 +175,6 @@ def freeze(sweep: SweepConfig, budget: float, *, form: str | None = None, y: str
 def file_name(budget: float, y: str, arm: str | None) -> str:
     metric = "" if y == "heldout/loss" else "-" + y.replace("/", "-")
     return (f"{arm}-" if arm else "") + label(budget) + metric + ".json"
-
-
-def digest_of(points: list[Point], name: str) -> str:
-    """sha256 of the record of a point."""
-    run = next(point.run for point in points if point.name == name)
-    return sha256_of(run / "record.json")
 
 
 def digest(content: dict[str, Any]) -> str:

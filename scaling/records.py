@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,7 @@ class Finished(RunRecord):
     @staticmethod
     def of(record: RunRecord, arm: str | None = None, later: dict[str, Any] | None = None) -> Finished:
         """`record` with `later` metrics; where both have a number, the record's stays."""
-        values = {f.name: getattr(record, f.name) for f in fields(RunRecord)}
-        values["metrics"] = (later or {}) | record.metrics
+        values = vars(record) | {"metrics": (later or {}) | record.metrics}
         return Finished(**values, arm=arm, own=frozenset(record.metrics))
 
     @property
@@ -152,10 +151,6 @@ def runs_of(records: Sequence[Finished], y: str = "heldout/loss") -> Runs:
     records = unstopped(records)
     check_metric(records, y)
     branched = any(record.trunk for record in records)
-    return Runs(
-        n=np.array([record.params["body"] for record in records], float),
-        d=np.array([record.tokens["target"] for record in records], float),
-        c=np.array([record.compute for record in records], float),
-        loss=np.array([record.metrics[y] for record in records], float),
-        trunk=np.array([record.family for record in records]) if branched else None,
-    )
+    rows = [(r.params["body"], r.tokens["target"], r.compute, r.metrics[y]) for r in records]
+    columns = np.array(rows, float).reshape(-1, 4).T
+    return Runs(*columns, trunk=np.array([record.family for record in records]) if branched else None)

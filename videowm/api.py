@@ -159,7 +159,7 @@ def encode(data: AnyPath, vae: AnyPath, out: AnyPath, options: EncodeOptions = E
         UserError: frames that do not fit the autoencoder's time stride, or latents of another autoencoder in `out`.
     """
     from videowm.data.dataset import Dataset
-    from videowm.data.encode import Part, encode_dataset
+    from videowm.data.encode import encode_dataset
     from videowm.data.played import PlayedSource
     from videowm.device import Process, default_device
     from videowm.vae.codec import DiffusersCodec, load_vae, to_float
@@ -169,7 +169,7 @@ def encode(data: AnyPath, vae: AnyPath, out: AnyPath, options: EncodeOptions = E
     codec = DiffusersCodec(load_vae(str(vae)).to(device).eval())
     played = None if o.play is None else PlayedSource(dataset, episodes=o.play, seed=o.seed, workers=o.workers)
     encode_dataset(dataset, codec, Path(out), frames=o.frames, vae=str(vae), dtype=o.dtype, played=played,
-                   batch=o.batch or (64 if device.type == "cuda" else 4), part=Part(process.rank, process.count),
+                   batch=o.batch or (64 if device.type == "cuda" else 4), process=process,
                    to_frames=lambda pixels: to_float(pixels, device))  # fmt: skip
     return Path(out)
 

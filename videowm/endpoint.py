@@ -174,11 +174,10 @@ class Endpoint:
             )
 
     async def _complete(self, content: list[dict[str, Any]]) -> Answer:
-        openai, message = self.openai, {"role": "user", "content": content}
+        openai, messages = self.openai, [{"role": "user", "content": content}]
+        asked = {"model": self.config.model, "messages": messages, **self._dialect}
         try:
-            answer = await self.client.chat.completions.create(
-                model=self.config.model, messages=[message], **self._dialect
-            )
+            answer = await self.client.chat.completions.create(**asked)
             choice = answer.choices[0]
             said = choice.message.content or ""
             usage = answer.usage

@@ -154,16 +154,15 @@ def finite(content: Any) -> Any:
     return None if isinstance(content, float) and not abs(content) < float("inf") else content
 
 
-def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
-    """The content of a JSON file.
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The content of a JSON file that holds a mapping.
 
     Args:
         path: the file.
         remedy: the end of the error sentence, such as "record it again".
-        kind: the type that the content must have.
 
     Raises:
-        UserError: the file is missing, damaged, or holds another type.
+        UserError: the file is missing, damaged, or holds something else.
     """
     try:
         content = json.loads(Path(path).read_bytes())
@@ -173,8 +172,8 @@ def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
         raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
     except (ValueError, RecursionError):
         raise UserError(f"{path} is damaged (not JSON): {remedy}") from None
-    if not isinstance(content, kind):
-        raise UserError(f"{path} is damaged (holds a {type(content).__name__}, expected a {kind.__name__}): {remedy}")
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (holds a {type(content).__name__}, expected a dict): {remedy}")
     return content
 
 

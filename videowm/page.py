@@ -119,9 +119,8 @@ def ranks(metrics: dict[str, Any]) -> dict[str, str]:
 
 def curve_names(metrics: dict[str, Any], room: str) -> list[str]:
     """The names of a room's curves, without those of bounds and errors."""
-    return [
-        n for n, v in metrics.items() if n.startswith(f"{room}/") and n.endswith("_by_frame") and isinstance(v, list)
-    ]
+    names = (name for name in metrics if name.startswith(f"{room}/") and name.endswith("_by_frame"))
+    return [name for name in names if isinstance(metrics[name], list)]
 
 
 def room_figure(metrics: dict[str, Any], names: list[str]) -> bytes:

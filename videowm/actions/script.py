@@ -91,11 +91,6 @@ def is_number(cell: str) -> bool:
     return True
 
 
-def read_npy(path: Path) -> Table:
-    """One array."""
-    return (), np.load(path, allow_pickle=False)
-
-
 def read_npz(path: Path) -> Table:
     """The array `actions` of an archive, or its only one."""
     with np.load(path, allow_pickle=False) as archive:
@@ -119,7 +114,7 @@ def read_parquet(path: Path) -> Table:
     return tuple(names), np.concatenate(list(parts.values()), axis=1)
 
 
-READERS = {".npy": read_npy, ".npz": read_npz, ".parquet": read_parquet}
+READERS = {".npy": lambda path: ((), np.load(path, allow_pickle=False)), ".npz": read_npz, ".parquet": read_parquet}
 
 
 def opposite_actions(

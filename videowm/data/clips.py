@@ -27,16 +27,25 @@ def pick(seed: int, index: int, count: int) -> tuple[int, np.random.Generator]:
     return item, np.random.default_rng((seed, 1, index))
 
 
+def long_enough(dataset: Dataset, split: str, frames: int) -> list[int]:
+    """The episodes of a split that have `frames` frames or more.
+
+    Raises:
+        UserError: there is none.
+    """
+    episodes = [episode for episode in dataset.split(split) if dataset.lengths[episode] >= frames]
+    if not episodes:
+        remedy = "record longer ones or lower frames"
+        raise UserError(f"{dataset.root} has no {split} episode of {frames} frames or more: {remedy}")
+    return episodes
+
+
 class ClipStream:
     """Clips of `frames` frames from one split of a dataset: pass after pass over stretches, at random offsets."""
 
     def __init__(self, dataset: Dataset, *, frames: int, split: str, seed: int) -> None:
         self.dataset, self.frames, self.seed = dataset, frames, seed
-        episodes = [e for e in dataset.split(split) if dataset.lengths[e] >= frames]
-        if not episodes:
-            raise UserError(
-                f"{dataset.root} has no {split} episode of {frames} frames or more: record longer ones or lower frames"
-            )
+        episodes = long_enough(dataset, split, frames)
         self.stretches = [(e, s) for e in episodes for s in range(0, int(dataset.lengths[e]) - frames + 1, frames)]
 
     def __len__(self) -> int:
@@ -62,9 +71,7 @@ def even_clips(dataset: Dataset, *, frames: int, split: str, count: int) -> list
     Raises:
         UserError: no episode of the split has `frames` frames.
     """
-    episodes = [e for e in dataset.split(split) if dataset.lengths[e] >= frames]
-    if not episodes:
-        raise UserError(f"{dataset.root} has no {split} episode of {frames} frames or more")
+    episodes = long_enough(dataset, split, frames)
     each = np.diff(np.arange(len(episodes) + 1) * count // len(episodes))
     found = []
     for episode, n in zip(episodes, each, strict=True):

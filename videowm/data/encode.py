@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,36 +19,17 @@ from videowm.data.clips import stretches
 from videowm.data.dataset import Dataset
 from videowm.data.latents import DTYPES, FILE, SPLITS, LatentsIndex, Origin
 from videowm.data.played import PlayedSource
+from videowm.device import Process
 from videowm.files import atomic, remove_leftovers, sha256_of, short_hash, visible
 from videowm.types import Clip, UserError, VideoCodec, latent_steps
 
 SHARD = 64  # clips a file
 
 
-@dataclass(frozen=True)
-class Part:
-    """Which of several encoding processes this one is; each makes its own shards, the first writes the index."""
-
-    process: int = 0
-    processes: int = 1
-
-    def share(self, shards: int) -> range:
-        """This process's shards, whatever is there already: so no shard falls between two processes."""
-        return range(self.process, shards, self.processes)
-
-    def bar(self, split: str, sizes: list[int], missing: list[int], unit: str) -> tqdm:
-        """Progress over this process's share, shown by the first one."""
-        total = sum(sizes[number] for number in self.share(len(sizes)))
-        done = total - sum(sizes[number] for number in missing)
-        whose = f" (process 1 of {self.processes})" if self.processes > 1 else ""
-        return tqdm(total=total, initial=done, desc=f"encode {split}{whose}", unit=unit, dynamic_ncols=True,
-                    disable=self.process > 0)  # fmt: skip
-
-
 def encode_dataset(
     dataset: Dataset, codec: VideoCodec, out: Path, *, frames: int, vae: str,
     to_frames: Callable[[np.ndarray], Tensor], batch: int = 4, dtype: str = "fp16",
-    played: PlayedSource | None = None, part: Part = Part(),  # noqa: B008 - frozen
+    played: PlayedSource | None = None, process: Process = Process(),  # noqa: B008 - frozen
 ) -> LatentsIndex | None:  # fmt: skip
     """Encode both splits into `out`; the same call again makes only the shards that are missing or damaged.
 
@@ -65,7 +46,7 @@ def encode_dataset(
         batch: clips that are encoded at once.
         dtype: the type that latents are stored in.
         played: newly played training episodes.
-        part: which of several processes this one is.
+        process: which of several this one is; each makes its own shards, the first writes the index.
 
     Returns:
         The index; None in all processes but the first.
@@ -78,12 +59,11 @@ def encode_dataset(
         raise UserError(f"batch {batch} cannot be used: give the number of clips encoded at once, 1 or more")
     origin = Origin(data=str(dataset.root), data_hash=dataset.hash, vae=vae, vae_hash=codec.hash, frames=frames,
                     dtype=dtype, played=played and played.note)  # fmt: skip
-    work = Encoding(dataset, codec, out, origin, to_frames, batch, played)
-    missing = {split: [i for i in part.share(len(sizes)) if not work.intact(work.path(split, i))]
-               for split, sizes in work.sizes.items()}  # fmt: skip
+    work = Encoding(dataset, codec, out, origin, to_frames, batch, played, process)
+    missing = {split: [i for i in work.share(split) if not work.intact(work.path(split, i))] for split in work.sizes}
     for split, numbers in missing.items():
-        work.make(split, numbers, part)
-    if part.process > 0:
+        work.make(split, numbers)
+    if process.rank > 0:
         return None
     work.wait()
     return work.finish()
@@ -94,10 +74,10 @@ class Encoding:
 
     def __init__(
         self, dataset: Dataset, codec: VideoCodec, out: Path, origin: Origin,
-        to_frames: Callable[[np.ndarray], Tensor], batch: int, played: PlayedSource | None,
+        to_frames: Callable[[np.ndarray], Tensor], batch: int, played: PlayedSource | None, process: Process,
     ) -> None:  # fmt: skip
         self.dataset, self.codec, self.out, self.origin = dataset, codec, out, origin
-        self.to_frames, self.batch, self.frames = to_frames, batch, origin.frames
+        self.to_frames, self.batch, self.frames, self.process = to_frames, batch, origin.frames, process
         self.index = finished_index(out, origin)
         self.listed = self.index.files if self.index else {}
         self.sound: set[Path] = set()  # shards that were made or checked here
@@ -122,12 +102,19 @@ class Encoding:
             self.sound |= {path} if listed or is_shard(path, self.origin) else set()
         return path in self.sound
 
-    def make(self, split: str, missing: list[int], part: Part) -> None:
-        """Encode the shards of a split that are missing of this process's share."""
+    def share(self, split: str) -> range:
+        """This process's shards, whatever is there already: so no shard falls between two processes."""
+        return range(self.process.rank, len(self.sizes[split]), self.process.count)
+
+    def make(self, split: str, missing: list[int]) -> None:
+        """Encode the shards of a split that are missing of this process's share; the first process shows progress."""
         source, sizes = self.sources[split], self.sizes[split]
         if not missing:
             return
-        with part.bar(split, sizes, missing, source.unit) as bar:
+        total, count = sum(sizes[i] for i in self.share(split)), self.process.count
+        whose = f" (process 1 of {count})" if count > 1 else ""
+        with tqdm(total=total, initial=total - sum(sizes[i] for i in missing), desc=f"encode {split}{whose}",
+                  unit=source.unit, dynamic_ncols=True, disable=self.process.rank > 0) as bar:  # fmt: skip
             for number, clips in zip(missing, source.shards(missing, self.frames), strict=True):
                 path = self.path(split, number)
                 write_shard(path, self.encode(clips), self.origin)

@@ -16,18 +16,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from videowm.actions.script import TABLES, read_action_table
+from videowm.data import layout
 from videowm.data.dataset import Dataset
-from videowm.data.layout import (
-    Layout,
-    check_width,
-    encode_video,
-    finish,
-    seal,
-    video_feature,
-    write_captions,
-    write_group,
-    write_table,
-)
+from videowm.data.layout import Layout
 from videowm.files import read_json, remove_leftovers, visible, write_atomic, write_json, writing
 from videowm.types import Episode, UserError
 
@@ -119,11 +110,11 @@ def import_lerobot(data: Dataset, out: Path, size: Size | None, *, lossless: boo
         needed[path] = max(needed.get(path, 0), data.first_frame(episode) + length)
     again = size not in (None, data.size) or not all(map(trusted, needed))
     size = size or (data.size[0] // 2 * 2, data.size[1] // 2 * 2)
-    check_width(size[1])
+    layout.check_width(size[1])
     for path, frames in needed.items():
         pictures = counted(read_video(path, size), path, frames)
         if again:
-            content = encode_video([pictures], data.fps, lossless=lossless)
+            content = layout.encode_video([pictures], data.fps, lossless=lossless)
         else:
             sum(1 for _ in pictures)
             content = path.read_bytes()
@@ -132,8 +123,8 @@ def import_lerobot(data: Dataset, out: Path, size: Size | None, *, lossless: boo
         for path in visible(data.root, pattern):
             write_atomic(out / path.relative_to(data.root), path.read_bytes())
     if (captions := data.root / "captions.jsonl").exists():
-        write_captions(out, captions.read_bytes())
-    seal(out, one_video(data, out, size if again else None, lossless=lossless))
+        layout.write_captions(out, captions.read_bytes())
+    layout.seal(out, one_video(data, out, size if again else None, lossless=lossless))
 
 
 def one_video(data: Dataset, out: Path, size: Size | None, *, lossless: bool) -> dict[str, Any]:
@@ -144,10 +135,10 @@ def one_video(data: Dataset, out: Path, size: Size | None, *, lossless: bool) ->
     for path in visible(data.root, "meta/episodes/*/*.parquet"):
         table = pq.read_table(path)
         table = table.drop_columns([name for name in table.column_names if name.startswith(gone)]) if gone else table
-        write_table(out / path.relative_to(data.root), table)
+        layout.write_table(out / path.relative_to(data.root), table)
     features = {key: dict(feature) for key, feature in features.items() if key not in others}
     if size is not None:
-        features[data.video_key] |= video_feature(size, data.info["fps"], lossless=lossless)
+        features[data.video_key] |= layout.video_feature(size, data.info["fps"], lossless=lossless)
     return data.info | {"features": features}
 
 
@@ -162,15 +153,14 @@ def import_videos(src: Path, out: Path, size: Size | None, test_share: float, *,
         raise UserError(f"{src} holds no videos ({', '.join(VIDEOS)}) and no meta/info.json: give a folder that does")
     first: Layout | None = None
     for number, path in enumerate(videos):
-        episode, layout = read_episode(path, size)
-        layout = replace(layout, lossless=lossless)
-        first = first or layout
+        episode, own = read_episode(path, size)
+        first = first or replace(own, lossless=lossless)
         for key in ("fps", "size", "action_names"):
-            ours, theirs = getattr(layout, key), getattr(first, key)
+            ours, theirs = getattr(own, key), getattr(first, key)
             if ours != theirs:
                 raise UserError(f"{path} has {key} {ours}, {videos[0].name} has {theirs}: make them equal")
-        write_group(out, number, [episode], first)
-    finish(out, first, test_share)
+        layout.write_group(out, number, [episode], first)
+    layout.finish(out, first, test_share)
 
 
 def read_episode(path: Path, size: Size | None) -> tuple[Episode, Layout]:
@@ -188,8 +178,8 @@ def read_episode(path: Path, size: Size | None) -> tuple[Episode, Layout]:
     if len(actions) < len(frames):
         actions = np.concatenate([actions, actions[-1:]])  # leads to a frame that is not there
     none, states = np.zeros(len(frames), np.float32), np.zeros((len(frames), 0), np.float32)
-    layout = Layout(path.parent.name, frame_rate(path), frames.shape[1:3], names, group=1)
-    return Episode(frames, actions, none, none > 0, states, read_caption(path.with_suffix(".txt"))), layout
+    own = Layout(path.parent.name, frame_rate(path), frames.shape[1:3], names, group=1)
+    return Episode(frames, actions, none, none > 0, states, read_caption(path.with_suffix(".txt"))), own
 
 
 def read_caption(path: Path) -> str:

@@ -120,7 +120,7 @@ def record_episodes(
     layout = settings.layout(game)
     with writing(out):
         check_folder(out, settings)
-        if is_recorded(out):
+        if (out / "meta/info.json").exists() and not changed_files(out):
             tqdm.write(f"{out} is already recorded: {episodes} episodes of {world}, seed {seed}")
             return out
         lock = FolderLock(out, f"another process is recording into {out}: wait for it, or give another --out")
@@ -152,11 +152,6 @@ def check_folder(out: Path, settings: Recording) -> None:
     differing = [f"{k} {present[k]} there, {v} now" for k, v in wanted.items() if present[k] != v]
     if differing:
         raise UserError(f"{out} was recorded with other settings ({'; '.join(differing)}): give another --out")
-
-
-def is_recorded(out: Path) -> bool:
-    """Whether the recording is finished and every file has its recorded size and sha256."""
-    return (out / "meta/info.json").exists() and not changed_files(out)
 
 
 def changed_files(out: Path) -> list[str]:

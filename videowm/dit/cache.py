@@ -51,13 +51,9 @@ class KVCache:
         self.kept: list[Tensor] = []
         self.prepare()
 
-    def sinks_of(self, window: int) -> int:
-        """Steps that blocks of this window never forget; those that look back less than the others forget all."""
-        return self.sinks if window == max(self.windows) else 0
-
     def places(self, window: int, steps: Int[Tensor, " t"]) -> Int[Tensor, " l"]:
         """Where the tokens of some steps, numbered from 0, lie in rings of `window` steps; l = t * s."""
-        sinks = self.sinks_of(window)
+        sinks = self.sinks if window == max(self.windows) else 0  # blocks that look back less forget all steps
         slots = torch.where(steps < window, steps, sinks + (steps - sinks) % (window - sinks))
         return (slots[:, None] * self.tokens + torch.arange(self.tokens, device=self.device)).flatten()
 
@@ -76,9 +72,8 @@ class KVCache:
         """Where the next step stands and writes, and what it sees; on the device alone, so that a graph can do it."""
         for window, where in self.where.items():
             where.copy_(self.places(window, self.step))
-            self.visible[window].copy_(
-                torch.arange(window * self.tokens, device=self.device) < (self.step + 1) * self.tokens
-            )
+            place = torch.arange(window * self.tokens, device=self.device)
+            self.visible[window].copy_(place < (self.step + 1) * self.tokens)
         for buffer, value in zip(self.angles, self.rotary.angles(self.step)):
             buffer.copy_(value)
         if self.sinks and self.full:

@@ -111,9 +111,8 @@ def against_the_game(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Data
 
 def suite_of_bank(models: list[DiT], bank: Bank, batch: int, patch: tuple[slice, slice] | None) -> Pairs:
     """What needs no rollout, of the last of the models; with smaller ones before it, also what can still be learned."""
-    true, wrong = (
-        bank_losses(models[-1], bank, actions, batch).mean(1).numpy() for actions in (bank.actions, shuffled(bank))
-    )
+    both = (bank.actions, shuffled(bank))
+    true, wrong = (bank_losses(models[-1], bank, actions, batch).mean(1).numpy() for actions in both)
     yield from loss_ratio(true, wrong, bank.episode)
     yield from surprise(true, bank)
     if len(models) > 1:

@@ -12,9 +12,8 @@ NAME = re.compile(r"step-\d{1,15}")
 
 def steps(directory: Path) -> list[Path]:
     """The published checkpoints, oldest first; what has another name is none."""
-    return sorted(
-        (path for path in directory.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir()), key=number
-    )
+    found = (path for path in directory.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir())
+    return sorted(found, key=number)
 
 
 def number(checkpoint: Path) -> int:

@@ -121,11 +121,7 @@ def table(report: dict[str, Any]) -> str:
     """The families for the terminal."""
     lines = [f"{'of a step':<30}{'ms':>10}{'share':>9}{'count':>9}{'TFLOP/s':>10}"]
     for row in report["families"]:
-        reached = "" if row["tflops"] is None else f"{row['tflops']:.4g}"
-        lines.append(
-            f"{NAMES[row['family']]:<30}{row['ms']:>10.3f}{row['share']:>9.1%}{row['count']:>9.1f}{reached:>10}"
-        )
-    lines.append(
-        f"{report['steps']} steps of {report['step_ms']:.3f} ms, of which these explain {report['explained']:.1%}"
-    )
-    return "\n".join(lines)
+        name, reached = NAMES[row["family"]], "" if row["tflops"] is None else f"{row['tflops']:.4g}"
+        lines.append(f"{name:<30}{row['ms']:>10.3f}{row['share']:>9.1%}{row['count']:>9.1f}{reached:>10}")
+    steps = f"{report['steps']} steps of {report['step_ms']:.3f} ms"
+    return "\n".join([*lines, f"{steps}, of which these explain {report['explained']:.1%}"])
