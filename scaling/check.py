@@ -11,13 +11,13 @@ import numpy as np
 import yaml
 
 from scaling.dispatch import diverged, done, stopped
-from scaling.figures import new_figure
 from scaling.grid import rates
 from scaling.plan import plan, resolve
 from scaling.point import CheckConfig, Point, SweepConfig
 from scaling.records import read_record
 from videowm import bootstrap
 from videowm.files import read_json, write_json
+from videowm.show import new_figure
 from videowm.types import UserError
 
 if TYPE_CHECKING:

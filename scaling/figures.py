@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scaling.fit import Bootstrap, fit, selection
 from scaling.law import Cost, Law, Parabola, Runs, affordable, optimum
 from scaling.law import budgets as budgets_of
+from videowm.show import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,19 +65,6 @@ def law_figure(result: Bootstrap | Law, runs: Runs, *, targets: Runs | None = No
     _finish(axes, np.concatenate(shown))
     axes.set_xlim(budgets[0] / 1.6, end * 1.6)
     return figure
-
-
-def new_figure(width: float = 5.6, height: float = 3.8, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Any]]:
-    """A figure and its axes row by row, in the look of all figures of the page."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def draw_predictions(axes, predicted: Sequence[Prediction]) -> None:

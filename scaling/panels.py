@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scaling.figures import RED, Cut, draw_cut, draw_predictions, new_figure, plain_ticks
+from scaling.figures import RED, Cut, draw_cut, draw_predictions, plain_ticks
 from scaling.fit import selection
 from scaling.records import Finished, by_arm, check_metric, is_loss, runs_of, unstopped
 from videowm.metrics import beside as name_beside
 from videowm.metrics import lower_is_better, single, unit
+from videowm.show import new_figure
 from videowm.types import UserError
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from scaling.predict import REACHED, Prediction, comparison, measured, predictio
 from scaling.records import Finished, by_arm, finished, is_loss, rolled, runs_of, unstopped
 from scaling.summary import as_csv, costs, data_rows, left_out, precision, sentences, table_rows
 from videowm.files import write_atomic
+from videowm.show import encode_figure
 from videowm.types import UserError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Parts:
 
         def files() -> dict[str, bytes]:
             made = make()
-            return {} if made is None else {f"{name}.{kind}": drawn(made, kind) for kind in ("png", "svg")}
+            return {} if made is None else {f"{name}.{kind}": encode_figure(made, kind) for kind in ("png", "svg")}
 
         self.files |= self.attempt(name, files) or {}
 
@@ -270,10 +270,3 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
         write_atomic(folder / name, data)
     for name in {f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg")} - set(files):
         (folder / name).unlink(missing_ok=True)
-
-
-def drawn(figure: Figure, kind: str) -> bytes:
-    """The figure as PNG or SVG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=150)
-    return buffer.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from videowm.evaluate.scenes import Scenes
 from videowm.evaluate.suite import ranked
 from videowm.files import write_atomic
 from videowm.metrics import BOUNDS, unit
-from videowm.show import comparison_video, encode_png, grid
+from videowm.show import comparison_video, encode_figure, encode_png, grid, new_figure
 from videowm.types import UserError
 from videowm.vae.codec import to_uint8
 
@@ -125,24 +124,15 @@ def curve_names(metrics: dict[str, Any], room: str) -> list[str]:
 
 def room_figure(metrics: dict[str, Any], names: list[str]) -> bytes:
     """The curves of a room in a grid under one legend, as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     rows = -(-len(names) // COLUMNS)
-    figure, grid = plt.subplots(rows, COLUMNS, figsize=(4.2 * COLUMNS, 2.8 * rows + 0.3), dpi=90, squeeze=False,
-                                layout="constrained")  # fmt: skip
+    figure, places = new_figure(4.2 * COLUMNS, 2.8 * rows + 0.3, rows, COLUMNS)
     drawn = {}
-    for axes, name in zip(grid.flat, names):
+    for axes, name in zip(places, names):
         drawn |= draw_curve(axes, metrics, name)
-    for axes in grid.flat[len(names) :]:
+    for axes in places[len(names) :]:
         axes.set_visible(False)
     figure.legend(drawn.values(), drawn, loc="outside upper left", ncols=len(drawn), frameon=False, fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    plt.close(figure)
-    return buffer.getvalue()
+    return encode_figure(figure, dpi=90)
 
 
 def draw_curve(axes, metrics: dict[str, Any], name: str) -> dict[str, Any]:
@@ -161,6 +151,5 @@ def draw_curve(axes, metrics: dict[str, Any], name: str) -> dict[str, Any]:
     axes.set_xlabel("predicted frame", fontsize=8)
     axes.set_ylabel(unit(name), fontsize=8)
     axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, color="#e6e6ea", linewidth=0.8)
     return lines

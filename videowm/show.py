@@ -1,15 +1,19 @@
-"""Pictures and videos that people look at: labelled strips, comparison videos, mp4 and PNG as bytes."""
+"""Pictures and videos that people look at: labelled strips, comparison videos, figures; mp4 and PNG as bytes."""
 
 from __future__ import annotations
 
 import io
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from videowm.files import check_output, write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BACKGROUND, INK, FAINT = (255, 255, 255), (28, 28, 30), (140, 140, 146)
 WIDTH = 10  # of a bar that shows an action, in pixels
@@ -121,6 +125,26 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
     height, width = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
     write_atomic(path, encode_mp4(frames, fps))
+
+
+def new_figure(width: float = 5.6, height: float = 3.8, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Any]]:
+    """A figure and its axes row by row, in the look of all figures of a page."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def encode_figure(figure: Figure, kind: str = "png", *, dpi: int = 150) -> bytes:
+    """A figure as PNG or SVG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=dpi)
+    return buffer.getvalue()
 
 
 def encode_png(picture: np.ndarray) -> bytes:

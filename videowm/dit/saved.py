@@ -26,11 +26,8 @@ def network_hash(model: nn.Module) -> str:
     Values that are their argument's default are left out: a network keeps its hash when its class gains an argument.
     """
     default = {name: p.default for name, p in inspect.signature(type(model).__init__).parameters.items()}
-    config = {
-        key: value
-        for key, value in dict(model.config).items()
-        if not key.startswith("_") and not (key in default and value == default[key])
-    }
+    given = {key: value for key, value in dict(model.config).items() if not key.startswith("_")}
+    config = {key: value for key, value in given.items() if key not in default or value != default[key]}
     weights = (
         f"{name} {short_hash(tensor.detach().float().cpu().contiguous().numpy().tobytes())}"
         for name, tensor in sorted(model.state_dict().items())
