@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from videowm import api, arguments, cli, options, reference, shipped
+from videowm import config as configuration
 from videowm.record import RunRecord
 from videowm.types import UserError
 
@@ -87,12 +88,12 @@ def test_options_are_what_was_typed():
 def test_options_are_checked(given, words):
     """Guards a value out of range that is found only when the work is half done, from Python as from the shell."""
     with pytest.raises(UserError, match=re.escape(f"{type(given).__name__}: ") + ".*" + re.escape(words)):
-        api.checked(given)
+        configuration.check(given)
 
 
 def test_paths_may_be_text():
     """Guards a caller's text that fails later as no Path."""
-    assert api.checked(api.EvaluateOptions(reader="runs/reader", smaller=["a"])) == api.EvaluateOptions(
+    assert configuration.check(api.EvaluateOptions(reader="runs/reader", smaller=["a"])) == api.EvaluateOptions(
         reader=Path("runs/reader"), smaller=(Path("a"),)
     )
 

@@ -18,7 +18,7 @@ file. The message is one sentence. Progress is shown on stderr.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from videowm import config as configuration
 from videowm.options import (
@@ -48,7 +48,6 @@ __all__ = [
     "train",
 ]  # fmt: skip
 
-T = TypeVar("T")
 AnyPath = str | Path
 
 
@@ -65,7 +64,7 @@ def record(world: str, out: AnyPath, options: RecordOptions) -> Path:
     """
     from videowm.data.recording import record_episodes
 
-    o, arguments = checked(options), {}
+    o, arguments = configuration.check(options), {}
     for argument in o.world_args:
         configuration.apply_override(arguments, argument)
     return record_episodes(world, out, episodes=o.episodes, seed=o.seed, workers=o.workers, frames=o.frames,
@@ -87,7 +86,7 @@ def import_(source: AnyPath, out: AnyPath, options: ImportOptions = ImportOption
     """
     from videowm.data.import_ import import_dataset
 
-    o = checked(options)
+    o = configuration.check(options)
     size = None if o.size is None else (o.size, o.size)
     return import_dataset(source, out, size=size, test_share=o.test_share, video_key=o.video_key, lossless=o.lossless)
 
@@ -104,7 +103,7 @@ def caption(data: AnyPath, options: CaptionOptions = CaptionOptions()) -> Captio
     """
     from videowm.caption import caption as caption_clips
 
-    return caption_clips(Path(data), checked(options))
+    return caption_clips(Path(data), configuration.check(options))
 
 
 def expand(prompt: str, options: ExpandOptions) -> str:
@@ -119,7 +118,7 @@ def expand(prompt: str, options: ExpandOptions) -> str:
     """
     from videowm.caption import expand as expand_prompt
 
-    return expand_prompt(prompt, checked(options))
+    return expand_prompt(prompt, configuration.check(options))
 
 
 def train(config: AnyPath, options: TrainOptions = TrainOptions()) -> RunRecord | None:
@@ -138,7 +137,7 @@ def train(config: AnyPath, options: TrainOptions = TrainOptions()) -> RunRecord 
     """
     from videowm.device import Process
 
-    o, _ = checked(options), Process.current()  # refuses what accelerate would end on with a traceback
+    o, _ = configuration.check(options), Process.current()  # refuses what accelerate would end on with a traceback
     from videowm.train.loop import launch
 
     return launch(Path(config), list(o.overrides), profiled=o.profile)
@@ -164,7 +163,7 @@ def encode(data: AnyPath, vae: AnyPath, out: AnyPath, options: EncodeOptions = E
     from videowm.device import Process, default_device
     from videowm.vae.codec import DiffusersCodec, load_vae, to_float
 
-    o, process, dataset = checked(options), Process.current(), Dataset(data)
+    o, process, dataset = configuration.check(options), Process.current(), Dataset(data)
     device = default_device(process)
     codec = DiffusersCodec(load_vae(str(vae)).to(device).eval())
     played = None if o.play is None else PlayedSource(dataset, episodes=o.play, seed=o.seed, workers=o.workers)
@@ -190,7 +189,7 @@ def latents(
     """
     from videowm.explore import write_directions
 
-    return write_directions(str(vae), Path(data), Path(out), checked(options))
+    return write_directions(str(vae), Path(data), Path(out), configuration.check(options))
 
 
 def generate(
@@ -210,7 +209,7 @@ def generate(
     """
     from videowm.generation import generate as roll_out
 
-    return roll_out(Path(run), Path(data), None if out is None else Path(out), checked(options))
+    return roll_out(Path(run), Path(data), None if out is None else Path(out), configuration.check(options))
 
 
 def evaluate(run: AnyPath, options: EvaluateOptions = EvaluateOptions()) -> dict[str, Any]:
@@ -227,7 +226,7 @@ def evaluate(run: AnyPath, options: EvaluateOptions = EvaluateOptions()) -> dict
     """
     from videowm.measure import measure
 
-    return measure(Path(run), checked(options))
+    return measure(Path(run), configuration.check(options))
 
 
 def info(path: AnyPath, *, verify: bool = False) -> str:
@@ -253,9 +252,4 @@ def quickstart(out: AnyPath = "runs/quickstart", options: QuickstartOptions = Qu
     """
     from videowm.quickstart import main
 
-    return main(Path(out), workers=checked(options).workers)
-
-
-def checked(options: T) -> T:
-    """The same options with their paths as Path, refused where a value is out of range."""
-    return configuration.build(type(options), configuration.to_dict(options), where=type(options).__name__)
+    return main(Path(out), workers=configuration.check(options).workers)

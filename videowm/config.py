@@ -372,9 +372,12 @@ def as_int(value: str | float) -> int | None:
 
 
 def check(config: T) -> T:
-    """`config`, if every value of this dataclass has the type and range of its annotation, as one from a file has."""
-    build(type(config), to_dict(config), where=type(config).__name__)
-    return config
+    """The same configuration, if every value has the type and range of its annotation, as one from a file has.
+
+    Raises:
+        UserError: a value has not.
+    """
+    return build(type(config), to_dict(config), where=type(config).__name__)
 
 
 def type_name(hint: Any) -> str:
