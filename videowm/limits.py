@@ -51,3 +51,6 @@ NonNegative = Annotated[float, Range(at_least=0, at_most=1e12)]
 Flops = Annotated[float, Range(above=0, at_most=1e30)]
 Share = Annotated[float, Range(at_least=0, at_most=1)]  # a part of a whole, 0 and 1 included
 Fraction = Annotated[float, Range(above=0, at_most=1)]  # a part of a whole that is not nothing
+Guidance = Annotated[float, Range(at_least=0, at_most=1000)]  # of a sampler; 1: none
+Frames = Annotated[int, Range(at_least=2, at_most=10**9)]  # of an episode or a clip
+HeldOut = Annotated[float, Range(at_least=0, below=1)]  # share of the episodes that are held out

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from videowm.limits import Count, NonNegative, Positive, Range, Seed, Whole
+from videowm.limits import Count, Frames, Guidance, HeldOut, NonNegative, Positive, Range, Seed, Whole
 
 CACHE = Path("~/.cache/videowm/prompts")  # of expanded prompts
 
-HeldOut = Annotated[float, Range(at_least=0, below=1)]
-Frames = Annotated[int, Range(at_least=2, at_most=10**9)]
 Pixels = Annotated[int, Range(at_least=16, at_most=2048)]
-Guidance = Annotated[float, Range(at_least=0, at_most=1000)]
 
 
 @dataclass(frozen=True)

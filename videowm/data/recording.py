@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import psutil
@@ -30,7 +30,7 @@ from videowm import config
 from videowm.data.layout import NOTE as NOTE_KEY
 from videowm.data.layout import Layout, fingerprint, finish, write_group
 from videowm.files import leftovers, read_json, write_atomic, write_json, writing
-from videowm.limits import Count, Range, Seed
+from videowm.limits import Count, Frames, HeldOut, Seed
 from videowm.lock import FolderLock
 from videowm.types import Episode, UserError
 from videowm.worlds import World, open_world
@@ -46,9 +46,9 @@ class Recording:
     world: str
     episodes: Count
     seed: Seed
-    frames: Annotated[int, Range(at_least=2, at_most=10**9)]  # at most, of an episode
+    frames: Frames  # at most, of an episode
     frame_skip: Count | None  # physics steps a frame; None in a world that has no such thing
-    test_share: Annotated[float, Range(at_least=0, below=1)]
+    test_share: HeldOut
     lossless: bool
     group: Count  # episodes a file group
     arguments: dict[str, Any] = field(default_factory=dict)  # more that the world's constructor took

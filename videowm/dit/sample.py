@@ -11,11 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from videowm.dit.shortcut import power_of
-from videowm.limits import Range, Share, Whole
+from videowm.limits import Guidance, Range, Share, Whole
 from videowm.types import UserError
 
 Steps = Annotated[int, Range(at_least=1, at_most=1000)]
-Guidance = Annotated[float, Range(at_least=0, at_most=1000)]
 Velocity = Callable[[Tensor, int], Tensor]  # (x, i) -> velocity of x at levels[i]
 
 
