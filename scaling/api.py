@@ -260,9 +260,9 @@ def fit_runs(runs: Runs, options: FitOptions = FitOptions()) -> Law:  # noqa: B0
     if options.out:
         write_atomic(options.out, law.to_json().encode())
     if options.figure:
-        from scaling.figures import save_figure
+        from scaling.figures import law_figure
 
-        save_figure(result, runs, options.figure)
+        law_figure(result, runs).savefig(options.figure, dpi=200)
     return law
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,11 +22,6 @@ AHEAD = 32.0  # the law is drawn this factor of compute beyond the largest run
 NEAR = 3.0  # a parabola's lowest point this far outside the sizes is no estimate of anything
 RED, GREY = "#c1121f", "#8e8e93"
 Cut = Mapping[str, Sequence[tuple[float, float | None]]]  # why -> compute, and loss where there is one
-
-
-def save_figure(result: Bootstrap | Law, runs: Runs, path: str | Path, **more) -> None:
-    """`law_figure` as PNG, PDF or SVG by the name of `path`."""
-    law_figure(result, runs, **more).savefig(path, dpi=200)
 
 
 def law_figure(result: Bootstrap | Law, runs: Runs, *, targets: Runs | None = None, cost: Cost | None = None,
