@@ -63,12 +63,13 @@ def test_played_latents_are_those_of_the_games_own_frames(play, dataset, latents
         play(out, seed=8)
 
 
-def test_seeds_and_episodes_that_cannot_be(play, tmp_path):
+def test_seeds_and_workers_that_cannot_be(play, tmp_path):
     """Guards training on the test episodes, which the dataset's own seed would play again, and tracebacks."""
     with pytest.raises(UserError, match="--seed 3 is the seed of"):
         play(tmp_path / "x", seed=3)
-    with pytest.raises(UserError, match="episodes: 0 is out of range"):
-        play(tmp_path / "x", episodes=0)
+    for wrong in ({"workers": 0}, {"episodes": 0}):
+        with pytest.raises(UserError):
+            play(tmp_path / "x", **wrong)
 
 
 def test_the_command_needs_no_video_encoder(python, dataset, vae_run, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 from videowm import config
 from videowm.data.dataset import Dataset
-from videowm.data.recording import Recording, play_ahead
+from videowm.data.recording import Recording, check_workers, play_ahead
 from videowm.types import Clip, Episode, UserError
 
 EPISODES = 32  # a shard of latents, the last one fewer
@@ -31,6 +31,7 @@ class PlayedSource:
         if seed == recorded.seed:
             raise UserError(f"--seed {seed} is the seed of {dataset.root} itself, whose test episodes it would repeat: "
                             "give another")  # fmt: skip
+        check_workers(workers)
         self.settings = config.check(replace(recorded, episodes=episodes, seed=seed, group=EPISODES))
         self.workers = workers
 

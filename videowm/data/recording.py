@@ -117,6 +117,7 @@ def record_episodes(
     wanted = {"world": world, "episodes": episodes, "seed": seed, "frames": frames, "frame_skip": game.frame_skip,
               "test_share": test_share, "lossless": lossless, "group": group, "arguments": arguments or {}}  # fmt: skip
     settings = config.build(Recording, wanted, where="record")
+    check_workers(workers)
     layout = settings.layout(game)
     with writing(out):
         check_folder(out, settings)
@@ -134,6 +135,16 @@ def record_episodes(
         finally:
             lock.remove()
     return out
+
+
+def check_workers(workers: int) -> None:
+    """Refuse a number of processes that cannot be.
+
+    Raises:
+        UserError: the number is below 1.
+    """
+    if workers < 1:
+        raise UserError(f"workers {workers} cannot be used: give the number of processes, 1 or more")
 
 
 def check_folder(out: Path, settings: Recording) -> None:
