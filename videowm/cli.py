@@ -74,9 +74,8 @@ def data_verbs(verb: Verb) -> None:
 
     p = verb(record, "play a game with a scripted driver and record a dataset",
              "videowm record carracing --out data/carracing --episodes 200 --seed 0 --workers 2")  # fmt: skip
-    p.add_argument(
-        "world", help="carracing, carracing-noisy, takecover, doomrooms, fourrooms, or one of another package"
-    )
+    worlds = "carracing, carracing-noisy, takecover, doomrooms, fourrooms, or one of another package"
+    p.add_argument("world", help=worlds)
     p.add_argument("--out", type=Path, required=True, help="dataset directory to write")
     add_options(p, api.RecordOptions)
 
@@ -110,9 +109,8 @@ def model_verbs(verb: Verb) -> None:
              "`videowm config keys TASK` lists every key with its limits and default, as does the documentation\n"
              "(reference, configuration). OUT/config.yaml keeps all of them.")  # fmt: skip
     p.add_argument("config", type=Path, help="YAML file; runs/x/config.yaml repeats a run")
-    p.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="dotted overrides of the file, such as train.lr=1e-3"
-    )
+    p.add_argument("overrides", nargs="*", metavar="key=value",
+                   help="dotted overrides of the file, such as train.lr=1e-3")  # fmt: skip
     p.add_argument("--profile", action="store_true",
                    help="also record ten steps: OUT/profile/trace.json.gz, kernels.json and a table")  # fmt: skip
 

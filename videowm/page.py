@@ -109,11 +109,8 @@ def strip(scenes: Scenes) -> bytes:
 
 def ranks(metrics: dict[str, Any]) -> dict[str, str]:
     """The held-out clips that are predicted worst, by every signal that was measured."""
-    return {
-        words: ", ".join(f"{episode} ({value:.3g})" for _, episode, value in metrics[name])
-        for name, words in RANKS.items()
-        if name in metrics
-    }
+    found = {words: metrics[name] for name, words in RANKS.items() if name in metrics}
+    return {words: ", ".join(f"{episode} ({value:.3g})" for _, episode, value in rows) for words, rows in found.items()}
 
 
 def curve_names(metrics: dict[str, Any], room: str) -> list[str]:

@@ -83,8 +83,4 @@ def even_clips(dataset: Dataset, *, frames: int, split: str, count: int) -> list
 
 def stretches(dataset: Dataset, split: str, frames: int) -> list[tuple[int, int]]:
     """Consecutive clips (episode, start) of a split; neighbours share one frame, the rest of an episode is left."""
-    return [
-        (episode, start)
-        for episode in dataset.split(split)
-        for start in range(0, int(dataset.lengths[episode]) - frames + 1, frames - 1)
-    ]
+    return [(e, s) for e in dataset.split(split) for s in range(0, int(dataset.lengths[e]) - frames + 1, frames - 1)]

@@ -68,21 +68,12 @@ class DoomRooms(World):
     }
     FORCED = ("forward", "left", "right")
     FACTS = (
-        Fact(
-            "walk",
-            columns=("forward",),
-            low=("mostly standing", "mostly walking backwards"),
-            high=("mostly walking ahead",),
-            others=("mostly walking sideways",),
-        ),
-        Fact(
-            "turn",
-            columns=("turn",),
-            low=("turning right",),
-            high=("turning left",),
-            others=("turning both ways", "hardly turning"),
-        ),
-    )
+        Fact("walk", columns=("forward",),
+             low=("mostly standing", "mostly walking backwards"), high=("mostly walking ahead",),
+             others=("mostly walking sideways",)),
+        Fact("turn", columns=("turn",),
+             low=("turning right",), high=("turning left",), others=("turning both ways", "hardly turning")),
+    )  # fmt: skip
 
     def __init__(self, frame_skip: int = 4) -> None:
         self.frame_skip = frame_skip
