@@ -228,7 +228,7 @@ def test_what_does_not_belong_together(pipeline, episode, change, expected):
 
 def test_no_sampling_steps_at_all(pipeline, episode):
     """Guards noise shown as a prediction, which is what zero steps would leave."""
-    with pytest.raises(UserError, match="sampler.steps 0 cannot be used"):
+    with pytest.raises(UserError, match="Sampler: steps: 0 is out of range"):
         pipeline(episode[0][:, :5], episode[1][:, :12], sampler=Sampler(0))
 
 
