@@ -8,7 +8,7 @@ quickstart: $(VENV)/.installed
 	$(VENV)/bin/videowm quickstart
 
 test: $(VENV)/.installed lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -39,6 +39,28 @@ TINY_WORLD = [
 ]  # fmt: skip
 
 
+LONGEST = (
+    "docs",
+    "sweep",
+    "slurm",
+    "grid",
+    "kill",
+    "law",
+    "cli",
+    "latents",
+    "damage",
+    "benchmarks",
+    "worlds",
+    "recording",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: with a long one left at the end, one of two workers would idle."""
+    first = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.path.stem, len(first)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """One thread, as in the subprocesses: sums in another order are other bits."""
@@ -152,8 +174,8 @@ def fork(environment):
     """Start `python -m MODULE ...` as a process of its own that need not import torch (see `forked`)."""
     started = []
 
-    def start(*arguments, module: str = "videowm", session: bool = False, **more) -> Forked:
-        started.append(Forked(module, list(arguments), environment | more, session=session))
+    def start(*arguments, module: str = "videowm", session: bool = False, before=None, **more) -> Forked:
+        started.append(Forked(module, list(arguments), environment | more, session=session, before=before))
         return started[-1]
 
     yield start

@@ -5,24 +5,38 @@ Where a kill, a signal or a full disk is tested, the process is what counts; its
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+CLONE_NEWNS = 0x20000  # of unshare(2)
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["videowm.cli", "videowm.train.loop", "videowm.train.tasks.world"])
 
 
-def main(module: str, arguments: list[str], environment: dict[str, str], said: list[str], session: bool) -> None:
+def main(
+    module: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    said: list[str],
+    session: bool,
+    before: list[str] | None,
+) -> None:
     """What `python -m MODULE ARGUMENTS` does, in the forked process; its output goes to the two files `said`."""
     if session:
         os.setsid()
+    if before:
+        ctypes.CDLL(None).unshare(CLONE_NEWNS)
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(before, check=True)
     for stream, path in enumerate(said, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
     os.environ.clear()
@@ -32,16 +46,31 @@ def main(module: str, arguments: list[str], environment: dict[str, str], said: l
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def ranks(count: int) -> list[dict[str, str]]:
+    """What `torchrun` puts into the environment of each of `count` processes."""
+    same = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    return [same | {"LOCAL_WORLD_SIZE": str(count), "RANK": str(i), "LOCAL_RANK": str(i)} for i in range(count)]
+
+
 class Forked:
     """One such process, with what tests need of `subprocess.Popen`.
 
     Args:
         session: it leads a session, and a process group, of its own.
+        before: a command that it runs first, in a mount namespace of its own.
     """
 
-    def __init__(self, module: str, arguments: list, environment: dict[str, str], *, session: bool = False) -> None:
+    def __init__(self, module: str, arguments: list, environment: dict[str, str], *, session: bool = False,
+                 before: list[str] | None = None) -> None:  # fmt: skip
         self.said = [tempfile.NamedTemporaryFile("r") for _ in ("stdout", "stderr")]  # noqa: SIM115
-        given = (module, [*map(str, arguments)], environment, [file.name for file in self.said], session)
+        given = (module, [*map(str, arguments)], environment, [file.name for file in self.said], session, before)
         self.process = SERVER.Process(target=main, args=given)
         self.process.start()
         self.pid = self.process.pid

@@ -44,6 +44,7 @@ WORLD = [
     "heldout.context=2", "rollout.clips=2", "rollout.context_frames=5", "rollout.horizon=4", "rollout.batch=2",
     "rollout.sampler.steps=2",
 ]  # fmt: skip
+EVALUATE = ["--clips", "2", "--horizon", "8"]
 SWEEP = [
     "strip_clips=1", "strip_frames=4", "points=[{name: 1x}]",
     *(f"set.{setting}" for setting in WORLD),
@@ -51,13 +52,14 @@ SWEEP = [
 BEHIND = {
     "record": ["--frames", "69", "--test-share", "0.34"],
     "encode": ["--frames", "33"],
-    "evaluate runs/world --reader": ["--counterfactuals", "1"],
-    "evaluate": ["--counterfactuals", "0"],
+    "evaluate runs/world --reader": ["--counterfactuals", "1", *EVALUATE],
+    "evaluate": ["--counterfactuals", "0", *EVALUATE],
+    "latents": ["--clips", "2", "--directions", "1"],
     "train configs/vae/quickstart.yaml": [*VAE, *NARROW, "vae.args.latent_channels=4"],
     "train configs/vae/": [*VAE, "vae.size.width=8", "vae.size.channels=4"],
     "train configs/world/": WORLD,
     "train my-world.yaml": WORLD,
-    "train configs/reader/": [*TRAIN, "train.batch=2", "heldout_clips=2"],
+    "train configs/reader/": [*TRAIN, "train.batch=2", "heldout_clips=2", "reader.width=8"],
     "train": TRAIN,
     "plan configs/sweep/quickstart.yaml": SWEEP,
     "run configs/sweep/quickstart.yaml": SWEEP,

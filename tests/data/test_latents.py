@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from forked import ranks
 from safetensors.torch import load_file
 
 from videowm.data.dataset import Dataset
@@ -172,7 +173,7 @@ def test_a_channel_that_says_nothing(folder, codec, encode, vae_run):
     assert torch.isfinite(Latents.open(folder, "test").latents).all()
 
 
-def test_several_processes_go_on_together(encode, codec, vae_run, dataset, python, tmp_path):
+def test_several_processes_go_on_together(encode, codec, vae_run, dataset, fork, tmp_path):
     """Guards shards that no process makes, or that two make, when some were there: two processes end what was killed.
 
     Of three shards one is whole, one was cut off and one only begun. Every file has the bytes that one uninterrupted
@@ -186,13 +187,12 @@ def test_several_processes_go_on_together(encode, codec, vae_run, dataset, pytho
         out / "test-00000.safetensors", out / f".test-00000.safetensors.{2**22 + 1}.tmp.safetensors"
     )  # of no process
     whole = (out / "train-00001.safetensors").stat().st_mtime_ns
-    ended = python(
-        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "-m", "videowm", "encode", dataset,
-        "--vae", vae_run, "--out", out, "--frames", 5, timeout=300,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("made by VAE") == 1 and "fp16 costs" in ended.stdout
-    assert "encode train (process 1 of 2)" in ended.stderr
+    encode_it = ["encode", dataset, "--vae", vae_run, "--out", out, "--frames", 5]
+    both = [fork(*encode_it, **rank) for rank in ranks(2)]
+    stdout, stderr = ("".join(texts) for texts in zip(*(process.communicate() for process in both), strict=True))
+    assert [process.returncode for process in both] == [0, 0], stderr
+    assert stdout.count("made by VAE") == 1 and "fp16 costs" in stdout
+    assert "encode train (process 1 of 2)" in stderr
     names = {"train-00000.safetensors", "train-00001.safetensors", "test-00000.safetensors", "latents.json"}
     assert {path.name for path in out.iterdir()} == {path.name for path in alone.iterdir()} == names
     assert all((out / name).read_bytes() == (alone / name).read_bytes() for name in names)

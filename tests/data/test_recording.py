@@ -121,7 +121,7 @@ def test_a_second_recording_is_refused(lossy, tmp_path, settings):
 
 def test_interrupted_recordings_say_what_is_kept(tmp_path):
     """Guards Ctrl-C: tracebacks of the workers, a promise of checkpoints that there are not, and a lost first part."""
-    out, options = tmp_path / "data", ["--episodes", "400", "--frames", "30", "--workers", "2"]
+    out, options = tmp_path / "data", ["--episodes", "40", "--frames", "30", "--workers", "2"]
     command = [sys.executable, "-m", "videowm", "record", "carracing", "--out", str(out), *options]
     with subprocess.Popen(
         command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -133,7 +133,7 @@ def test_interrupted_recordings_say_what_is_kept(tmp_path):
         said = process.communicate(timeout=60)[1].splitlines()
     kept = 10 * len(list(out.glob("data/*/*.parquet")))
     assert process.returncode == 130 and not any("Traceback" in line for line in said)
-    assert f"stopped; {kept} of 400 episodes are kept in {out}" in said[-1] and 0 < kept < 400
+    assert f"stopped; {kept} of 40 episodes are kept in {out}" in said[-1] and 0 < kept < 40
     assert not (out / ".lock").exists()
 
 

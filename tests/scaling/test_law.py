@@ -207,7 +207,7 @@ def test_interval_covers_the_run_it_predicts():
     rng, inside, widths = np.random.default_rng(7), [], []
     n, d = chinchilla_optimum(TRUTH, TARGET)
     for study in range(200):
-        low, high = bootstrap_fit(grid(TRUTH, rng, 5e-4), draws=200, seed=study).interval(n, d)
+        low, high = bootstrap_fit(grid(TRUTH, rng, 5e-4), draws=60, seed=study).interval(n, d)
         measured = evaluate("surface", TRUTH, n, d, None) * np.exp(5e-4 * rng.standard_normal())
         inside.append(low < measured < high)
         widths.append((high - low) / measured)
@@ -220,11 +220,11 @@ def test_trunks_are_drawn_as_blocks():
     run covers less than 80 % and drawing by trunk more than 84 %; the same studies are used for both."""
     rng, inside = np.random.default_rng(0), {"run": [], "trunk": []}
     n, d = chinchilla_optimum(TRUTH, TARGET)
-    for study in range(100):
+    for study in range(60):
         runs = ladder(rng, trunks=8, noise=1e-4, trunk_noise=5e-4)
         measured = evaluate("surface", TRUTH, n, d, None) * np.exp(5e-4 * rng.standard_normal())
         for block, given in (("run", replace(runs, trunk=None)), ("trunk", runs)):
-            result = bootstrap_fit(given, draws=100, seed=study)
+            result = bootstrap_fit(given, draws=60, seed=study)
             assert result.block == block
             low, high = result.interval(n, d)
             inside[block].append(low < measured < high)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -181,7 +179,7 @@ def test_one_held_out_episode_is_said():
     assert len(said) == 1 and "hold out two or more" in said[0]
 
 
-def test_full_shared_memory(world_arguments, environment, tmp_path):
+def test_full_shared_memory(world_arguments, fork, tmp_path):
     """Guards a training that hangs for ever: a worker cannot pass its samples on, and nobody says so.
 
     /dev/shm is a real file system of 64 KB here, in a mount namespace of the process's own.
@@ -189,12 +187,11 @@ def test_full_shared_memory(world_arguments, environment, tmp_path):
     check_shared_memory(1)
     with pytest.raises(UserError, match="train.workers=0"):
         check_shared_memory(2**60, str(tmp_path))
-    train = [sys.executable, "-m", "videowm", "train", "configs/world/quickstart.yaml", *world_arguments,
-             f"out={tmp_path / 'world'}", "train.workers=1", "train.batch=64"]  # fmt: skip
-    script = 'mount -t tmpfs -o size=64k tmpfs /dev/shm || exit 77; exec "$@"'
-    ended = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", *train], env=environment, text=True, timeout=100,
-                           capture_output=True, cwd=Path(__file__).parents[2])  # fmt: skip
-    if ended.returncode in (1, 77) and "videowm" not in ended.stderr:
-        pytest.skip(f"/dev/shm cannot be replaced here: {ended.stderr.strip()}")
-    said = [line for line in ended.stderr.splitlines() if line.startswith("videowm: ")]
-    assert ended.returncode == 2 and len(said) == 1 and "/dev/shm" in said[0], ended.stderr
+    small = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/dev/shm"]
+    if subprocess.run(["unshare", "-m", *small], capture_output=True).returncode:
+        pytest.skip("/dev/shm cannot be replaced here")
+    process = fork("train", "configs/world/quickstart.yaml", *world_arguments, f"out={tmp_path / 'world'}",
+                   "train.workers=1", "train.batch=64", before=small)  # fmt: skip
+    _, errors = process.communicate()
+    said = [line for line in errors.splitlines() if line.startswith("videowm: ")]
+    assert process.returncode == 2 and len(said) == 1 and "/dev/shm" in said[0], errors

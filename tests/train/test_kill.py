@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import Forked
+from forked import Forked, free_port
 
 from videowm.train import checkpoint
 
@@ -178,14 +178,6 @@ def test_two_processes_are_one(tmp_path, world_arguments, train_world, python):
     assert (
         halves["tokens"]["processed"] == json.loads((tmp_path / "one/record.json").read_text())["tokens"]["processed"]
     )
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def test_a_full_disk(tmp_path, world_arguments, fork):
