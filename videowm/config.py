@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -193,13 +194,19 @@ def build(cls: type[T], data: dict[str, Any], where: str = "configuration") -> T
     return built(cls, data, Place(where, cls))
 
 
+@cache
+def types_of(cls: type) -> dict[str, Any]:
+    """The type of every key of a dataclass, ranges included; resolving them takes longer than checking."""
+    return typing.get_type_hints(cls, include_extras=True)
+
+
 def built(cls: type[T], data: dict[str, Any], where: Place) -> T:
     """An instance of the dataclass `cls` that stands at `where`.
 
     Raises:
         UserError: a key is unknown or missing, or its value has the wrong type or lies out of range.
     """
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = types_of(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     values = {}
     for key, value in data.items():
