@@ -215,7 +215,7 @@ def generate(
 def evaluate(run: AnyPath, options: EvaluateOptions = EvaluateOptions()) -> dict[str, Any]:
     """Measure a finished run; returns metric name -> value, as `videowm.metrics` describes them.
 
-    Writes evaluation.json into the run, and for a world model evaluation.html with figures and clips.
+    Writes evaluation.json into the run, and for a world model or an autoencoder evaluation.html with pictures.
 
     Args:
         run: finished run of any task.

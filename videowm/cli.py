@@ -143,8 +143,9 @@ def run_verbs(verb: Verb) -> None:
     p.add_argument("--out", type=Path, default=Path("clip.mp4"), help="video to write (default: %(default)s)")
     add_options(p, api.GenerateOptions)
 
-    p = verb(evaluate, "measure a finished run; writes evaluation.json, of a world model a page and clips too",
-             "videowm evaluate runs/world --reader runs/reader --clips 64 --horizon 64")  # fmt: skip
+    p = verb(evaluate, "measure a finished run; writes evaluation.json, of a world model or an autoencoder a page too",
+             "videowm evaluate runs/world --reader runs/reader --clips 64 --horizon 64\n"
+             "  videowm evaluate runs/vae --reader runs/reader          what it keeps of small things")  # fmt: skip
     p.add_argument("run", type=Path, help="run directory")
     add_options(p, api.EvaluateOptions)
 
@@ -236,8 +237,8 @@ def evaluate(args: argparse.Namespace) -> None:
     metrics = api.evaluate(args.run, options_from(api.EvaluateOptions, args))
     if "evaluate/seconds" in metrics:
         laps = {name.split("/")[1].removesuffix("_seconds"): v for name, v in metrics.items() if "_seconds" in name}
-        took = ", ".join(f"{name} {seconds}" for name, seconds in laps.items())
-        page = f"{args.run / 'evaluation.html'} (seconds: {took}; {metrics['evaluate/seconds']} in all)"
+        took = "".join(f"{name} {seconds}, " for name, seconds in laps.items())
+        page = f"{args.run / 'evaluation.html'} (seconds: {took}{metrics['evaluate/seconds']} in all)"
         print("\n".join([*sentences(metrics), page]))
     for name in single(metrics):
         between = "  ".join(f"{label} {shown}" for label, shown in bounds(metrics, name).items())

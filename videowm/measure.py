@@ -1,4 +1,4 @@
-"""`videowm evaluate` of a world model: instruments, rollouts, numbers, page."""
+"""`videowm evaluate` of a world model or an autoencoder: instruments, rollouts, numbers, page."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from videowm.data.dataset import Dataset
 from videowm.device import default_device
 from videowm.dit import DiT
 from videowm.evaluate.features import open_features
+from videowm.evaluate.keeps import held_out, read_back, reconstructed, small_things, through
 from videowm.evaluate.reader import Reader, check_reader
 from videowm.evaluate.scenes import make_scenes
 from videowm.evaluate.suite import Instruments, suite, suite_of_bank
 from videowm.evaluate.surprise import among_latents
 from videowm.files import finite, write_json
 from videowm.options import EvaluateOptions
-from videowm.page import write_page
+from videowm.page import write_autoencoder_page, write_page
 from videowm.pipeline import WorldModelPipeline
 from videowm.record import RunRecord
 from videowm.train.registry import finished_task
+from videowm.train.tasks.vae import VAETask
 from videowm.train.tasks.world import WorldTask
 from videowm.types import UserError
 from videowm.worlds import find_world
@@ -38,8 +40,11 @@ def measure(run: Path, options: EvaluateOptions) -> dict[str, Any]:
         raise UserError(f"{run} holds no finished run (no record.json): finish it with videowm train")
     task = finished_task(run, default_device())
     rolled = isinstance(task, WorldTask) and (options.clips or task.config.rollout.clips)
-    more = measure_world(run, options, task) if rolled else {}
-    metrics = finite(dict(task.evaluate()) | more)
+    if isinstance(task, VAETask):
+        metrics = measure_autoencoder(run, options, task)
+    else:
+        more = measure_world(run, options, task) if rolled else {}
+        metrics = finite(dict(task.evaluate()) | more)
     write_json(run / "evaluation.json", metrics)
     return metrics
 
@@ -73,6 +78,31 @@ def measure_world(run: Path, options: EvaluateOptions, task: WorldTask) -> dict[
     write_page(run, metrics, scenes, trained_on.action_names, trained_on.fps)
     lap("page")
     metrics["evaluate/seconds"] = round(laps[-1] - began, 1)
+    return metrics
+
+
+@torch.no_grad()
+def measure_autoencoder(run: Path, options: EvaluateOptions, task: VAETask) -> dict[str, Any]:
+    """What an autoencoder keeps of held-out clips and of small things in them; its page is written."""
+    began = time.perf_counter()
+    config, dataset = task.config.evaluate, task.dataset
+    given = {"clips": options.clips, "batch": options.batch}
+    config = replace(config, **{k: v for k, v in given.items() if v is not None})
+    reader = None
+    if options.reader is not None:
+        reader = Reader.open(options.reader).to(default_device())
+        check_reader(reader, dataset)
+    metrics = dict(task.evaluate())
+    held, refusal = held_out(dataset, clips=config.clips, frames=config.frames)
+    decoded = reconstructed(held.frames, through(task.codec), config.batch)
+    metrics |= dict(small_things(held, {"": decoded}))
+    if refusal:
+        metrics["keeps/game_refused"] = refusal
+    if reader is not None:
+        metrics |= dict(read_back(reader, dataset, held, decoded))
+    metrics = finite(metrics)
+    write_autoencoder_page(run, metrics, held, decoded)
+    metrics["evaluate/seconds"] = round(time.perf_counter() - began, 1)
     return metrics
 
 

@@ -115,6 +115,20 @@ METRICS: tuple[Metric, ...] = (
     Metric("reconstruction/psnr_moved", "PSNR over the pixels that changed since the frame before.", "dB", "higher"),
     Metric("reconstruction/clips", "How many held-out clips were reconstructed.", "clips", None),
     Metric("reconstruction/moved_clips", "In how many of these clips something moves.", "clips", None),
+    Metric("keeps/clips", "How many held-out clips were looked at.", "clips", None),
+    Metric("keeps/game", "Why no boxes of small things are known.", "text", None),
+    Metric("keeps/picture_psnr", "PSNR of all pixels of held-out clips through the autoencoder, pooled over each clip.",
+           "dB", "higher", sentence="PSNR of the whole picture is {value} dB"),
+    Metric("keeps/{}_psnr", "PSNR of the pixels within the simulator's boxes of one kind of thing, pooled over each "
+           "clip in which it is seen.", "dB", "higher",
+           sentence="Within the boxes of each {of} it is {value} dB"),
+    Metric("keeps/{}_share", "Share of all pixels that lies within the boxes of one kind of thing.", "share", None),
+    Metric("keeps/{}_ratio", "The reader's error of one column on reconstructed video over that on real video; 1 "
+           "loses nothing.", "ratio", "lower", ceiling="1",
+           sentence="The reader's error of {of} through the autoencoder is {value} times that on real video"),
+    Metric("keeps/{}_error", "Absolute error of an action or state column that the reader reads off reconstructed "
+           "video.", "standard deviations", "lower", ceiling="`_ceiling_real`: the reader "
+           "on real video", floor="the mean of the training data, whatever the video shows"),
     Metric("reader/{}_r2", "R² of one action or state column that the reader reads off real held-out frames; what it "
            "cannot read here it cannot read off rollouts.", "R²", "higher", "videowm.train.tasks.reader", ceiling="1",
            floor="0, the mean"),

@@ -134,9 +134,9 @@ class GenerateOptions:
 class EvaluateOptions:
     """How a finished run is measured; see `videowm.api.evaluate`."""
 
-    reader: Path | None = None  # run of task: reader, which reads actions and state off rollouts
+    reader: Path | None = None  # run of task: reader, which reads actions and state off rollouts or reconstructions
     features: str | None = None  # network of the Fréchet distance; default: the reader, if there are enough clips
-    clips: Count | None = None  # about how many held-out starts; default: the run's rollout.clips
+    clips: Count | None = None  # about how many held-out starts; default: the run's rollout.clips or evaluate.clips
     horizon: Count | None = None  # predicted frames; default: the run's rollout.horizon
     context: Count | None = None  # context frames; default: the run's rollout.context_frames
     batch: Count | None = None  # clips at the same time; default: the run's rollout.batch

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from videowm.evaluate.findings import sentences, table_rows
+from videowm.evaluate.keeps import HeldOut
 from videowm.evaluate.scenes import Scenes
 from videowm.evaluate.suite import ranked
 from videowm.files import write_atomic
 from videowm.metrics import BOUNDS, unit
-from videowm.show import comparison_video, encode_figure, encode_png, grid, new_figure
+from videowm.show import comparison_video, encode_figure, encode_png, enlarge, grid, new_figure, outlined, text
 from videowm.types import UserError
 from videowm.vae.codec import to_uint8
 
@@ -23,6 +25,8 @@ logger = logging.getLogger("videowm")
 TEMPLATE = Path(__file__).with_name("page.html")
 UNKNOWN = {"starts": None, "data": None, "reader": None, "sampler": {}}  # of numbers that came without a note
 COLUMNS = 3  # curves side by side
+SHOWN, CELL, BRIGHTER = 5, 256, 3  # stills of an autoencoder's page, pixels of each, and how much brighter errors are
+INKS = (255, 214, 10), (100, 210, 255), (255, 55, 95), (48, 209, 88)  # of the boxes around things, by kind
 BLUE, GREY, RED = "#1f4e9c", "#3a3a3c", "#d64541"
 LINES = {  # suffix -> (colour, line)
     "ceiling": (GREY, "--"),
@@ -31,6 +35,8 @@ LINES = {  # suffix -> (colour, line)
     "floor_zero": (RED, (0, (1, 3))),
 }
 ROOMS = {
+    "keeps": "What the autoencoder keeps, of the picture and of small things in it",
+    "reconstruction": "How close held-out clips come back",
     "fidelity": "How close the picture is, frame by frame",
     "control": "Whether the actions were obeyed",
     "text": "Whether the text was obeyed",
@@ -47,19 +53,32 @@ RANKS = {"surprise/ranked": "prediction error", "surprise/ranked_by_disagreement
 
 def write_page(run: Path, metrics: dict[str, Any], scenes: Scenes, names: list[str], fps: float) -> Path:
     """Write evaluation.html and, in evaluation/, its figures and the best, median and worst clip; return the page."""
-    import jinja2
-
     folder = run / "evaluation"
     clips = {
         name: embedded(folder / f"{name}.mp4", lambda path, i=i: write_clip(path, scenes, i, names, fps))
         for name, i in ranked(scenes).items()
     }
+    strip_png = embedded(folder / "strip.png", lambda path: write_atomic(path, strip(scenes)))
+    return render(run, metrics, room_parts(folder, metrics), fps=f"{fps:.3g}", strip=strip_png,
+                  clips={k: v for k, v in clips.items() if v})  # fmt: skip
+
+
+def write_autoencoder_page(run: Path, metrics: dict[str, Any], held: HeldOut, decoded: Tensor) -> Path:
+    """Write evaluation.html with evaluation/keeps.png, stills of clips "b f 3 H W" and of what was made of them."""
+    folder = run / "evaluation"
+    parts = room_parts(folder, metrics)
+    parts[0]["figure"] = embedded(folder / "keeps.png", lambda path: write_atomic(path, stills(held, decoded)))
+    return render(run, metrics, parts, clips=None)
+
+
+def render(run: Path, metrics: dict[str, Any], rooms: list[dict[str, Any]], **more: Any) -> Path:
+    """Write evaluation.html and return it."""
+    import jinja2
+
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text()).render(
-        run=run.name, sentences=sentences(metrics), rooms=room_parts(folder, metrics), fps=f"{fps:.3g}",
-        about=UNKNOWN | metrics.get("about", {}), clips={k: v for k, v in clips.items() if v},
-        protocols={k: v for k, v in metrics.items() if k.endswith("_protocol")},
-        strip=embedded(folder / "strip.png", lambda path: write_atomic(path, strip(scenes))),
+        run=run.name, sentences=sentences(metrics), rooms=rooms, about=UNKNOWN | metrics.get("about", {}),
+        protocols={k: v for k, v in metrics.items() if k.endswith("_protocol")}, **more,
     )  # fmt: skip
     write_atomic(run / "evaluation.html", page.encode())
     return run / "evaluation.html"
@@ -105,6 +124,30 @@ def strip(scenes: Scenes) -> bytes:
         labels += [f"{name}: truth", "prediction"]
     columns = ["last given", *(f"frame {frame}" for frame in frames[1:])]
     return encode_png(grid(rows, labels, columns=columns, cell=96, margin=110, block=2))
+
+
+def stills(held: HeldOut, decoded: Tensor) -> bytes:
+    """Truth, reconstruction and error of evenly spread clips as a PNG, each in its frame with most boxes."""
+    clips = np.unique(np.linspace(0, len(held.frames) - 1, SHOWN).round().astype(int)).tolist()
+    size, inks = tuple(held.frames.shape[-2:]), dict(zip(held.kinds, INKS))
+    rows, columns = [[], [], []], []
+    for i in clips:
+        boxes = held.boxes[i] if held.boxes else [{}] * held.frames.shape[1]
+        j = int(np.argmax([sum(map(len, frame.values())) for frame in boxes]))
+        truth, made = (to_uint8(video[i, j : j + 1])[0] for video in (held.frames, decoded))
+        error = (BRIGHTER * np.abs(truth.astype(int) - made)).clip(0, 255).astype(np.uint8)
+        for row, frame in zip(rows, (truth, made, error), strict=True):
+            frame = enlarge(frame, CELL)
+            for kind, ink in inks.items():
+                frame = outlined(frame, boxes[j].get(kind, []), size=size, ink=ink)
+            row.append(frame)
+        columns.append(f"episode {held.episode[i]}, frame {held.first[i] + j}")
+    labels = ["truth", "reconstruction", f"error x {BRIGHTER}"]
+    picture = grid([np.stack(row) for row in rows], labels, columns=columns, cell=CELL, margin=110)
+    for n, (kind, ink) in enumerate(inks.items()):
+        picture = text(picture, (18, 28 + 18 * n), kind).copy()
+        picture[32 + 18 * n : 42 + 18 * n, 4:14] = ink
+    return encode_png(picture)
 
 
 def ranks(metrics: dict[str, Any]) -> dict[str, str]:

@@ -25,6 +25,16 @@ def enlarge(frames: np.ndarray, cell: int) -> np.ndarray:
     return frames[..., rows, :, :][..., columns, :]
 
 
+def outlined(frame: np.ndarray, boxes: list[tuple[slice, slice]], *, size: tuple[int, int], ink=INK) -> np.ndarray:
+    """An enlarged picture with thin lines around `boxes` (rows, columns), in pixels of the original's `size` (H, W)."""
+    picture = Image.fromarray(frame)
+    for rows, columns in boxes:
+        top, bottom = (n * frame.shape[0] // size[0] for n in (rows.start, rows.stop))
+        left, right = (n * frame.shape[1] // size[1] for n in (columns.start, columns.stop))
+        ImageDraw.Draw(picture).rectangle((left - 1, top - 1, right, bottom), outline=ink)
+    return np.asarray(picture)
+
+
 def text(canvas: np.ndarray, at: tuple[int, int], words: str, *, size: int = 13, ink=INK) -> np.ndarray:
     """Write words on a uint8 picture "H W 3" at (x, y)."""
     picture = Image.fromarray(canvas)

@@ -275,6 +275,82 @@ def test_noise_is_only_in_its_corner():
     assert (corner == corner[:, ::8, ::8].repeat(8, 1).repeat(8, 2)).all()  # coarse enough for an autoencoder to keep
 
 
+def test_watching_changes_no_frame():
+    """Guards a recording that depends on whether somebody asks for boxes, and one that pays for them."""
+    shown = {}
+    for watched in (False, True):
+        world = open_world("doomrooms")
+        world.watched = watched
+        episode = play_once(world, np.random.default_rng([1, 4]), 120)
+        shown[watched] = episode
+    for column in ("frames", "states", "actions", "rewards"):
+        np.testing.assert_array_equal(getattr(shown[False], column), getattr(shown[True], column))
+    world.reset(4)
+    assert list(world.boxes()) == ["vest"]
+    other = open_world("doomrooms")
+    other.reset(4)
+    with pytest.raises(RuntimeError, match="set `watched` before"):
+        other.boxes()
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "kinds"),
+    [("takecover", 3, {"imp": "DoomImp", "fireball": "DoomImpBall"}), ("doomrooms", 4, {"vest": "GreenArmor"})],
+)
+def test_boxes_hold_what_the_engine_labels(name, seed, kinds):
+    """Guards rows taken for columns, a wrong scale and a box that loses an edge: against the engine's own mask."""
+    world, seen, tight = open_world(name), dict.fromkeys(kinds, 0), []
+    world.watched = True
+    world.reset(seed)
+    driver = world.driver(np.random.default_rng(seed))
+    for _ in range(60):
+        boxes, now = world.boxes(), world._now
+        assert boxes.keys() == kinds.keys()
+        scale = [n / m for n, m in zip(world.size, now.labels_buffer.shape)]
+        for kind, called in kinds.items():
+            labels = [label for label in now.labels if label.object_name == called]
+            for label, (rows, columns) in zip(labels, boxes[kind], strict=True):
+                seen[kind] += 1
+                where = np.nonzero(now.labels_buffer == label.value)
+                for pixels, span, factor in zip(where, (rows, columns), scale):
+                    if len(pixels):  # one that another covers has a box and no pixel of its own
+                        first, last = pixels.min() * factor, (pixels.max() + 1) * factor
+                        assert span.start <= first and last <= span.stop, (kind, label.value)
+                        tight.append(first - span.start < 1.01 and span.stop - last < 1.01)
+        if world.step(next(driver))[1]:
+            break
+    assert all(count > 5 for count in seen.values()), seen
+    assert np.mean(tight) > 0.9, "but for those that are half covered"
+
+
+def test_boxes_of_the_car_and_its_curbs():
+    """Guards a box beside the car, and curbs that lie elsewhere, at the wrong scale or upside down.
+
+    The car: the picture differs from one without it nowhere else. Curbs: they alone are as red or as white.
+    """
+    world, changed, inside, outside = CarRacing(), np.zeros((64, 64), bool), [], []
+    world.reset(7)
+    driver = world.driver(np.random.default_rng(7))
+    for _ in range(200):
+        picture, car, boxes = world.render(), world.game.car, world.boxes()
+        car.draw = lambda *_, **__: None
+        bare = world.render()
+        del car.draw
+        changed |= (picture != bare).any(-1)
+        mask = np.zeros((64, 64), bool)
+        for rows, columns in boxes["curb"]:
+            assert 0 <= rows.start < rows.stop <= 64 and 0 <= columns.start < columns.stop <= 64
+            mask[rows, columns] = True
+        red = bare[..., 0].astype(int) - bare[..., 1] > 20  # neither grass nor road
+        inside.append((red & mask).sum())
+        outside.append((red & ~mask).sum())
+        if world.step(next(driver))[1]:
+            break
+    rows, columns = np.nonzero(changed)
+    assert boxes["car"] == [(slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))]
+    assert sum(inside) > 100 and sum(outside) == 0
+
+
 def test_takecover_ends_with_death_and_steps_to_the_named_side():
     """Guards a frame after death, sides that are swapped, and a state that is not the engine's."""
     world = opened("takecover")

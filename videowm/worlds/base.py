@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Boxes = dict[str, list[tuple[slice, slice]]]  # kind of thing -> (rows, columns) of each, in pixels
 HELD = 8  # frames at most that the player without a plan holds an action
 
 
@@ -60,6 +61,7 @@ class World:
     FACTS: tuple[Fact, ...] = ()  # facts of captions that can be changed and read off frames
     COUNTED: tuple[str, ...] = ()  # state columns that count things
     NOISE: tuple[slice, slice] | None = None  # (rows, columns) of a patch of pure noise, pixels
+    watched: bool = False  # whether `boxes` will be called; set before the first `reset`, since it may cost time
 
     def reset(self, seed: int) -> None:
         """Start the episode that `seed` names; equal seeds and actions give equal frames, bit for bit."""
@@ -79,6 +81,14 @@ class World:
     def state(self) -> np.ndarray:
         """The simulator's own state, float32 "k" in the order of `state_names`."""
         return np.zeros(0, np.float32)
+
+    def boxes(self) -> Boxes:
+        """Where small things are in the present picture: every kind of them, and a box around each that is in view.
+
+        Raises:
+            RuntimeError: the world was not `watched` from its first `reset` on, and needs that.
+        """
+        return {}
 
     def driver(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Endless actions float32 "a" of a scripted player, each chosen from the state when it is drawn.

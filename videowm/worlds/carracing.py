@@ -9,10 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from videowm.types import UserError
-from videowm.worlds.base import Fact, World
+from videowm.worlds.base import Boxes, Fact, World
 
 WINDOW = (1000, 800)  # (W, H) pixels of the game's own canvas, its y axis pointing up
 DASHBOARD = 100  # rows of the canvas that the game covers with its instruments
+CAR = (slice(50, 59), slice(30, 34))  # (rows, columns) of the picture that the car covers, always the same
+CURBS = ((255, 255, 255), (255, 0, 0))  # colours of the road's border in sharp bends
 VIEW_REACH = 50.0  # world units, more than the 48.3 from the car to the farthest corner of the canvas
 
 
@@ -100,19 +102,45 @@ class CarRacing(World):
 
     def render(self) -> np.ndarray:
         """The game's own picture without the dashboard: the same pixels, from only the polygons in view."""
-        sim, game, canvas = self._sim, self.game, self._canvas
-        vector = self._pygame.math.Vector2
-        angle, (x, y) = -game.car.hull.angle, game.car.hull.position
-        zoom = 0.1 * sim.SCALE * max(1 - game.t, 0) + sim.ZOOM * sim.SCALE * min(game.t, 1)
-        shift = vector(-x * zoom, -y * zoom).rotate_rad(angle)
-        shift = (WINDOW[0] / 2 + shift[0], WINDOW[1] / 4 + shift[1])
+        game, canvas = self.game, self._canvas
+        zoom, shift, angle = self._camera()
         game.surf = canvas
-        self._draw_ground(zoom, shift, angle, edge=max(abs(x), abs(y)) + VIEW_REACH > sim.PLAYFIELD)
-        self._draw_quads(zoom, shift, vector(1, 0).rotate_rad(angle))
+        edge = max(map(abs, game.car.hull.position)) + VIEW_REACH > self._sim.PLAYFIELD
+        self._draw_ground(zoom, shift, angle, edge=edge)
+        self._draw_quads(zoom, shift, angle)
         game.car.draw(canvas, zoom, shift, angle, draw_particles=False)
         small = self._pygame.transform.smoothscale(self._view, self.size[::-1])
         # The canvas is upside down; turning it over after scaling gives the same bytes and touches 120 times fewer.
         return np.ascontiguousarray(self._pygame.surfarray.pixels3d(small).swapaxes(0, 1)[::-1])
+
+    def boxes(self) -> Boxes:
+        """The car, and each piece of the red and white curbs."""
+        first = len(self._quads) - len(self.game.road_poly)
+        curbs = [first + i for i, (_, color) in enumerate(self.game.road_poly) if tuple(color) in CURBS]
+        x, y = self._projected(np.array(curbs, int), *self._camera())
+        (width, height), (rows, columns) = WINDOW, self.size
+        x, y = x * columns / width, (height - y) * rows / (height - DASHBOARD)  # pixels of the picture, y down
+        sides = (y.min(1), 0, rows), (y.max(1), 0, rows), (x.min(1), 0, columns), (x.max(1), 0, columns)
+        top, bottom, left, right = (side.clip(low, high) for side, low, high in sides)
+        seen = (bottom > top) & (right > left)
+        corners = np.stack([np.floor(top), np.ceil(bottom), np.floor(left), np.ceil(right)], 1)[seen].astype(int)
+        return {"car": [CAR], "curb": [(slice(a, b), slice(c, d)) for a, b, c, d in corners.tolist()]}
+
+    def _camera(self) -> tuple[float, tuple[float, float], float]:
+        """Zoom in canvas pixels a world unit, shift in canvas pixels and angle in radians of the present picture."""
+        sim, game = self._sim, self.game
+        angle, (x, y) = -game.car.hull.angle, game.car.hull.position
+        zoom = 0.1 * sim.SCALE * max(1 - game.t, 0) + sim.ZOOM * sim.SCALE * min(game.t, 1)
+        shift = self._pygame.math.Vector2(-x * zoom, -y * zoom).rotate_rad(angle)
+        return zoom, (WINDOW[0] / 2 + shift[0], WINDOW[1] / 4 + shift[1]), angle
+
+    def _projected(
+        self, which: np.ndarray, zoom: float, shift: tuple[float, float], angle: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where the corners of some quads "n" lie on the canvas: x and y, "n 4" each."""
+        (cos, sin), (x, y) = self._pygame.math.Vector2(1, 0).rotate_rad(angle), self._quads[which].transpose(2, 0, 1)
+        # Elementwise, in the game's own order of operations: a matrix product may round differently.
+        return (cos * x - sin * y) * zoom + shift[0], (sin * x + cos * y) * zoom + shift[1]
 
     def _grass(self) -> np.ndarray:
         """The lighter squares of the meadow, "400 4 2" world units, in the game's drawing order."""
@@ -128,13 +156,11 @@ class CarRacing(World):
             field = [(b, b), (b, -b), (-b, -b), (-b, b)]
             game._draw_colored_polygon(self._canvas, field, game.bg_color, zoom, shift, angle, clip=False)
 
-    def _draw_quads(self, zoom: float, shift: tuple[float, float], turn: tuple[float, float]) -> None:
+    def _draw_quads(self, zoom: float, shift: tuple[float, float], angle: float) -> None:
         """Grass and road on the canvas; quads whose bounding box misses it would leave no pixel."""
         reach = VIEW_REACH + self._sim.GRASS_DIM
         near = np.flatnonzero(np.abs(self._centers - self.game.car.hull.position).max(1) < reach)
-        (cos, sin), (x, y) = turn, self._quads[near].transpose(2, 0, 1)
-        # Elementwise, in the game's own order of operations: a matrix product may round differently.
-        x, y = (cos * x - sin * y) * zoom + shift[0], (sin * x + cos * y) * zoom + shift[1]
+        x, y = self._projected(near, zoom, shift, angle)
         seen = (x.max(1) > -2) & (x.min(1) < WINDOW[0] + 2) & (y.max(1) > DASHBOARD - 2) & (y.min(1) < WINDOW[1] + 2)
         points = np.stack([x[seen], y[seen]], -1).astype(int).tolist()
         draw, road, first = self._sim.gfxdraw, self.game.road_poly, len(self._quads) - len(self.game.road_poly)

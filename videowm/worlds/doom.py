@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from videowm.types import UserError
+from videowm.worlds.base import Boxes
 
 
 def start_engine(
@@ -58,6 +59,34 @@ def start_engine(
     except vizdoom.ViZDoomErrorException as error:
         raise UserError(f"{world} cannot start ({error}): reinstall vizdoom, or free shared memory") from None
     return game
+
+
+def boxes_of(now: Any, kinds: dict[str, str], size: tuple[int, int]) -> Boxes:
+    """The boxes of what the engine labels, in a picture of `size` (h, w): every pixel that a thing may be seen in.
+
+    Args:
+        now: the engine's state, drawn with labels.
+        kinds: the engine's name of a thing, by the name that we give it.
+        size: (h, w) pixels that the engine's picture is averaged to.
+
+    Raises:
+        RuntimeError: the engine was started without labels.
+    """
+    if now.labels_buffer is None:
+        raise RuntimeError("the engine draws no labels: set `watched` before the first reset")
+    height, width = now.screen_buffer.shape[:2]
+
+    def span(first: int, length: int, big: int, small: int) -> slice:
+        return slice(first * small // big, -(-(first + length) * small // big))
+
+    return {
+        kind: [
+            (span(label.y, label.height, height, size[0]), span(label.x, label.width, width, size[1]))
+            for label in now.labels
+            if label.object_name == name
+        ]
+        for kind, name in kinds.items()
+    }
 
 
 @cache

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from videowm.worlds.base import HELD, Fact, World
-from videowm.worlds.doom import area_average, start_engine
+from videowm.worlds.base import HELD, Boxes, Fact, World
+from videowm.worlds.doom import area_average, boxes_of, start_engine
 from videowm.worlds.takecover import number
 
 SCREEN = (192, 256)  # (H, W) pixels that the engine draws
@@ -83,7 +83,8 @@ class DoomRooms(World):
     def reset(self, seed: int) -> None:
         if self._game is None:
             off = dict.fromkeys(("render_crosshair", "render_weapon", "render_messages"), False)
-            self._game = start_engine(self.name, "my_way_home", SCREEN, VARIABLES, BUTTONS, episode_timeout=0, **off)
+            self._game = start_engine(self.name, "my_way_home", SCREEN, VARIABLES, BUTTONS, episode_timeout=0,
+                                      labels_buffer_enabled=self.watched, **off)  # fmt: skip
         self._game.set_seed(seed)
         self._game.new_episode()
         self._now = self._game.get_state()
@@ -102,6 +103,10 @@ class DoomRooms(World):
         x, y, degrees, vx, vy = (float(value) for value in self._now.game_variables)
         heading = math.remainder(math.radians(degrees - 90), 2 * math.pi)
         return np.array([x, y, heading, -math.sin(heading), math.cos(heading), vx, vy, room_at(x, y)], np.float32)
+
+    def boxes(self) -> Boxes:
+        """The vest; only of a world that was `watched` from its first `reset` on."""
+        return boxes_of(self._now, {"vest": "GreenArmor"}, self.size)
 
     def driver(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Walks from place to place, ahead, sideways or backwards; looks around; now and then only holds a button.

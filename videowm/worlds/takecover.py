@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from videowm.worlds.base import World
-from videowm.worlds.doom import area_average, start_engine
+from videowm.worlds.base import Boxes, World
+from videowm.worlds.doom import area_average, boxes_of, start_engine
 
 SCREEN = (120, 160)  # (H, W) pixels, the smallest that the engine draws
 VARIABLES = ("POSITION_X", "POSITION_Y", "VELOCITY_X", "VELOCITY_Y", "HEALTH")
@@ -82,6 +82,10 @@ class TakeCover(World):
             seen.append(sum(label.object_name == kind for label in now.labels))
         (imps, imp_slots), (balls, ball_slots) = found
         return np.array([*player, imps, balls, *seen, *ball_slots.flat, *imp_slots.flat], np.float32)
+
+    def boxes(self) -> Boxes:
+        """Imps, and fireballs that fly or burst."""
+        return boxes_of(self._now, {"imp": "DoomImp", "fireball": "DoomImpBall"}, self.size)
 
     def driver(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Wanders, stands or dodges for a while each, in this episode's own mixture."""
