@@ -124,11 +124,16 @@ def main() -> None:
 
 
 def checked(name: str, run: WorldRun) -> WorldRun:
-    """Refuse what would be found out only when a branch looks for its start.
+    """Refuse what would be found out only when a branch looks for its start, or never.
 
     Raises:
-        UserError: `train.keep_at` names a step outside the run.
+        UserError: `train.keep_at` names a step outside the run, or `train.minutes` is set.
     """
+    if run.train.minutes is not None:
+        raise UserError(
+            f"point {name}: train.minutes {run.train.minutes:g} gives no compute that could be planned: give a budget "
+            "or train.steps"
+        )
     if late := [step for step in run.train.keep_at if not 1 <= step <= run.train.steps]:
         raise UserError(
             f"point {name}: train.keep_at {late[0]} lies outside its {run.train.steps:,} steps, so no checkpoint would "

@@ -257,6 +257,7 @@ def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, sc
             {"points": [{"name": "a", "train.steps": 9, "train.keep_at": [5, 12]}]},
             "train.keep_at 12 lies outside its 9",
         ),
+        ({"points": [{"name": "a", "budget": None, "train.minutes": 2}]}, "point a: train.minutes 2 gives no compute"),
     ],
 )
 def test_a_wrong_sweep_is_one_sentence(change, sentence, sweep_file, tmp_path):

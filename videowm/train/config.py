@@ -61,6 +61,7 @@ class TrainConfig:
     """How a run is trained. `batch` is global: split over processes and accumulation steps, it changes no result."""
 
     steps: Count = 1000  # optimiser steps
+    minutes: Positive | None = None  # of training; sets train.steps by the speed of this machine, once
     batch: Count | Literal["rule"] = 8  # samples a step; rule: from the budget (world models)
     lr: Positive | Literal["rule"] = 3e-3  # peak learning rate; rule: from width and tokens
     rule: RuleConfig = field(default_factory=RuleConfig)
@@ -87,6 +88,11 @@ class TrainConfig:
     trackers: list[Literal["wandb", "tensorboard"]] = field(default_factory=lambda: ["wandb", "tensorboard"])  # mirrors
 
     def __post_init__(self) -> None:
+        if self.minutes is not None and (self.trunk or self.start is not None):
+            raise UserError(
+                f"train.minutes {self.minutes:g} cannot set the length of a trunk or a branch, whose steps others "
+                "count on: give train.steps"
+            )
         if self.trunk and (self.cooldown or self.ema or 0 < self.warmup < 1):
             raise UserError(
                 f"a trunk has no length of its own, but train.warmup is {self.warmup}, train.cooldown {self.cooldown} "

@@ -43,9 +43,19 @@ def prepare_directory(out: Path, resolved: dict[str, Any]) -> None:
     with writing(out):
         if (out / "config.yaml").exists():
             check_same_run(out, resolved)
-        elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
-            raise UserError(f"{out} is not empty and holds no run (no config.yaml): choose another out=")
+        check_empty(out)
         write_atomic(out / "config.yaml", configuration.dump(resolved).encode())
+
+
+def check_empty(out: Path) -> None:
+    """Refuse a run directory that holds something else than a run.
+
+    Raises:
+        UserError: there are other files in it.
+    """
+    other = out.exists() and any(not path.name.startswith(".") for path in out.iterdir())
+    if other and not (out / "config.yaml").exists():
+        raise UserError(f"{out} is not empty and holds no run (no config.yaml): choose another out=")
 
 
 def check_same_run(out: Path, resolved: dict[str, Any], free: frozenset[str] = frozenset()) -> None:

@@ -19,11 +19,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from videowm import config as configuration
-from videowm.files import finite, is_full, share, write_json
+from videowm.files import finite, is_full, share, write_json, writing
 from videowm.record import RunRecord
-from videowm.train import checkpoint, device, kept, optim, registry, trunk
+from videowm.train import checkpoint, device, kept, minutes, optim, registry, trunk
 from videowm.train.config import DIVERGED, FREE, TrainConfig
-from videowm.train.directory import finished, prepare_directory
+from videowm.train.directory import check_empty, finished, prepare_directory
 from videowm.train.gate import cut_short
 from videowm.train.lock import RunLock
 from videowm.train.log import Log
@@ -39,13 +39,15 @@ WAIT = 3600  # s for a batch from a loading process, which may have to decode wh
 
 
 def train(
-    task: Task, config: TrainConfig, out: Path, resolved: dict[str, Any], *, profiled: bool = False
-) -> RunRecord | None:
+    task: Task, config: TrainConfig, out: Path, resolved: dict[str, Any], *, profiled: bool = False,
+    measured: bool = False,
+) -> RunRecord | None:  # fmt: skip
     """Train `task` in the run directory `out`, going on where an earlier call stopped.
 
     Args:
         resolved: the whole configuration of the run as a plain mapping; `config` is its part "train".
         profiled: record some steps as a trace.
+        measured: how many steps fit into `config.minutes` is found out first.
 
     Returns:
         the record of the finished run, None in every process but the first.
@@ -57,8 +59,11 @@ def train(
         raise UserError(
             f"the rule gives train.batch and train.lr to world models, not to task {task.name}: give numbers"
         )
-    if late := [step for step in config.keep_at if step > config.steps]:
-        raise UserError(f"train.keep_at {late} lies beyond the run's {config.steps} steps: give steps of the run")
+    if measured:
+        with writing(out):
+            check_empty(out)
+    else:
+        check_kept(config)
     device.check_launcher(config)
     if record := finished(out, config, resolved):
         return record
@@ -71,6 +76,15 @@ def train(
         origin = trunk.origin(config.start, resolved, optim.cooldown_from(config.steps, config.cooldown))
     accelerator = device.make_accelerator(config, out)
     run = Run(task, config, out, accelerator)
+    found = ""
+    if measured:
+        steps, rate = minutes.measure(run)
+        found = f"train.minutes {config.minutes:g}: {steps:,} steps at {rate:.3g} a second"
+        task.set_steps(steps)
+        config = dataclasses.replace(task.config.train, **known)
+        check_kept(config)
+        run.plan(config)
+        resolved = configuration.to_dict(task.config) | {"train": configuration.to_dict(config)}
     lock = None
     if accelerator.is_main_process:
         prepare_directory(out, resolved)
@@ -84,6 +98,8 @@ def train(
     run.resume(origin)
     log = Log(accelerator, out, steps=config.steps, first=run.step, name=task.name, config=resolved,
               trackers=config.trackers)  # fmt: skip
+    if found:
+        log.say(found)
     profiler = None
     if profiled and accelerator.is_main_process:
         profiler = Profiler(out, task.step_flops, accelerator.device, accelerator.num_processes, run.meter)
@@ -102,9 +118,22 @@ def train(
     return record
 
 
+def check_kept(config: TrainConfig) -> None:
+    """Refuse checkpoints that a run would never reach.
+
+    Raises:
+        UserError: a step of `keep_at` lies beyond the run.
+    """
+    if late := [step for step in config.keep_at if step > config.steps]:
+        raise UserError(f"train.keep_at {late} lies beyond the run's {config.steps} steps: give steps of the run")
+
+
 def config_hash(resolved: dict[str, Any]) -> str:
-    """Hash (16 digits) of what a run computes: its configuration without what only executes it, and without paths."""
-    return configuration.digest(resolved, without=FREE | PATHS)
+    """Hash (16 digits) of what a run computes: its configuration without what only executes it, and without paths.
+
+    Of `train.minutes` the number of steps remains, which is a key of its own.
+    """
+    return configuration.digest(resolved, without=FREE | PATHS | {minutes.MINUTES})
 
 
 def learn(run: Run, config: TrainConfig, log: Log, profiler: Profiler | None, stop: StopOnSignal) -> None:
@@ -167,13 +196,18 @@ class Run:
         task.to(accelerator.device)
         self.meter = Meter(accelerator.device, accelerator.num_processes, config.batch, task.step_tokens,
                            sum(task.step_flops.values()))  # fmt: skip
-        self.average = optim.Average(task.model, config.ema * config.steps) if config.ema else None
         self.step, self.seconds, self.seconds_before = 0, 0.0, 0.0
         self.first = 0
         self.began = 0 if config.start is None else config.start.step
+        self.stopped = False
+        self.plan(config)
+
+    def plan(self, config: TrainConfig) -> None:
+        """Take on a configuration whose number of steps may be another: the average and the gate follow it."""
+        self.config = config
+        self.average = optim.Average(self.task.model, config.ema * config.steps) if config.ema else None
         # A branch is judged after the first step of its own: its trunk, which others need, is only warned about.
         self.gate_at = None if config.gate.failing == "off" else max(config.gate.step(config.steps), self.began + 1)
-        self.stopped = False
 
     @property
     def patient(self) -> bool:
@@ -273,7 +307,7 @@ class Run:
         """
         if (failed := self.guard.failed()) is not None:
             good, norm = failed
-            if self.accelerator.is_main_process:
+            if self.accelerator.is_main_process and self.out.exists():
                 write_json(self.out / DIVERGED, {"step": self.first + good, "lr": self.config.lr})
             raise UserError(
                 f"the gradient of step {self.first + good} is not finite ({norm}): lower train.lr "
@@ -381,6 +415,7 @@ def launch(path: Path, overrides: list[str], *, profiled: bool = False) -> RunRe
     Raises:
         UserError: the configuration cannot be used, or the directory holds another run.
     """
-    config = registry.load(path, overrides)
+    config, measured = minutes.settle(registry.load(path, overrides), path, overrides)
     task = registry.build_task(config)
-    return train(task, task.config.train, Path(config.out), configuration.to_dict(task.config), profiled=profiled)
+    return train(task, task.config.train, Path(config.out), configuration.to_dict(task.config), profiled=profiled,
+                 measured=measured)  # fmt: skip

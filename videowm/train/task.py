@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -42,8 +43,13 @@ class Task(Protocol):
     name: str
     seed: int
     model: nn.Module
+    config: Any  # the whole configuration, with the loop's as `train`
     step_tokens: int | None = None  # processed in one step of the global batch, where there are tokens
     step_flops: Mapping[str, float] = MappingProxyType({})  # training FLOPs of it by kernel family, where counted
+
+    def set_steps(self, steps: int) -> None:
+        """Let the run have `steps` steps, which `train.minutes` led to. Called before the first step, if at all."""
+        self.config = replace(self.config, train=replace(self.config.train, steps=steps))
 
     def to(self, device: torch.device) -> None:
         """Move what the task keeps on the run's device there. The loop calls it once, before the first step."""

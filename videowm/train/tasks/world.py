@@ -73,6 +73,7 @@ class WorldTask(Task):
     name = "world"
 
     def __init__(self, config: WorldRun) -> None:
+        self.asked = config  # before the rule
         config = with_steps(config)
         self.config, self.seed = config, config.seed
         self.latents = Latents.open(config.latents, "train")
@@ -102,6 +103,10 @@ class WorldTask(Task):
         if config.rollout.clips:
             starting_points(self.dataset(), config.rollout, pipeline.time_stride)
             pipeline.check_sampler(config.rollout.sampler)
+
+    def set_steps(self, steps: int) -> None:
+        """The rate by rule follows the number of tokens."""
+        self.config = with_steps(replace(self.asked, train=replace(self.asked.train, steps=steps)))
 
     def to(self, device: torch.device) -> None:
         """Keep latents and actions on the device, if they are to lie there."""
@@ -293,9 +298,15 @@ def with_steps(config: WorldRun) -> WorldRun:
     """The configuration with numbers: batch and learning rate by the rule, steps by the FLOP budget.
 
     Raises:
-        UserError: the rule is to give the batch without a budget, or the size does not fit the latents.
+        UserError: the rule is to give the batch without a budget, minutes and a budget are both given, or the size
+            does not fit the latents.
     """
     train = config.train
+    if train.minutes is not None and config.budget is not None:
+        raise UserError(
+            f"train.minutes {train.minutes:g} and budget {config.budget:g} both set the run's length: give budget=null "
+            "or no minutes"
+        )
     if config.budget is None and "rule" not in (train.batch, train.lr):
         return divided(config)
     model = meta_model(config)
