@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
@@ -16,9 +16,6 @@ from videowm import config as configuration
 from videowm.train import optim, trunk
 from videowm.train.meter import WARMUP
 from videowm.types import UserError
-
-if TYPE_CHECKING:
-    from videowm.train.loop import Run
 
 MINUTES, STEPS = "train.minutes", "train.steps"
 SHARE, LONGEST = 0.05, 10.0  # of the minutes, and s: how long steps are timed
@@ -59,11 +56,14 @@ def given(overrides: list[str]) -> set[str]:
     return set(configuration.flatten(data))
 
 
-def measure(run: Run) -> tuple[int, float]:
+def measure(run: Any) -> tuple[int, float]:
     """The steps that fit into the rest of the minutes, the same in every process, and how many a second do.
 
     Real training steps are timed: at a rate of 0, and of a number at which every part of the loss has begun. The first
     ones, which compile and warm up, count as time but not as speed. Then weights and optimiser are as before.
+
+    Args:
+        run: a `videowm.train.loop.Run` that has not begun; its configuration has minutes.
 
     Raises:
         UserError: no time is left for a step.
@@ -93,7 +93,7 @@ def measure(run: Run) -> tuple[int, float]:
     return steps, rate
 
 
-def lap(run: Run, batches: Iterator[list[dict[str, Tensor]]], steps: int) -> float:
+def lap(run: Any, batches: Iterator[list[dict[str, Tensor]]], steps: int) -> float:
     """Seconds of some steps, of which the last is read as a logged one is: that waits for the device."""
     began = time.perf_counter()
     for _ in range(steps):
