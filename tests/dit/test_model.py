@@ -257,10 +257,10 @@ def test_save_and_load(model, inputs, tmp_path):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_more_shapes_than_torch_recompiles(awake, monkeypatch):
+@torch._dynamo.config.patch(recompile_limit=2)  # torch's own is 8
+def test_more_shapes_than_torch_recompiles(awake):
     """Guards a long process: a block compiled for many lengths, one after the other, goes on compiling."""
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)  # torch's own is 8
     model = awake(depth=1, channels=3, height=4, width=4, actions=5, hidden=32, heads=2)
     model.compile_blocks(backend="eager")
     for t in range(2, 7):
