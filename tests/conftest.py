@@ -97,6 +97,12 @@ def vae_run(dataset, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def vae_arguments() -> list[str]:
+    """What the command line takes to train a tiny autoencoder, but for `out` and `data`."""
+    return TINY_VAE
+
+
+@pytest.fixture(scope="session")
 def codec(vae_run):
     """The codec of `vae_run`."""
     from videowm.vae.codec import DiffusersCodec, load_vae

@@ -16,6 +16,7 @@ Level     float "b t" in [0, 1]: 0 clean, 1 pure noise; one number a latent step
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -54,6 +55,24 @@ class Clip:
     actions: np.ndarray  # float32 "f-1 a"
     episode: int
     start: int  # index of the first frame within the episode
+
+
+class Episodes(Protocol):
+    """Episodes in two splits, as training and evaluation see them: a dataset on disk, or played and kept in memory."""
+
+    root: Path  # where they are, for messages
+    size: tuple[int, int]  # (H, W) pixels
+    lengths: np.ndarray  # frames of each episode, int64 "episodes"
+    hash: str  # 16 hexadecimal digits over what they hold, or what made them
+
+    def split(self, name: str) -> list[int]:
+        """Episodes of "train" or "test"."""
+
+    def clip(self, episode: int, start: int, frames: int) -> Clip:
+        """`frames` consecutive frames from `start` on and the actions between them."""
+
+    def every_frame(self, split: str) -> np.ndarray:
+        """All frames of a split, episode after episode, uint8 "n H W 3"."""
 
 
 class VideoCodec(Protocol):

@@ -6,8 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from videowm.data.dataset import Dataset
-from videowm.types import Clip, UserError
+from videowm.types import Clip, Episodes, UserError
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -27,7 +26,7 @@ def pick(seed: int, index: int, count: int) -> tuple[int, np.random.Generator]:
     return item, np.random.default_rng((seed, 1, index))
 
 
-def long_enough(dataset: Dataset, split: str, frames: int) -> list[int]:
+def long_enough(dataset: Episodes, split: str, frames: int) -> list[int]:
     """The episodes of a split that have `frames` frames or more.
 
     Raises:
@@ -43,7 +42,7 @@ def long_enough(dataset: Dataset, split: str, frames: int) -> list[int]:
 class ClipStream:
     """Clips of `frames` frames from one split of a dataset: pass after pass over stretches, at random offsets."""
 
-    def __init__(self, dataset: Dataset, *, frames: int, split: str, seed: int) -> None:
+    def __init__(self, dataset: Episodes, *, frames: int, split: str, seed: int) -> None:
         self.dataset, self.frames, self.seed = dataset, frames, seed
         episodes = long_enough(dataset, split, frames)
         self.stretches = [(e, s) for e in episodes for s in range(0, int(dataset.lengths[e]) - frames + 1, frames)]
@@ -62,7 +61,7 @@ class ClipStream:
         return self.dataset.clip(*self.where(index), self.frames)
 
 
-def even_clips(dataset: Dataset, *, frames: int, split: str, count: int) -> list[tuple[int, int]]:
+def even_clips(dataset: Episodes, *, frames: int, split: str, count: int) -> list[tuple[int, int]]:
     """`count` clips (episode, start), spread evenly over the episodes of a split, the same for every model.
 
     Fewer where short episodes have fewer starts; with more episodes than clips, evenly spread episodes have one each.
@@ -81,6 +80,6 @@ def even_clips(dataset: Dataset, *, frames: int, split: str, count: int) -> list
     return found
 
 
-def stretches(dataset: Dataset, split: str, frames: int) -> list[tuple[int, int]]:
+def stretches(dataset: Episodes, split: str, frames: int) -> list[tuple[int, int]]:
     """Consecutive clips (episode, start) of a split; neighbours share one frame, the rest of an episode is left."""
     return [(e, s) for e in dataset.split(split) for s in range(0, int(dataset.lengths[e]) - frames + 1, frames - 1)]

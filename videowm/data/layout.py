@@ -238,10 +238,15 @@ def task_table(tasks: dict[str, int]) -> pa.Table:
     return table.replace_schema_metadata({b"pandas": json.dumps(pandas)})
 
 
+def held_out(episodes: int, test_share: float) -> int:
+    """How many episodes, the last ones, are for test."""
+    return max(1, round(test_share * episodes)) if test_share > 0 and episodes > 1 else 0
+
+
 def make_info(layout: Layout, episodes: list[dict], total_tasks: int, test_share: float) -> dict[str, Any]:
     """meta/info.json as LeRobot v3.0 describes it."""
     total = len(episodes)
-    train = total - (max(1, round(test_share * total)) if test_share > 0 and total > 1 else 0)
+    train = total - held_out(total, test_share)
     return {
         "codebase_version": "v3.0",
         "robot_type": layout.name,

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from videowm.data.clips import even_clips
-from videowm.data.dataset import Dataset
 from videowm.evaluate import pictures
 from videowm.evaluate.curves import Pairs, mean_and_error
 from videowm.limits import Count
+from videowm.types import Episodes
 from videowm.vae.codec import DiffusersCodec, to_float
 from videowm.vae.loss import moved
 
@@ -28,7 +28,7 @@ class ReconstructionConfig:
 
 
 @torch.no_grad()
-def reconstruction(codec: DiffusersCodec, dataset: Dataset, config: ReconstructionConfig) -> Pairs:
+def reconstruction(codec: DiffusersCodec, dataset: Episodes, config: ReconstructionConfig) -> Pairs:
     """`measures` of held-out clips through the codec, each with its standard error over episodes.
 
     Clips in which nothing moves have no `psnr_moved`; `moved_clips` counts the others.

@@ -14,7 +14,7 @@ Beta = Annotated[float, Range(at_least=0, below=1)]
 
 # What executes a run and changes nothing that it computes. A run may be continued with other values of these keys.
 FREE = frozenset(
-    ["out", "resident", "train.start.run"]
+    ["out", "resident", "play.workers", "train.start.run"]
     + [f"train.{key}" for key in ("workers", "log_every", "save_every", "keep", "keep_at", "trackers", "accumulate")]
     + [f"train.{key}" for key in ("compile", "checkpointing", "gate.after", "gate.errors", "gate.failing")]
     + [f"train.rule.{key}" for key in ("tokens", "batch", "lr")]  # what it gave is in train.batch and train.lr

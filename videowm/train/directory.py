@@ -20,11 +20,12 @@ def finished(out: Path, config: TrainConfig, resolved: dict[str, Any]) -> RunRec
     """The record of a run that has come to its end already, if that run did all that this call is to do.
 
     Raises:
-        UserError: the record is damaged, the directory holds another run, or it cannot be read.
+        UserError: the record is damaged, the directory holds another run or something else, or it cannot be read.
     """
     with writing(out):
         record = RunRecord.read(out)
         if record is None:
+            check_free(out, resolved)
             return None
         check_same_run(out, resolved)
     if not kept.covers(out, record, config.steps, config.keep_at):
@@ -41,20 +42,19 @@ def prepare_directory(out: Path, resolved: dict[str, Any]) -> None:
         UserError: it holds another run or something else, or it cannot be written.
     """
     with writing(out):
-        if (out / "config.yaml").exists():
-            check_same_run(out, resolved)
-        check_empty(out)
+        check_free(out, resolved)
         write_atomic(out / "config.yaml", configuration.dump(resolved).encode())
 
 
-def check_empty(out: Path) -> None:
-    """Refuse a run directory that holds something else than a run.
+def check_free(out: Path, resolved: dict[str, Any]) -> None:
+    """Refuse a directory that holds neither this run nor nothing.
 
     Raises:
-        UserError: there are other files in it.
+        UserError: it holds another run or something else.
     """
-    other = out.exists() and any(not path.name.startswith(".") for path in out.iterdir())
-    if other and not (out / "config.yaml").exists():
+    if (out / "config.yaml").exists():
+        check_same_run(out, resolved)
+    elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise UserError(f"{out} is not empty and holds no run (no config.yaml): choose another out=")
 
 

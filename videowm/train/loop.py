@@ -19,11 +19,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from videowm import config as configuration
-from videowm.files import finite, is_full, share, write_json, writing
+from videowm.files import finite, is_full, share, write_json
 from videowm.record import RunRecord
 from videowm.train import checkpoint, device, kept, minutes, optim, registry, trunk
 from videowm.train.config import DIVERGED, FREE, TrainConfig
-from videowm.train.directory import check_empty, finished, prepare_directory
+from videowm.train.directory import finished, prepare_directory
 from videowm.train.gate import cut_short
 from videowm.train.lock import RunLock
 from videowm.train.log import Log
@@ -59,10 +59,7 @@ def train(
         raise UserError(
             f"the rule gives train.batch and train.lr to world models, not to task {task.name}: give numbers"
         )
-    if measured:
-        with writing(out):
-            check_empty(out)
-    else:
+    if not measured:
         check_kept(config)
     device.check_launcher(config)
     if record := finished(out, config, resolved):
@@ -416,6 +413,9 @@ def launch(path: Path, overrides: list[str], *, profiled: bool = False) -> RunRe
         UserError: the configuration cannot be used, or the directory holds another run.
     """
     config, measured = minutes.settle(registry.load(path, overrides), path, overrides)
+    looked = registry.resolved(config)  # at the directory, before anything is read or played
+    if record := finished(Path(config.out), looked.train, configuration.to_dict(looked)):
+        return record
     task = registry.build_task(config)
     return train(task, task.config.train, Path(config.out), configuration.to_dict(task.config), profiled=profiled,
                  measured=measured)  # fmt: skip

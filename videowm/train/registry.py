@@ -66,6 +66,16 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Any:
     return configuration.complete(config_class(data.get("task"), str(path)), data, overrides, where=str(path))
 
 
+def resolved(config: Any) -> Any:
+    """A configuration with every number that its task makes of others.
+
+    Raises:
+        UserError: a value is out of range, or what the configuration names is not there or does not fit.
+    """
+    configuration.check(config)
+    return module_of(config.task).TASK.resolved(config)
+
+
 def build_task(config: Any) -> Any:
     """The task of a configuration, its weights drawn under its seed.
 

@@ -47,6 +47,11 @@ class Task(Protocol):
     step_tokens: int | None = None  # processed in one step of the global batch, where there are tokens
     step_flops: Mapping[str, float] = MappingProxyType({})  # training FLOPs of it by kernel family, where counted
 
+    @staticmethod
+    def resolved(config: Any) -> Any:
+        """The configuration with every number that follows from others; `self.config` is one."""
+        return config
+
     def set_steps(self, steps: int) -> None:
         """Let the run have `steps` steps, which `train.minutes` led to. Called before the first step, if at all."""
         self.config = replace(self.config, train=replace(self.config.train, steps=steps))

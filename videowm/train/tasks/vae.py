@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from videowm.data.clips import ClipStream, even_clips
 from videowm.data.dataset import Dataset
+from videowm.data.played import PlayConfig, PlayedEpisodes
 from videowm.data.resident import Resident, ResidentFrames
 from videowm.dit.graph import capture
 from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
 from videowm.limits import Count, Seed
 from videowm.train.config import TrainConfig
 from videowm.train.task import Draws, Task
-from videowm.types import latent_steps
+from videowm.types import UserError, latent_steps
 from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to_float
 from videowm.vae.critic import Critic, with_critic
 from videowm.vae.loss import VAELossConfig, lpips_network, vae_loss
@@ -29,11 +30,12 @@ logger = logging.getLogger("videowm")
 
 @dataclass(frozen=True)
 class VAERun:
-    """`task: vae`: train a video autoencoder on the clips of a dataset."""
+    """`task: vae`: train a video autoencoder on the clips of a dataset, or of episodes that are played for it."""
 
     task: Literal["vae"]  # what is trained
     out: str  # run directory
-    data: str  # dataset that `videowm record` or `import` wrote
+    data: str | None = None  # dataset that `videowm record` or `import` wrote
+    play: PlayConfig | None = None  # in place of data: episodes that are played at the start and kept in memory
     seed: Seed = 0  # of weights and order
     frames: Count = 9  # frames a clip, 1 + k * time stride
     resident: Resident = "auto"  # frames on the device, decoded once; auto: where they fit and enough are read
@@ -41,6 +43,10 @@ class VAERun:
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+
+    def __post_init__(self) -> None:
+        if (self.data is None) == (self.play is None):
+            raise UserError("an autoencoder needs one of data and play: give a dataset, or data=null and play.world")
 
 
 class VAETask(Task):
@@ -50,13 +56,13 @@ class VAETask(Task):
 
     def __init__(self, config: VAERun) -> None:
         self.config, self.seed = config, config.seed
-        self.dataset = Dataset(config.data)
+        self.dataset = PlayedEpisodes(config.play) if config.play else Dataset(config.data)
         self.codec = DiffusersCodec(build_vae(config.vae))
         for frames in (config.frames, config.evaluate.frames):
             latent_steps(frames, self.codec.stride[0])
+        self.codec.check_strides(*self.dataset.size)
         self.clips = ClipStream(self.dataset, frames=config.frames, split="train", seed=config.seed)
         self.resident = ResidentFrames(self.dataset, "train")
-        self.codec.check_strides(*self.dataset.size)
         even_clips(self.dataset, frames=config.evaluate.frames, split="test", count=1)  # now, not after training
         adversarial = config.loss.adversarial
         self.model = Autoencoder(self.codec, Critic(adversarial.width) if adversarial.weight else None)

@@ -74,7 +74,7 @@ class WorldTask(Task):
 
     def __init__(self, config: WorldRun) -> None:
         self.asked = config  # before the rule
-        config = with_steps(config)
+        config = self.resolved(config)
         self.config, self.seed = config, config.seed
         self.latents = Latents.open(config.latents, "train")
         index = self.latents.index
@@ -104,9 +104,13 @@ class WorldTask(Task):
             starting_points(self.dataset(), config.rollout, pipeline.time_stride)
             pipeline.check_sampler(config.rollout.sampler)
 
+    @staticmethod
+    def resolved(config: WorldRun) -> WorldRun:
+        return with_steps(config)
+
     def set_steps(self, steps: int) -> None:
         """The rate by rule follows the number of tokens."""
-        self.config = with_steps(replace(self.asked, train=replace(self.asked.train, steps=steps)))
+        self.config = self.resolved(replace(self.asked, train=replace(self.asked.train, steps=steps)))
 
     def to(self, device: torch.device) -> None:
         """Keep latents and actions on the device, if they are to lie there."""
