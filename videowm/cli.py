@@ -103,7 +103,8 @@ def model_verbs(verb: Verb) -> None:
     """From a dataset to models."""
     p = verb(train, "train what a configuration describes; the same command again resumes",
              "videowm train configs/world/quickstart.yaml depth=6 train.steps=5000 out=runs/deeper\n"
-             "  videowm train configs/vae/quickstart.yaml train.minutes=9 data=null play.world=carracing play.episodes=99\n"
+             "  videowm train configs/vae/quickstart.yaml train.minutes=9 data=null play.world=carracing "
+             "play.episodes=200 out=runs/played\n"
              "  videowm train configs/world/quickstart.yaml --profile out=runs/profiled\n\n"
              "key=value changes one key of the file; a dot goes down a level, and the value is YAML: train.lr=1e-3\n"
              "train.keep_at=[1000,2000] hidden=null. A wrong key or value is refused before anything is made.\n"

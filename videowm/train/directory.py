@@ -20,12 +20,11 @@ def finished(out: Path, config: TrainConfig, resolved: dict[str, Any]) -> RunRec
     """The record of a run that has come to its end already, if that run did all that this call is to do.
 
     Raises:
-        UserError: the record is damaged, the directory holds another run or something else, or it cannot be read.
+        UserError: the record is damaged, the directory holds another run, or it cannot be read.
     """
     with writing(out):
         record = RunRecord.read(out)
         if record is None:
-            check_free(out, resolved)
             return None
         check_same_run(out, resolved)
     if not kept.covers(out, record, config.steps, config.keep_at):
@@ -41,8 +40,8 @@ def prepare_directory(out: Path, resolved: dict[str, Any]) -> None:
     Raises:
         UserError: it holds another run or something else, or it cannot be written.
     """
+    check_free(out, resolved)
     with writing(out):
-        check_free(out, resolved)
         write_atomic(out / "config.yaml", configuration.dump(resolved).encode())
 
 
@@ -50,12 +49,13 @@ def check_free(out: Path, resolved: dict[str, Any]) -> None:
     """Refuse a directory that holds neither this run nor nothing.
 
     Raises:
-        UserError: it holds another run or something else.
+        UserError: it holds another run or something else, or it cannot be read.
     """
-    if (out / "config.yaml").exists():
-        check_same_run(out, resolved)
-    elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
-        raise UserError(f"{out} is not empty and holds no run (no config.yaml): choose another out=")
+    with writing(out):
+        if (out / "config.yaml").exists():
+            check_same_run(out, resolved)
+        elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+            raise UserError(f"{out} is not empty and holds no run (no config.yaml): choose another out=")
 
 
 def check_same_run(out: Path, resolved: dict[str, Any], free: frozenset[str] = frozenset()) -> None:

@@ -23,7 +23,7 @@ from videowm.files import finite, is_full, share, write_json
 from videowm.record import RunRecord
 from videowm.train import checkpoint, device, kept, minutes, optim, registry, trunk
 from videowm.train.config import DIVERGED, FREE, TrainConfig
-from videowm.train.directory import finished, prepare_directory
+from videowm.train.directory import check_free, finished, prepare_directory
 from videowm.train.gate import cut_short
 from videowm.train.lock import RunLock
 from videowm.train.log import Log
@@ -413,9 +413,10 @@ def launch(path: Path, overrides: list[str], *, profiled: bool = False) -> RunRe
         UserError: the configuration cannot be used, or the directory holds another run.
     """
     config, measured = minutes.settle(registry.load(path, overrides), path, overrides)
-    looked = registry.resolved(config)  # at the directory, before anything is read or played
-    if record := finished(Path(config.out), looked.train, configuration.to_dict(looked)):
+    known, out = registry.resolved(config), Path(config.out)  # before anything is read or played
+    if record := finished(out, known.train, configuration.to_dict(known)):
         return record
+    check_free(out, configuration.to_dict(known))
     task = registry.build_task(config)
-    return train(task, task.config.train, Path(config.out), configuration.to_dict(task.config), profiled=profiled,
+    return train(task, task.config.train, out, configuration.to_dict(task.config), profiled=profiled,
                  measured=measured)  # fmt: skip
