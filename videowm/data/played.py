@@ -122,7 +122,7 @@ class PlayedEpisodes:
         del decides["lossless"], decides["group"]
         return short_hash(json.dumps(decides, sort_keys=True))
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Frames of each episode, int64 "episodes"."""
         return np.array([len(actions) for actions in self._played[1]], np.int64)
@@ -135,18 +135,17 @@ class PlayedEpisodes:
 
     def every_frame(self, split: str) -> np.ndarray:
         """All frames of a split, episode after episode, uint8 "n H W 3": the memory itself, no copy."""
-        episodes = self.split(split)
-        ends = self._ends
-        return self._played[0][ends[episodes[0]] : ends[episodes[-1] + 1]] if episodes else self._played[0][:0]
+        first, frames, episodes = self._first, self._played[0], self.split(split)
+        return frames[first[episodes[0]] : first[episodes[-1] + 1]] if episodes else frames[:0]
 
     def clip(self, episode: int, start: int, frames: int) -> Clip:
         """`frames` consecutive frames from `start` on and the actions between them."""
-        first, actions = self._ends[episode] + start, self._played[1][episode]
+        first, actions = self._first[episode] + start, self._played[1][episode]
         return Clip(self._played[0][first : first + frames], actions[start : start + frames - 1], episode, start)
 
     @cached_property
-    def _ends(self) -> np.ndarray:
-        """Where each episode begins among all frames, and after the last one their number."""
+    def _first(self) -> np.ndarray:
+        """The number of each episode's first frame among all, and at the end how many there are."""
         return np.concatenate([[0], np.cumsum(self.lengths)])
 
     @cached_property
