@@ -357,6 +357,8 @@ class Run:
             share(self.out)
             metrics = dict(self.task.evaluate())
             say_unknown_errors(metrics, log)
+            if summary := self.task.summary(metrics):
+                log.say(summary)
         record = self.record(finite(metrics), speed, config_hash)
         if metrics:
             log.write(self.step, {k: v for k, v in metrics.items() if not isinstance(v, list)})

@@ -53,22 +53,27 @@ class Muon(torch.optim.AdamW):
         self.clock.stop()
 
     def move(self, matrices: list[Tensor], lr: float, weight_decay: float) -> None:
-        """One step of matrices of one shape."""
+        """One step of matrices of one shape; a convolution "out in y x" is a matrix of all its inputs."""
         for p in matrices:
             if "momentum_buffer" not in self.state[p]:
                 # AdamW looks for a step in every state that it loads.
                 self.state[p] |= {"step": torch.zeros((), device=p.device), "momentum_buffer": torch.zeros_like(p)}
-        buffers = [self.state[p]["momentum_buffer"] for p in matrices]
-        gradient, weight = torch.stack([p.grad for p in matrices]), torch.stack(list(matrices))
-        before = torch.stack(buffers)
+        buffers, shape = [self.state[p]["momentum_buffer"] for p in matrices], matrices[0].shape
+        gradient, weight = stacked([p.grad for p in matrices]), stacked(matrices)
+        before = stacked(buffers)
         momentum = before.lerp(gradient, 1 - MOMENTUM)
         update = orthogonal(gradient.lerp(momentum, MOMENTUM)).to(weight.dtype)
         rate = lr * MATCHED * max(weight.shape[-2:]) ** 0.5
         after = weight * (1 - lr * weight_decay) - rate * update
         if (bad := getattr(self, "found_inf", None)) is not None:
             after, momentum = torch.where(bad > 0, weight, after), torch.where(bad > 0, before, momentum)
-        torch._foreach_copy_(matrices, list(after.unbind()))
-        torch._foreach_copy_(buffers, list(momentum.unbind()))
+        torch._foreach_copy_(matrices, [one.view(shape) for one in after])
+        torch._foreach_copy_(buffers, [one.view(shape) for one in momentum])
+
+
+def stacked(tensors: list[Tensor]) -> Tensor:
+    """Tensors of one shape as matrices "n a b", b all axes but the first."""
+    return torch.stack([one.flatten(1) for one in tensors])
 
 
 class Clock:

@@ -45,7 +45,8 @@ def roles(model: nn.Module) -> dict[str, Literal["matrix", "input", "output", "o
         UserError: the model is no world model.
     """
     if not hasattr(model, "hidden"):
-        raise UserError("train.parametrisation mup and train.optimizer muon are for world models: leave them out")
+        raise UserError("train.parametrisation mup is for world models, and train.optimizer muon for them and for a "
+                        "PatchAutoencoder: leave them out")  # fmt: skip
     with torch.device("meta"):
         # Not from_config: that one leaves out what was given by position or by default, the depth and the width too.
         config = {key: value for key, value in model.config.items() if not key.startswith("_")}
@@ -84,20 +85,22 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     1/width^0.5: the largest singular value of an update is rate x width^0.5 (arXiv 2310.17813, condition 1). That of
     the output layer falls as 1/width, the multiplier of table 8 for a layer that starts at zero. What decays in a step,
     rate x weight_decay, is the same at every width. `model.rates` are shares of the rate for parts of the model whose
-    names begin so.
+    names begin so; `model.matrices()` names what Muon moves in a model that is no world model.
 
     Raises:
-        UserError: µP or Muon is set, and the model is no world model.
+        UserError: µP or Muon is set for a model that has no such matrices.
     """
     rates = getattr(model, "rates", {})
     mup, muon = config.parametrisation == "mup", config.optimizer == "muon"
-    kinds, grouped = roles(model) if mup or muon else {}, {}
+    kinds = roles(model) if mup or (muon and not hasattr(model, "matrices")) else {}
+    named = model.matrices() if muon and not kinds else {name for name, kind in kinds.items() if kind == "matrix"}
+    grouped: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         kind = kinds.get(name)
         scale = next((rate for part, rate in rates.items() if name.startswith(part)), 1.0)
-        orthogonal = muon and kind == "matrix"
+        orthogonal = muon and name in named
         if mup and kind in ("matrix", "output"):
             scale = (BASE_WIDTH / model.hidden) ** (0.5 if orthogonal else 1)
         # Without decay a gain stays in its old group: moments in a checkpoint go by the order of the groups.

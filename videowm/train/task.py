@@ -74,6 +74,10 @@ class Task(Protocol):
     def evaluate(self) -> Iterator[tuple[str, Any]]:
         """Pairs (name, value) measured on the finished model; names are those of `videowm.metrics`."""
 
+    def summary(self, metrics: dict[str, Any]) -> str:
+        """One sentence on what `evaluate` measured, for whoever waits for the end of the training; may be empty."""
+        return ""
+
     def export(self, out: Path) -> None:
         """Write the finished model."""
 

@@ -29,10 +29,12 @@ from videowm.config import check, suggest
 from videowm.files import short_hash_of
 from videowm.limits import LARGEST_SIZE, Count, Range, Size
 from videowm.types import UserError, latent_steps, pixel_frames
+from videowm.vae.patch import PatchAutoencoder
 from videowm.vae.sizes import sized
 
 # class -> how (time stride, space stride) are read from the model's own configuration
 STRIDES = {
+    "PatchAutoencoder": lambda c: (c.time_stride, c.space_stride),
     "AutoencoderKLCosmos": lambda c: (c.temporal_compression_ratio, c.spatial_compression_ratio),
     "AutoencoderKLLTXVideo": lambda c: (
         c.patch_size_t * 2 ** sum(c.spatio_temporal_scaling),
@@ -59,17 +61,20 @@ class SizeConfig:
     time: Size = 4  # time stride, a power of two
     space: Size = 8  # space stride, a power of two
     channels: Size = 8  # latent channels
-    width: Size = 32  # of the first block, the others twice that; a multiple of 8
-    layers: Annotated[int, Range(at_least=1, at_most=64)] = 1  # residual layers a block
+    width: Size = 32  # of the first block, the others twice that; of all blocks of PatchAutoencoder; a multiple of 8
+    layers: Annotated[int, Range(at_least=1, at_most=64)] = 1  # residual layers a block; of PatchAutoencoder's encoder
 
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Which autoencoder: a diffusers class of a given size, or the folder or hub name of a saved one.
+    """Which autoencoder: a class of a given size, or the folder or hub name of a saved one.
+
+    PatchAutoencoder (`videowm.vae.patch`) begins at the PCA of the training data. The others are diffusers' classes.
 
     `size` fills in what a class needs for its strides, `args` are the class's own arguments on top. Strides offered:
 
         class                  time 1      time 2      time 4      time 8
+        PatchAutoencoder       any         any         any         any
         AutoencoderKLCosmos    4 8 16      4 8 16      4 8 16      8 16
         AutoencoderKLLTXVideo  4 8 16      4 8 16      4 8 16      8 16
         AutoencoderKLWan       4 8 16      4 8 16      4 8 16      -
@@ -78,7 +83,7 @@ class VAEConfig:
     AutoencoderKLCogVideoX loads and trains, but sees the future: it takes `args` only.
     """
 
-    model: str = "AutoencoderKLCosmos"  # diffusers class
+    model: str = "PatchAutoencoder"  # class, of this package or of diffusers
     size: SizeConfig | None = None
     args: dict[str, Any] = field(default_factory=dict)  # arguments of the class, beside those that `size` gives
     pretrained: str | None = None  # folder or hub name of a saved autoencoder to begin with
@@ -121,7 +126,7 @@ def check_argument(name: str, value: Any, default: Any) -> None:
     """Refuse a value of another kind than the class's default, and sizes that no network has.
 
     Raises:
-        UserError: the value is of another kind, not finite, or no size from 1 to `LARGEST_SIZE`.
+        UserError: the value is of another kind, not finite, or no size from 1 (0 where that is the default) to `LARGEST_SIZE`.
     """
     if value is None or default is None:
         return
@@ -138,8 +143,9 @@ def check_argument(name: str, value: Any, default: Any) -> None:
         raise UserError(f"{name}: expected a word such as {default!r}, got {value!r}")
     if isinstance(default, float) and not (number and math.isfinite(value)):
         raise UserError(f"{name}: expected a finite number, got {value!r}")
-    if type(default) is int and not (number and 1 <= value <= LARGEST_SIZE and value == int(value)):
-        raise UserError(f"{name}: expected a whole number from 1 to {LARGEST_SIZE}, got {value!r}")
+    least = 0 if default == 0 else 1
+    if type(default) is int and not (number and least <= value <= LARGEST_SIZE and value == int(value)):
+        raise UserError(f"{name}: expected a whole number from {least} to {LARGEST_SIZE}, got {value!r}")
 
 
 def exact(vae: nn.Module) -> nn.Module:
@@ -222,14 +228,14 @@ def adapt(vae: nn.Module, *, local: int | None = None, qk_norm: bool = False) ->
 
 
 def vae_class(name: str) -> type[nn.Module]:
-    """The diffusers class of that name.
+    """The class of that name, of this package or of diffusers.
 
     Raises:
         UserError: no class of that name is in `STRIDES`.
     """
     if name not in STRIDES:
         raise UserError(f"vae.model: {name!r} is not a video autoencoder known here{suggest(name, STRIDES)}")
-    return getattr(diffusers, name)
+    return PatchAutoencoder if name == PatchAutoencoder.__name__ else getattr(diffusers, name)
 
 
 def load_vae(source: str | Path) -> nn.Module:
@@ -315,7 +321,7 @@ def weights_hash(model: nn.Module) -> str:
 
 
 class DiffusersCodec:
-    """`VideoCodec` over a diffusers video autoencoder. Latents are the posterior's mode, as they come.
+    """`VideoCodec` over a video autoencoder saved as diffusers does. Latents are the posterior's mode, as they come.
 
     The scaling that a class carries in its configuration (`scaling_factor`, `latents_mean`, `latents_std`) is for
     pipelines of its own: neither `encode` nor `decode` of diffusers applies it, and neither do these. Latents are
@@ -411,21 +417,30 @@ class DiffusersCodec:
     def encode_raw(self, frames: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b t c h w"]:
         """As `encode`, unchecked. A stream needs it, whose later steps have no first frame."""
         with sdpa_kernel(ATTENTION):
-            posterior = self.vae.encode(rearrange(frames, "b f c H W -> b c f H W")).latent_dist
-        return rearrange(posterior.mode(), "b c t h w -> b t c h w")
+            output = self.vae.encode(rearrange(frames, "b f c H W -> b c f H W"))
+        latents = output.latent_dist.mode() if "latent_dist" in output else output.latent
+        return rearrange(latents, "b c t h w -> b t c h w")
 
-    def decode(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b f 3 H W"]:
-        """Frames in [-1, 1], f = 1 + time stride * (t-1)."""
-        return self.decode_raw(latents).clamp(-1, 1)
+    @property
+    def looks_back(self) -> bool:
+        """Whether frames depend on latent steps before their own."""
+        return not isinstance(self.vae, PatchAutoencoder)
 
-    def decode_raw(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b f 3 H W"]:
+    def decode(self, latents: Float[Tensor, "b t c h w"], *, begins: bool = True) -> Float[Tensor, "b f 3 H W"]:
+        """Frames in [-1, 1], f = 1 + time stride * (t-1).
+
+        Latents that do not begin a video (`begins`), of an autoencoder that does not look back, give time stride * t.
+        """
+        return self.decode_raw(latents, begins=begins).clamp(-1, 1)
+
+    def decode_raw(self, latents: Float[Tensor, "b t c h w"], *, begins: bool = True) -> Float[Tensor, "b f 3 H W"]:
         """As `decode`, not clipped. A training loss needs it, whose gradient a clip would end."""
         frames = None
         if isinstance(self.vae, diffusers.AutoencoderKLCogVideoX) and latents.shape[1] % 2 == 0:
             frames = pixel_frames(latents.shape[1], self.stride[0])
             # Of an even number it makes stride - 1 frames too many.
             latents = torch.cat([latents, latents[:, -1:]], dim=1)
-        more = {}
+        more: dict[str, Any] = {} if self.looks_back else {"begins": begins}
         if self.vae.config.get("timestep_conditioning"):  # LTX decoders that can also denoise: 0 is clean
             more = {"temb": latents.new_zeros(len(latents))}
         with sdpa_kernel(ATTENTION):

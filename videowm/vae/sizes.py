@@ -21,6 +21,11 @@ def cosmos(time: int, space: int, channels: int, width: int, layers: int) -> dic
     }  # fmt: skip
 
 
+def patch(time: int, space: int, channels: int, width: int, layers: int) -> dict[str, Any]:
+    """All is done on the latent grid, so every stride is offered."""
+    return {"latent_channels": channels, "time_stride": time, "space_stride": space, "width": width, "layers": layers}
+
+
 def ltx(time: int, space: int, channels: int, width: int, layers: int) -> dict[str, Any]:
     """Blocks halve time and space together, a patch takes the rest of space."""
     halved = halvings(time)
@@ -61,6 +66,7 @@ def magvit(time: int, space: int, channels: int, width: int, layers: int) -> dic
 
 # class -> its arguments, and the (time, space) strides that it offers: see the table of VAEConfig
 SIZES: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[int, int], bool]]] = {
+    "PatchAutoencoder": (patch, lambda time, space: True),
     "AutoencoderKLCosmos": (cosmos, lambda time, space: time <= space),
     "AutoencoderKLLTXVideo": (ltx, lambda time, space: time <= space),
     "AutoencoderKLWan": (wan, lambda time, space: time <= min(4, space)),
@@ -77,7 +83,8 @@ def sized(model: str, *, time: int, space: int, channels: int, width: int, layer
     if model not in SIZES:
         raise UserError(f"vae.size: {model!r} is sized by its own vae.args only{suggest(model, SIZES)}")
     make, offered = SIZES[model]
-    if any(n & (n - 1) for n in (time, space)) or space < 2 or not offered(time, space):
+    powers = not any(n & (n - 1) for n in (time, space)) and space > 1
+    if not offered(time, space) or not (powers or model == "PatchAutoencoder"):
         raise UserError(
             f"vae.size: {model} does not offer strides of {time} in time and {space} in space: give powers of two, "
             "time no larger than space, and at most 4 for Wan and Magvit"

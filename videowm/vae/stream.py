@@ -1,11 +1,11 @@
 """Decode one latent step at a time, as the whole clip would be, in time and memory that do not grow.
 
-An autoencoder that `remembers` runs each step through layers that keep what they need of the past. Any other one runs
-a trailing window that covers its field in time: a causal autoencoder's newest output depends on its last R latent steps
-only, R measured by `decoder_field`. Cut off behind R + 1 steps, the newest output is that of the whole clip. The
-oldest step of the window becomes a "first frame", which stands for one frame instead of `stride`. So it lies outside
-the field by one step more. Frames agree with the whole clip's up to rounding (sums of other lengths), below 1e-5 in
-float32.
+An autoencoder that does not look back decodes each step by itself. One that `remembers` runs each step through layers
+that keep what they need of the past. Any other one runs a trailing window that covers its field in time: a causal
+autoencoder's newest output depends on its last R latent steps only, R measured by `decoder_field`. Cut off behind
+R + 1 steps, the newest output is that of the whole clip. The oldest step of the window becomes a "first frame", which
+stands for one frame instead of `stride`. So it lies outside the field by one step more. Frames agree with the whole
+clip's up to rounding (sums of other lengths), below 1e-5 in float32.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ class StreamDecoder:
         self.codec, self.window = codec, window
         self.layers: Layers | None = None
         self.past: Tensor | None = None  # of a window
+        self.begins = True
+        if window is None and not codec.looks_back:
+            return
         if window is None and remembers(codec.vae):
             self.layers = Layers(codec.vae.decoder, codec.vae.config["local"])
         elif window is None:
@@ -62,6 +65,9 @@ class StreamDecoder:
         """
         if latents.shape[1] != 1:
             raise UserError(f"a stream decodes 1 latent step at a time, got {latents.shape[1]}: call step for each")
+        if self.window is None and not self.codec.looks_back:
+            frames, self.begins = self.codec.decode(latents, begins=self.begins), False
+            return frames
         if self.layers is not None:
             with self.layers.remembering():
                 return self.codec.decode(latents)

@@ -16,7 +16,7 @@ from videowm.data.dataset import Dataset
 from videowm.data.played import PlayConfig, PlayedEpisodes
 from videowm.data.resident import Resident, ResidentFrames
 from videowm.dit.graph import capture
-from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction
+from videowm.evaluate.reconstruction import ReconstructionConfig, against_floor, reconstruction, training_pca
 from videowm.limits import Count, Seed
 from videowm.train.config import TrainConfig
 from videowm.train.task import Draws, Task
@@ -24,6 +24,7 @@ from videowm.types import UserError, latent_steps
 from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to_float
 from videowm.vae.critic import Critic, with_critic
 from videowm.vae.loss import VAELossConfig, lpips_network, vae_loss
+from videowm.vae.patch import PatchAutoencoder
 
 logger = logging.getLogger("videowm")
 
@@ -63,6 +64,8 @@ class VAETask(Task):
         self.codec.check_strides(*self.dataset.size)
         self.clips = ClipStream(self.dataset, frames=config.frames, split="train", seed=config.seed)
         self.resident = ResidentFrames(self.dataset, "train")
+        if isinstance(self.codec.vae, PatchAutoencoder) and config.vae.pretrained is None:
+            self.codec.vae.begin_at(training_pca(self.codec, self.dataset).later)
         even_clips(self.dataset, frames=config.evaluate.frames, split="test", count=1)  # now, not after training
         adversarial = config.loss.adversarial
         self.model = Autoencoder(self.codec, Critic(adversarial.width) if adversarial.weight else None)
@@ -93,6 +96,9 @@ class VAETask(Task):
     def evaluate(self) -> Iterator[tuple[str, Any]]:
         yield from reconstruction(self.codec, self.dataset, self.config.evaluate)
 
+    def summary(self, metrics: dict[str, Any]) -> str:
+        return against_floor(metrics)
+
     def export(self, out: Path) -> None:
         self.codec.vae.save_pretrained(out / "vae")
 
@@ -119,6 +125,17 @@ class Autoencoder(nn.Module):
         self.critic = critic  # trained with it, and not asked in `forward`
         self.codec = [codec]  # in a list: its weights are registered once, as `vae`
         self.graphs: dict[torch.Size, Callable[..., tuple[Tensor, Tensor]]] | None = None  # by shape, where recorded
+
+    def matrices(self) -> set[str]:
+        """Names of the weights that Muon moves.
+
+        Raises:
+            UserError: the autoencoder's class does not tell.
+        """
+        if not isinstance(self.vae, PatchAutoencoder):
+            raise UserError(f"train.optimizer muon for {type(self.vae).__name__}: leave it out, it is for "
+                            "PatchAutoencoder")  # fmt: skip
+        return {f"vae.{name}" for name in self.vae.matrices()}
 
     def compile_blocks(self, *, graph: bool) -> None:
         """With `graph`, on a GPU, a training step is two CUDA graphs; nothing else is compiled."""
