@@ -28,9 +28,9 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 ROOT = Path(__file__).parents[1]
-VAE = {"encoder_block_out_channels": "[32,32,32]", "decode_block_out_channels": "[32,32,32]", "latent_channels": "4"}
-TINY_VAE = [f"vae.args.{key}={value}" for key, value in VAE.items()] + [
-    "train.steps=3", "train.batch=2", "train.trackers=[]", "evaluate.clips=2", "evaluate.frames=9",
+TINY_VAE = [
+    "vae.size.channels=4", "vae.size.width=16", "vae.size.layers=1", "train.steps=3", "train.batch=2",
+    "train.trackers=[]", "evaluate.clips=2", "evaluate.frames=9",
 ]  # fmt: skip
 TINY_WORLD = [
     "hidden=32", "depth=1", "budget=null", "window=5", "train.steps=4", "train.batch=4", "train.trackers=[]",
