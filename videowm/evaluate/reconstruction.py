@@ -76,8 +76,8 @@ def against_floor(metrics: dict[str, object]) -> str:
     """One sentence: how far reconstructions lie above or below the PCA of the same latent shape."""
     found, floor = (float(metrics[f"reconstruction/psnr{suffix}"]) for suffix in ("", "_floor"))
     side = "above" if found >= floor else "BELOW"
-    return (f"held-out clips are reconstructed at {found:.1f} dB, {abs(found - floor):.1f} dB {side} the PCA of the same "
-            f"latent shape ({floor:.1f} dB)")  # fmt: skip
+    return (f"held-out clips are reconstructed at {found:.1f} dB, {abs(found - floor):.1f} dB {side} the PCA of the "
+            f"same latent shape ({floor:.1f} dB)")  # fmt: skip
 
 
 def measures(decoded: Float[Tensor, "b f 3 H W"], frames: Float[Tensor, "b f 3 H W"]) -> dict[str, Float[Tensor, " b"]]:

@@ -126,7 +126,8 @@ def check_argument(name: str, value: Any, default: Any) -> None:
     """Refuse a value of another kind than the class's default, and sizes that no network has.
 
     Raises:
-        UserError: the value is of another kind, not finite, or no size from 1 (0 where that is the default) to `LARGEST_SIZE`.
+        UserError: the value is of another kind, not finite, or no size from 1 to `LARGEST_SIZE`; 0 counts as one where
+            it is the default.
     """
     if value is None or default is None:
         return

@@ -56,7 +56,7 @@ class PCA:
 
 @dataclass(frozen=True)
 class BlockPCA:
-    """An autoencoder by linear algebra: each block of pixels by its own principal components, the first frame by itself.
+    """An autoencoder by linear algebra: blocks of pixels by their principal components, the first frame by itself.
 
     What a trained autoencoder of the same latent shape does not beat, it has not learned.
     """
