@@ -30,7 +30,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 ROOT = Path(__file__).parents[1]
 TINY_VAE = [
     "vae.size.channels=4", "vae.size.width=16", "vae.size.layers=1", "train.steps=3", "train.batch=2",
-    "train.trackers=[]", "evaluate.clips=2", "evaluate.frames=9",
+    "train.trackers=[]", "train.precision=fp32", "evaluate.clips=2", "evaluate.frames=9",
 ]  # fmt: skip
 TINY_WORLD = [
     "hidden=32", "depth=1", "budget=null", "window=5", "train.steps=4", "train.batch=4", "train.trackers=[]",

@@ -15,6 +15,7 @@ from videowm.dit import DiT
 from videowm.evaluate.features import open_features
 from videowm.evaluate.keeps import held_out, read_back, reconstructed, small_things, through
 from videowm.evaluate.reader import Reader, check_reader
+from videowm.evaluate.reconstruction import training_pca
 from videowm.evaluate.scenes import make_scenes
 from videowm.evaluate.suite import Instruments, suite, suite_of_bank
 from videowm.evaluate.surprise import among_latents
@@ -95,7 +96,8 @@ def measure_autoencoder(run: Path, options: EvaluateOptions, task: VAETask) -> d
     metrics = dict(task.evaluate())
     held, refusal = held_out(dataset, clips=config.clips, frames=config.frames)
     decoded = reconstructed(held.frames, through(task.codec), config.batch)
-    metrics |= dict(small_things(held, {"": decoded}))
+    pca = reconstructed(held.frames, training_pca(task.codec, dataset).reconstruct, config.batch)
+    metrics |= dict(small_things(held, {"": decoded, "_floor": pca}))
     if refusal:
         metrics["keeps/game_refused"] = refusal
     if reader is not None:

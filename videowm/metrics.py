@@ -122,9 +122,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("keeps/clips", "How many held-out clips were looked at.", "clips", None),
     Metric("keeps/game", "Why no boxes of small things are known.", "text", None),
     Metric("keeps/picture_psnr", "PSNR of all pixels of held-out clips through the autoencoder, pooled over each clip.",
-           "dB", "higher", sentence="PSNR of the whole picture is {value} dB"),
+           "dB", "higher", floor="the PCA of the same latent shape",
+           sentence="PSNR of the whole picture is {value} dB"),
     Metric("keeps/{}_psnr", "PSNR of the pixels within the simulator's boxes of one kind of thing, pooled over each "
-           "clip in which it is seen.", "dB", "higher",
+           "clip in which it is seen.", "dB", "higher", floor="the PCA of the same latent shape",
            sentence="Within the boxes of each {of} it is {value} dB"),
     Metric("keeps/{}_share", "Share of all pixels that lies within the boxes of one kind of thing.", "share", None),
     Metric("keeps/{}_ratio", "The reader's error of one column on reconstructed video over that on real video; 1 "

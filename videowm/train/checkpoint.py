@@ -110,10 +110,16 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put the moments saved by `optimizer_tensors` back."""
-    whole = optimizer.state_dict()
+    """Put the moments saved by `optimizer_tensors` back, in the memory order of their parameters.
+
+    A fused optimiser walks through parameters and moments side by side, whatever their strides.
+    """
+    whole, parameters = optimizer.state_dict(), [p for group in optimizer.param_groups for p in group["params"]]
     whole["state"] = {}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
+        like = parameters[int(index)]
+        if value.shape == like.shape:
+            value = torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(value)
         whole["state"].setdefault(int(index), {})[key] = value
     optimizer.load_state_dict(whole)

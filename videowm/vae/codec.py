@@ -69,7 +69,7 @@ class SizeConfig:
 class VAEConfig:
     """Which autoencoder: a class of a given size, or the folder or hub name of a saved one.
 
-    PatchAutoencoder (`videowm.vae.patch`) begins at the PCA of the training data. The others are diffusers' classes.
+    The default, `videowm.vae.patch`, begins at the PCA of the training data. The other classes are diffusers'.
 
     `size` fills in what a class needs for its strides, `args` are the class's own arguments on top. Strides offered:
 
