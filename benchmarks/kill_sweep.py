@@ -29,7 +29,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 POINTS, KILLS = 24, 10
 STEPS, BRANCH_AT = 60, 40
-VAE = {"encoder_block_out_channels": "[32,32,32]", "decode_block_out_channels": "[32,32,32]", "latent_channels": "4"}
+VAE = ["vae.size.width=16", "vae.size.layers=1", "vae.size.channels=4"]
 WORLD = {
     "hidden": 32, "depth": 1, "budget": None, "window": 5, "train.batch": 4, "train.trackers": [], "train.warmup": 5,
     "train.precision": "fp32", "train.log_every": 1, "train.save_every": 10, "heldout.clips": 4, "heldout.window": 4,
@@ -41,7 +41,7 @@ WORLD = {
 def prepare(folder: Path) -> Path:
     """A recording of six episodes, an autoencoder after three steps, its latents."""
     data, vae, latents = folder / "data", folder / "vae", folder / "latents"
-    tiny = [*(f"vae.args.{key}={value}" for key, value in VAE.items()), "train.steps=3", "train.batch=2",
+    tiny = [*VAE, "train.steps=3", "train.batch=2",
             "train.trackers=[]", "evaluate.clips=2", "evaluate.frames=9"]  # fmt: skip
     for verb in (
         ["record", "carracing", "--out", data, "--episodes", 6, "--frames", 69, "--seed", 3, "--test-share", 1 / 3],

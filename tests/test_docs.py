@@ -37,8 +37,10 @@ ENDPOINT = "http://127.0.0.1:8000/v1"
 # What makes a command tiny: numbers of options that it has, and what is put behind it.
 NUMBERS = {"--episodes": "6", "--play": "2", "--workers": "1", "--clips": "4", "--horizon": "8"}
 TRAIN = ["train.steps=3", "train.trackers=[]", "train.precision=fp32", "train.log_every=1"]
-VAE = [*TRAIN, "train.batch=2", "evaluate.clips=2", "evaluate.frames=9", "frames=9"]
-NARROW = ["vae.args.encoder_block_out_channels=[32,32,32]", "vae.args.decode_block_out_channels=[32,32,32]"]
+VAE = [
+    *TRAIN, "train.batch=2", "evaluate.clips=2", "evaluate.frames=9", "frames=9", "vae.size.width=16",
+    "vae.size.layers=1", "vae.size.channels=4",
+]  # fmt: skip
 WORLD = [
     *TRAIN, "depth=1", "hidden=32", "budget=null", "window=5", "train.batch=4", "heldout.clips=4", "heldout.window=4",
     "heldout.context=2", "rollout.clips=2", "rollout.context_frames=5", "rollout.horizon=4", "rollout.batch=2",
@@ -55,16 +57,8 @@ BEHIND = {
     "evaluate runs/world --reader": ["--counterfactuals", "1", *EVALUATE],
     "evaluate": ["--counterfactuals", "0", *EVALUATE],
     "latents": ["--clips", "2", "--directions", "1"],
-    "train configs/vae/quickstart.yaml data=null": [
-        *VAE,
-        *NARROW,
-        "vae.args.latent_channels=4",
-        "play.episodes=3",
-        "play.frames=20",
-        "play.test_share=0.34",
-    ],
-    "train configs/vae/quickstart.yaml": [*VAE, *NARROW, "vae.args.latent_channels=4"],
-    "train configs/vae/": [*VAE, "vae.size.width=8", "vae.size.channels=4"],
+    "train configs/vae/quickstart.yaml data=null": [*VAE, "play.episodes=3", "play.frames=20", "play.test_share=0.34"],
+    "train configs/vae/": VAE,
     "train configs/world/": WORLD,
     "train my-world.yaml": WORLD,
     "train configs/reader/": [*TRAIN, "train.batch=2", "heldout_clips=2", "reader.width=8"],

@@ -213,7 +213,7 @@ def test_latents_that_are_not_finite(encode, vae_run, tmp_path):
     """Guards statistics that are NaN: an autoencoder with one broken weight is refused before a shard is written."""
     vae = load_vae(vae_run).eval()
     with torch.no_grad():
-        vae.encoder.conv_out.conv_t.weight[0, 0] = torch.nan
+        vae.down.weight[0, 0] = torch.nan
     with pytest.raises(UserError, match="latents of episode 0 from frame 0 on are not finite"):
         encode(tmp_path / "nan", DiffusersCodec(vae), vae_run)
     assert not (tmp_path / "nan").exists()
