@@ -34,8 +34,8 @@ class PCA:
     deviations: Tensor
 
     @classmethod
-    def fit(cls, batches: Iterable[Float[Tensor, "rows d"]], count: int) -> PCA:
-        """The `count` components of largest variance; sums are float64, so batches of any size give the same.
+    def fit(cls, batches: Iterable[Float[Tensor, "_ d"]], count: int) -> PCA:
+        """The `count` components of largest variance of batches of rows; sums are float64, so batches of any size give the same.
 
         Raises:
             UserError: vectors have fewer numbers than components are wanted.
@@ -67,7 +67,7 @@ class BlockPCA:
     later: PCA  # of blocks of `time` frames
 
     @classmethod
-    def fit(cls, clips: Iterable[Float[Tensor, "b f 3 H W"]], time: int, space: int, channels: int) -> BlockPCA:
+    def fit(cls, clips: Iterable[Float[Tensor, "_ f 3 H W"]], time: int, space: int, channels: int) -> BlockPCA:
         """Components of the blocks of some clips in [-1, 1], f = 1 + time * (t-1), t at least 2."""
         clips = list(clips)
         size = min(channels, 3 * space * space)
