@@ -35,7 +35,7 @@ class PCA:
 
     @classmethod
     def fit(cls, batches: Iterable[Float[Tensor, "_ d"]], count: int) -> PCA:
-        """The `count` components of largest variance of batches of rows; sums are float64, so batches of any size give the same.
+        """The `count` components of largest variance of rows; sums are float64, so any batches of them give the same.
 
         Raises:
             UserError: vectors have fewer numbers than components are wanted.
