@@ -69,6 +69,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_clips_for_components() -> None:
+    """Principal components of few clips: tiny recordings have no more, and each training computes them."""
+    from videowm.evaluate import reconstruction
+
+    reconstruction.PCA_CLIPS = 8
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """Signatures are not checked: for a compiler, which cannot look through the checks, and for wrong shapes."""

@@ -33,15 +33,19 @@ class ReconstructionConfig:
 
 
 @torch.no_grad()
-def reconstruction(codec: DiffusersCodec, dataset: Episodes, config: ReconstructionConfig) -> Pairs:
+def reconstruction(
+    codec: DiffusersCodec, dataset: Episodes, config: ReconstructionConfig, pca: BlockPCA | None = None
+) -> Pairs:
     """`measures` of held-out clips through the codec, and through the PCA of its latent shape as `_floor`.
+
+    Without `pca`, the result of `training_pca`, it is computed.
 
     Each has its standard error over episodes. Clips in which nothing moves have no `psnr_moved`; `moved_clips` counts
     the others.
     """
     where = even_clips(dataset, frames=config.frames, split="test", count=config.clips)
     device = next(codec.vae.parameters()).device
-    pca = training_pca(codec, dataset)
+    pca = pca or training_pca(codec, dataset)
     parts: list[dict[str, Tensor]] = []
     for i in range(0, len(where), config.batch):
         clips = [dataset.clip(episode, start, config.frames).frames for episode, start in where[i : i + config.batch]]

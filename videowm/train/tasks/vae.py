@@ -25,6 +25,7 @@ from videowm.vae.codec import DiffusersCodec, VAEConfig, build_vae, load_vae, to
 from videowm.vae.critic import Critic, with_critic
 from videowm.vae.loss import VAELossConfig, lpips_network, vae_loss
 from videowm.vae.patch import PatchAutoencoder
+from videowm.vae.pca import BlockPCA
 
 logger = logging.getLogger("videowm")
 
@@ -64,8 +65,10 @@ class VAETask(Task):
         self.codec.check_strides(*self.dataset.size)
         self.clips = ClipStream(self.dataset, frames=config.frames, split="train", seed=config.seed)
         self.resident = ResidentFrames(self.dataset, "train")
+        self.pca: BlockPCA | None = None
         if isinstance(self.codec.vae, PatchAutoencoder) and config.vae.pretrained is None:
-            self.codec.vae.begin_at(training_pca(self.codec, self.dataset).later)
+            self.pca = training_pca(self.codec, self.dataset)
+            self.codec.vae.begin_at(self.pca.later)
         even_clips(self.dataset, frames=config.evaluate.frames, split="test", count=1)  # now, not after training
         adversarial = config.loss.adversarial
         self.model = Autoencoder(self.codec, Critic(adversarial.width) if adversarial.weight else None)
@@ -94,7 +97,7 @@ class VAETask(Task):
         return loss, terms | more
 
     def evaluate(self) -> Iterator[tuple[str, Any]]:
-        yield from reconstruction(self.codec, self.dataset, self.config.evaluate)
+        yield from reconstruction(self.codec, self.dataset, self.config.evaluate, self.pca)
 
     def summary(self, metrics: dict[str, Any]) -> str:
         return against_floor(metrics)
