@@ -25,7 +25,7 @@ from videowm.data.resident import ResidentFrames
 from videowm.evaluate.reconstruction import ReconstructionConfig, reconstruction, training_pca
 from videowm.vae.codec import DiffusersCodec, SizeConfig, VAEConfig, build_vae, to_float
 from videowm.vae.loss import VAELossConfig, vae_loss
-from videowm.vae.patch import linear
+from videowm.vae.patch import linear, set_maps
 from videowm.vae.pca import PCA, from_blocks, to_blocks
 
 CLASSES = {  # of about the same number of parameters
@@ -44,12 +44,8 @@ class LinearPath(DiffusersCodec):
         super().__init__(vae)
         pixels, channels = pca.directions.shape
         vae.down, vae.up = nn.Conv2d(pixels, channels, 1), nn.Conv2d(channels, pixels, 1)
+        set_maps(vae.down, vae.up, pca)
         with torch.no_grad():
-            inward = (pca.directions / pca.deviations).mT
-            vae.down.weight.copy_(inward[:, :, None, None])
-            vae.down.bias.copy_(-inward @ pca.mean)
-            vae.up.weight.copy_((pca.directions * pca.deviations)[:, :, None, None])
-            vae.up.bias.copy_(pca.mean)
             for layer in (vae.quant_conv, vae.decoder.conv_out):
                 for parameter in layer.parameters():
                     parameter.zero_()

@@ -61,14 +61,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         )  # fmt: skip
         self.to(memory_format=torch.channels_last)
 
-    @torch.no_grad()
     def begin_at(self, pca: PCA) -> None:
         """Set the linear maps to principal components of blocks, so that latents are white."""
-        inward = (pca.directions / pca.deviations).mT
-        self.down.weight.copy_(inward[:, :, None, None])
-        self.down.bias.copy_(-inward @ pca.mean)
-        self.up.weight.copy_((pca.directions * pca.deviations)[:, :, None, None])
-        self.up.bias.copy_(pca.mean)
+        set_maps(self.down, self.up, pca)
 
     def matrices(self) -> set[str]:
         """Names of the weights with the width on both sides, which Muon moves."""
@@ -132,6 +127,16 @@ class Residual(nn.Module):
 
     def forward(self, x: Float[Tensor, "n e h w"]) -> Float[Tensor, "n e h w"]:
         return x + self.gather(F.gelu(self.spread(self.norm(x))))
+
+
+@torch.no_grad()
+def set_maps(down: nn.Conv2d, up: nn.Conv2d, pca: PCA) -> None:
+    """Set 1x1 convolutions from and to blocks to principal components, divided by their deviations."""
+    inward = (pca.directions / pca.deviations).mT
+    down.weight.copy_(inward[:, :, None, None])
+    down.bias.copy_(-inward @ pca.mean)
+    up.weight.copy_((pca.directions * pca.deviations)[:, :, None, None])
+    up.bias.copy_(pca.mean)
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:
