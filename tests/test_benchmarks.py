@@ -24,12 +24,14 @@ import stages
 import study
 import timing
 import train_step
+import video
 import words
 
 import scaling.__main__ as scaling
 from scaling.law import Law
 from videowm import config as configuration
 from videowm.cli import parser
+from videowm.data.dataset import Dataset
 from videowm.train import registry
 
 WORK = peers.Work("tiny", 16, steps=4)
@@ -195,3 +197,12 @@ def test_exponents_are_another_study_s():
     other = carry_over.transplanted(runs, targets, 0.5, 0.4)
     assert own["root mean square"] < 0.01 and max(map(abs, own["targets"])) < 0.1
     assert other["root mean square"] > 0.5 and max(map(abs, other["targets"])) > 1
+
+
+def test_readers_of_video_are_timed(dataset, monkeypatch):
+    """Guards a rate of frames that were not read, and readers that differ without a word."""
+    row = video.measure(Dataset(dataset), 9, count=3, rounds=1)
+    assert row["decord"] > 0 and row["ratio"] == pytest.approx(row["PyAV"] / row["decord"], rel=0.01)
+    monkeypatch.setattr(video.AVVideo, "frame", lambda self, index, frame=video.AVVideo.frame: frame(self, 0))
+    with pytest.raises(SystemExit, match="differ on clips of 9 frames"):
+        video.measure(Dataset(dataset), 9, count=3, rounds=1)

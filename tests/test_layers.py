@@ -111,9 +111,9 @@ def test_imports_go_one_way(path):
 
 
 def test_only_one_module_imports_decord():
-    """Guards readers opened beside `data/dataset.py`, the one place that knows decord's traps."""
+    """Guards readers opened beside `data/video.py`, the one place that knows decord's traps."""
     users = [path.relative_to(ROOT).as_posix() for path in FILES if any(m.startswith("decord") for m in imports(path))]
-    assert users == ["videowm/data/dataset.py"]
+    assert users == ["videowm/data/video.py"]
 
 
 LIGHT = {  # module -> what importing it must not load

@@ -1,4 +1,4 @@
-"""Random access to datasets in the LeRobot v3 layout. The only module that imports decord.
+"""Random access to datasets in the LeRobot v3 layout.
 
 Frames are found by integer index, never by time. `layout.py` writes what is read here.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from tqdm import tqdm
 from videowm.config import suggest
 from videowm.data.layout import column_values, fingerprint
 from videowm.data.meta import feature_names, read_captions, read_episodes, read_files, read_info, remedy, splits_of
+from videowm.data.video import Video, open_video, readable
 from videowm.files import short_hash, visible
 from videowm.types import Clip, UserError
 
-OPEN_READERS = 8  # decord readers that one process keeps open
+OPEN_READERS = 8  # videos that one process keeps open
 
 
 class Dataset:
@@ -71,7 +71,7 @@ class Dataset:
         self._verified: set[str] = set()
         self._columns: dict[tuple[str, str], np.ndarray] = {}
         self._captions: list[str] | None = None
-        self._readers: OrderedDict[str, Any] = OrderedDict()
+        self._readers: OrderedDict[str, Video] = OrderedDict()
         self._inherited: list[Any] = []
         self._pid = os.getpid()
 
@@ -122,10 +122,7 @@ class Dataset:
                 f"{path} holds {len(reader)} frames, episode {episode} needs {start + length}: {self.remedy}"
             )
         with readable(path, self.remedy):
-            frames = reader.get_batch((indices + start).tolist()).asnumpy()
-            # A reader left as it is decodes on while the next one works: 2.5 times the time per clip over 3 files.
-            reader.seek(0)
-        return frames
+            return reader.read((indices + start).tolist())
 
     def every_frame(self, split: str) -> np.ndarray:
         """All frames of a split, episode after episode, uint8 "n H W 3"; threads have videos of their own, since a
@@ -262,8 +259,8 @@ class Dataset:
             self._columns[key] = column_values(table[name])
         return self._columns[key]
 
-    def _reader(self, path: Path) -> Any:
-        """This process's decord reader of a video, least recently used ones closed."""
+    def _reader(self, path: Path) -> Video:
+        """This process's reader of a video, least recently used ones closed."""
         if self._pid != os.getpid():
             # Closing a reader that came through a fork waits for threads that are not here: keep it, unused.
             self._inherited.append(self._readers)
@@ -276,29 +273,11 @@ class Dataset:
         self._readers.move_to_end(key)
         return self._readers[key]
 
-    def _open_video(self, path: Path) -> Any:
-        import decord
-
+    def _open_video(self, path: Path) -> Video:
         if not path.is_file():
             raise UserError(f"{path} is missing: {self.remedy}")
         file = self._files.get(path.relative_to(self.root).as_posix())
         if file is not None and path.stat().st_size != file["bytes"]:
             raise UserError(f"{path} has {path.stat().st_size} bytes, expected {file['bytes']}: {self.remedy}")
-        decord.logging.set_level(decord.logging.QUIET)
         with readable(path, self.remedy):
-            return decord.VideoReader(str(path), num_threads=1)
-
-
-@contextmanager
-def readable(path: Path, remedy: str) -> Iterator[None]:
-    """decord's errors as one sentence that names the file; its own class is no RuntimeError, so both are caught.
-
-    Raises:
-        UserError: decord cannot read the file.
-    """
-    import decord
-
-    try:
-        yield
-    except (RuntimeError, decord.DECORDError):
-        raise UserError(f"{path} is damaged or no video that decord can read: {remedy}") from None
+            return open_video(path)
