@@ -411,6 +411,27 @@ def test_a_stream_does_not_grow(pipeline, episode):
     assert held() == before and out.shape == (1, 4, 3, 64, 64) and out.isfinite().all()
 
 
+def test_a_row_of_a_stream_begins_anew(pipeline, episode):
+    """Guards an environment that goes on from another's frames: the row is a stream of its own, the other goes on."""
+    frames, actions = (part.expand(2, *part.shape[1:]) for part in (episode[0][:, :9], episode[1][:, :40]))
+    noise = torch.randn(7, 2, 1, 4, 8, 8, generator=seeded(3))
+    sampler = Sampler(2, context_level=0.0)
+    stream, plain = (pipeline.start(frames[:, :5], actions[:, :4], sampler=sampler) for _ in range(2))
+    out = []
+    for i, drawn in enumerate(noise):
+        if i == 3:
+            stream.reset([1], frames[1:, 4:9], actions[1:, 4:8])
+            alone = pipeline.start(frames[1:, 4:9], actions[1:, 4:8], sampler=sampler)
+        action = actions[:, 8 + 4 * i : 12 + 4 * i]
+        out.append((stream.step(action, drawn), plain.step(action, drawn)))
+        if i >= 3:
+            torch.testing.assert_close(out[-1][0][1:], alone.step(action[1:], drawn[1:]), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(out[-1][0][0], out[-1][1][0], rtol=1e-4, atol=1e-4)
+    assert (out[3][0][1] - out[3][1][1]).abs().max() > 0.01
+    with pytest.raises(UserError, match="2 actions were given between 1 frames"):
+        stream.reset([0], frames[:1, :1], actions[:1, :2])
+
+
 def test_what_a_stream_refuses(pipeline, episode):
     """Guards a shape that broadcasts to something nobody asked for."""
     stream = pipeline.start(episode[0][:, :1], futures=2)

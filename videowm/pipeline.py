@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from videowm.actions.group import check_actions, group_actions, grouped_size
 from videowm.dit import DiT
 from videowm.dit.model import Tap
 from videowm.dit.sample import Sampler
-from videowm.dit.saved import REMEDY, check_folder, check_hash, loading, network_hash
+from videowm.dit.saved import REMEDY, TrainedOn, check_folder, check_hash, loading, network_hash
 from videowm.dit.stream import LatentStream, rollout
 from videowm.dit.text import ByteText, FrozenText, TextEncoder, TextTokens
 from videowm.files import read_json, share
@@ -36,23 +37,6 @@ class WorldModelOutput(BaseOutput):
     frames: Float[Tensor, "b f 3 H W"]  # in [-1, 1]
     latents: Float[Tensor, "b t c h w"]  # normalised
     context_frames: int  # of all frames, those of the context
-
-
-@dataclass(frozen=True)
-class TrainedOn:
-    """Statistics and names of the training data; saved in the transformer's configuration."""
-
-    latents_mean: list[float]  # per latent channel
-    latents_std: list[float]
-    action_mean: list[float]  # per action
-    action_std: list[float]
-    action_names: list[str]
-    world: str
-    fps: float
-    window: int  # latent steps seen at once
-    vae_hash: str
-    text: dict | None = None  # how captions were read and drawn (`videowm.train.words.TextConfig`)
-    drop_actions: float = 0.0  # share of samples without actions
 
 
 class WorldModelPipeline(DiffusionPipeline):
@@ -297,9 +281,22 @@ class WorldModelPipeline(DiffusionPipeline):
             >>> stream = pipeline.start(frames[:, :1])
             >>> next_frames = stream.step(actions)  # "b k a" -> "b k 3 H W", k the VAE's time stride
         """
+        self.check_sampler(sampler)
+        context, grouped = self.beginning(frames, actions, futures)
+        text = self.text_conditioning(prompt, len(frames), futures)
+        return VideoStream(self, context, grouped, text, generator=generator, sampler=sampler, graph=graph,
+                           tap=tap)  # fmt: skip
+
+    def beginning(
+        self, frames: Float[Tensor, "b f 3 H W"], actions: Float[Tensor, "b n a"] | None, futures: int = 1
+    ) -> tuple[Float[Tensor, "all t c h w"], Float[Tensor, "all t g"]]:
+        """Normalised latents of a context, and its grouped actions; all = b * futures.
+
+        Raises:
+            UserError: frames and actions that do not belong together, or none that the model was never trained without.
+        """
         if actions is None and frames.shape[1] == 1:  # nothing led to the first frame
             actions = torch.zeros(len(frames), 0, len(self.trained_on.action_names))
-        self.check_sampler(sampler)
         if actions is None:
             self.check_frames(frames)
         elif actions.shape[1] != frames.shape[1] - 1:
@@ -307,10 +304,8 @@ class WorldModelPipeline(DiffusionPipeline):
                             f"expected {frames.shape[1] - 1}")  # fmt: skip
         else:
             self.check(frames, torch.cat([actions, actions.new_zeros(len(actions), 1, actions.shape[2])], dim=1))
-        text, context = self.text_conditioning(prompt, len(frames), futures), self.context(frames, futures)
-        grouped = self.without_actions(context) if actions is None else self.grouped(frames, actions, futures)
-        return VideoStream(self, context, grouped, text, generator=generator, sampler=sampler, graph=graph,
-                           tap=tap)  # fmt: skip
+        context = self.context(frames, futures)
+        return context, self.without_actions(context) if actions is None else self.grouped(frames, actions, futures)
 
     @torch.no_grad()
     def __call__(
@@ -432,3 +427,24 @@ class VideoStream:
             grouped = self.pipeline.group(actions.to(self.last.device))[:, 1:]  # the first group is a clip's beginning
         self.last = self.stream.step(grouped, drawn_or_given("noise", noise, self.last, self.generator))
         return self.decoder.step(self.pipeline.denormalise(self.last))
+
+    @torch.no_grad()
+    def reset(
+        self, rows: Sequence[int], frames: Float[Tensor, "r f 3 H W"], actions: Float[Tensor, "r n a"] | None = None
+    ) -> None:
+        """Let some rows begin anew, as environments do, while the others go on; a row's prompt stays.
+
+        Args:
+            rows: their numbers among the b videos, each once.
+            frames: a context for each of them, as for `WorldModelPipeline.start`.
+            actions: n = f-1 between the frames; None: without actions, as training drops them.
+
+        Raises:
+            UserError: inputs that do not belong together, or rows that are not there.
+
+        Example:
+            >>> stream.reset([2], frames[2:3])  # the third video begins again
+        """
+        context, grouped = self.pipeline.beginning(frames, actions)
+        self.stream.reset(rows, context, grouped)
+        self.decoder.reset(rows, self.pipeline.denormalise(context))

@@ -139,7 +139,8 @@ def test_sinks_do_not_wear_out(model, inputs):
     for _ in range(300):
         model(**part, cache=cache, write=True)
     kept, turned = cache.kept[0], cache.keys[0][:, :, : model.tokens]
-    torch.testing.assert_close(turned, rotate(kept, *cache.rotary.forward_in_time(torch.tensor([298]))))
+    angles = cache.rotary.forward_in_time(torch.tensor([298]))
+    torch.testing.assert_close(turned, rotate(kept, *angles))
     assert [k.shape for k in cache.keys + cache.values] == sizes and cache.next_step == 300
 
 

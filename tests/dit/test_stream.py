@@ -7,6 +7,7 @@ import torch
 
 from videowm.dit.sample import Sampler
 from videowm.dit.stream import LatentStream
+from videowm.types import UserError
 
 WINDOW = 4
 CLEAN = {"context_level": 0.0}
@@ -25,7 +26,7 @@ def streamed(model, given, *, static: bool = False, **settings) -> torch.Tensor:
         model, given["context"], given["actions"][:, :3], sampler=Sampler(3, **CLEAN | settings), window=WINDOW
     )
     stream.use_graph = static  # without a GPU: the path that a graph records, run as it is
-    stream.graph = Replay(stream) if static else None
+    stream.graphs = dict.fromkeys((False, True), Replay(stream)) if static else {}
     steps = [stream.step(given["actions"][:, i, None], given["noise"][:, i - 3, None]) for i in range(3, 9)]
     return torch.cat(steps, dim=1)
 
@@ -89,3 +90,70 @@ def test_half_precision_is_near(awake, given):
     with torch.no_grad():
         whole, half = model(*inputs), model.to(torch.bfloat16)(*inputs)
     assert half.dtype == torch.float32 and 1e-5 < ((half - whole).norm() / whole.norm()).item() < 0.05
+
+
+def draws(shape: tuple[int, ...], count: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(shape, generator=generator) for _ in range(count)]
+
+
+RESETS = {4: ([1], 2), 6: ([0, 3], 3), 7: ([1], 1)}  # before a step: the rows that begin anew, and from how many steps
+
+
+def with_resets(model, resets: dict, only: int | None = None, *, static: bool, **settings) -> torch.Tensor:
+    """Nine steps of four rows (or of one, alone from its last beginning on) of which some begin anew."""
+    rows = slice(None) if only is None else slice(only, only + 1)
+    contexts, actions, noises = draws((4, 3, 3, 4, 4), 10), draws((4, 3, 5), 10), draws((4, 1, 3, 4, 4), 10)
+    began, known = next(((at, n) for at, (who, n) in reversed(resets.items()) if only in who), (0, 3))
+
+    def beginning(at: int, where, known: int) -> tuple[torch.Tensor, ...]:
+        return contexts[at][where, :known], actions[at][where, :known], contexts[9 - at][where, :known]
+
+    context, before, past = beginning(began, rows, known)
+    stream = LatentStream(model, context, before, sampler=Sampler(2, **settings), window=WINDOW, past_noise=past)
+    stream.use_graph = static
+    stream.graphs = dict.fromkeys((False, True), Replay(stream)) if static else {}
+    out = []
+    for i in range(began, 9):
+        if only is None and i in resets:
+            who, known = resets[i]
+            stream.reset(who, *beginning(i, who, known))
+        out.append(stream.step(actions[i][rows, :1], noises[i][rows], noises[9 - i][rows]))
+    return torch.cat(out, dim=1)
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("settings", [{"history_guidance": 1.5}, {"sinks": 1, "action_guidance": 2.0}], ids=str)
+def test_rows_begin_anew_while_others_go_on(model, monkeypatch, settings, static):
+    """Guards a row that sees what it was before, another row's keys, sinks or actions, or positions that are not its
+    own: each row is what it is alone, from its last beginning on; row 2 never begins anew."""
+    monkeypatch.setattr(model, "windows", [2, None])
+    together = with_resets(model, RESETS, static=static, **settings)
+    for row in range(4):
+        alone = with_resets(model, RESETS, row, static=False, **settings)
+        torch.testing.assert_close(together[row, None, -alone.shape[1] :], alone, rtol=1e-4, atol=1e-4)
+    never = with_resets(model, {}, static=static, **settings)
+    torch.testing.assert_close(never[2], together[2], rtol=1e-4, atol=1e-4)
+    assert all((never[row] - together[row]).abs()[-2:].max() > 1e-2 for row in (0, 1, 3))
+
+
+def test_a_text_stays_with_its_row(spoken, said):
+    """Guards a row that begins anew under another row's text."""
+    context, actions, noise = torch.randn(2, 3, 3, 4, 4), torch.randn(2, 3, 5), torch.randn(2, 1, 3, 4, 4)
+    settings = {"sampler": Sampler(2, **CLEAN), "window": WINDOW}
+    stream = LatentStream(spoken, context, actions, text=said, **settings)
+    stream.step(actions[:, :1], noise)
+    stream.reset([1], context[1:], actions[1:])
+    alone = LatentStream(spoken, context[1:], actions[1:], text=tuple(part[1:] for part in said), **settings)
+    out, expected = stream.step(actions[:, :1], noise), alone.step(actions[1:, :1], noise[1:])
+    torch.testing.assert_close(out[1:], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_that_cannot_begin_anew(model, given):
+    """Guards a row that silently keeps its past: one that is not there, named twice, or without a context."""
+    stream = LatentStream(model, given["context"], given["actions"][:, :3], sampler=Sampler(1, sinks=2), window=WINDOW)
+    for rows in ([2], [-1], [0, 0], [0, 1]):
+        with pytest.raises(UserError, match=r"cannot begin anew from 1 contexts: give one for each row of 0 to 1"):
+            stream.reset(rows, given["context"][:1], given["actions"][:1, :3])
+    with pytest.raises(UserError, match="2 sinks and a context of 1 latent steps do not fit"):
+        stream.reset([0], given["context"][:1, :1], given["actions"][:1, :1])

@@ -42,10 +42,10 @@ def test_streams_give_what_whole_clips_give(name, cached):
     layer that forgets, or one that still remembers, or rounds to bf16, when others use it.
     """
     codec = made(name)
-    time = codec.stride[0]
-    window = decoder_field(codec) + 1
     if cached and not remembers(codec.vae):
         pytest.skip("its layers keep nothing")
+    time = codec.stride[0]
+    window = decoder_field(codec) + 1
     decoder = StreamDecoder(codec, None if cached else window)
     latents = torch.randn(2, window + 6, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     whole = codec.decode(latents)
@@ -56,6 +56,27 @@ def test_streams_give_what_whole_clips_give(name, cached):
     with torch.autocast("cpu", torch.bfloat16):
         assert codec.decode(latents).dtype == torch.float32
     assert not torch.equal(codec.decode(latents[:, -window + 2 :])[:, -time:], whole[:, -time:])
+
+
+@pytest.mark.parametrize("name", ["AutoencoderKLCosmos", "AutoencoderKLLTXVideo"])
+@torch.no_grad()
+def test_rows_begin_anew_while_others_go_on(name):
+    """Guards a row that is decoded behind its former past, or swapped with another: each is a clip of its own, and all
+    are decoded together again in the end. Cosmos' layers remember, LTX has a window."""
+    codec = made(name)
+    decoder, last, steps = StreamDecoder(codec), 0, decoder_field(codec) + 4
+    latents = torch.randn(3, steps, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    began, out = [0, 0, 0], []
+    for i in range(steps):
+        for row in {2: [1], 3: [0, 2]}.get(i, []):
+            decoder.reset([row], latents[row, None, i - 1 - row : i])
+            began[row] = max(0, i - 1 - row)
+        out.append(decoder.step(latents[:, i, None]))
+        last = out[-1].shape[1]
+    for row in range(3):
+        alone = codec.decode(latents[row, None, began[row] :])[:, -last * (steps - 3) :]
+        torch.testing.assert_close(torch.cat(out[3:], 1)[row, None], alone, rtol=0, atol=1e-5)
+    assert len(decoder.cohorts) == 1 and decoder.cohorts[0].rows.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", KINDS)

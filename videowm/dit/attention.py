@@ -103,16 +103,19 @@ class Rotary(nn.Module):
         angle = torch.cat(parts, dim=-1).flatten(0, 1)
         return angle.cos().float(), angle.sin().float()
 
-    def forward_in_time(self, steps: Int[Tensor, " 1"]) -> tuple[Float[Tensor, "1 half"], Float[Tensor, "1 half"]]:
+    def forward_in_time(self, steps: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b half"], Float[Tensor, "b half"]]:
         """Cosine and sine that move keys on by `steps` latent steps, and not in the picture."""
-        cos, sin = self.angles(steps)
-        return cos[:1], sin[:1]  # the first token stands in row 0 and column 0
+        tokens = self.shape[0] * self.shape[1]
+        return tuple(angle[::tokens] for angle in self.angles(steps))  # a step's first token: row 0 and column 0
 
 
 def rotate(
-    x: Float[Tensor, "b n l k"], cos: Float[Tensor, "#l half"], sin: Float[Tensor, "#l half"]
+    x: Float[Tensor, "b n l k"], cos: Float[Tensor, "*#rows half"], sin: Float[Tensor, "*#rows half"]
 ) -> Float[Tensor, "b n l k"]:
-    """Queries or keys with the channel pairs (i, i + k/2) turned by their angles (arXiv 2104.09864, equation 34)."""
+    """Queries or keys with the channel pairs (i, i + k/2) turned by their angles (arXiv 2104.09864, equation 34).
+
+    The angles are "l half" for all rows, or "b 1 1 half" for all tokens of a row.
+    """
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)

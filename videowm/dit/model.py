@@ -120,7 +120,7 @@ class DiT(ModelMixin, ConfigMixin):
         local: latent steps that three of four blocks see, the own one included; None: all blocks see all.
         text: a text beside the actions: `features`, `length` and `into` of `TextConditioner`; None: no text.
         shortcut: whether the level comes with a step size (see `videowm.dit.shortcut`).
-        trained_on: statistics of the training data (see `videowm.pipeline.TrainedOn`); the network ignores it.
+        trained_on: statistics of the training data (see `videowm.dit.saved.TrainedOn`); the network ignores it.
     """
 
     _supports_gradient_checkpointing = True
@@ -205,8 +205,8 @@ class DiT(ModelMixin, ConfigMixin):
         t, modulations = latents.shape[1], self.modulations(level, actions, text)
         if t == 1:
             out = self.one_step(latents, modulations, cache, text, tap=tap)
-        elif cache.next_step:
-            raise ValueError(f"{t} steps were given to a cache that holds {cache.next_step}: give one after the other")
+        elif cache.held:
+            raise ValueError(f"{t} steps were given to a cache that holds {cache.held}: give one after the other")
         else:
             out = self.sequence(latents, modulations, text, cache, tap=tap)
         if write:
@@ -253,7 +253,8 @@ class DiT(ModelMixin, ConfigMixin):
     ) -> Float[Tensor, "b t c h w"]:  # fmt: skip
         """Velocity of a clip from its first step on; keys and values go into an empty cache."""
         t, stream = latents.shape[1], self.stream(latents)
-        rotary = self.rotary.angles(torch.arange(t, device=latents.device))
+        first = 0 if cache is None else cache.first
+        rotary = self.rotary.angles(torch.arange(first, first + t, device=latents.device))
         for i, block in enumerate(self.blocks):
             store = cache.store(i, t, static=False)[0] if cache is not None else None
             run = block.forward if store is not None else block  # lengths of contexts differ: not worth compiling

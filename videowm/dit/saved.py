@@ -1,4 +1,4 @@
-"""Saved networks: a hash over configuration and weights, and one sentence for a folder that is damaged."""
+"""Saved networks: what they were trained on, a hash of them, and one sentence for a folder that is damaged."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +19,23 @@ from videowm.types import UserError, first_line
 REMEDY = "copy the run again, or train it again"
 CONFIG = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}  # else config.json
 WITHOUT_WEIGHTS = tuple(CONFIG)
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """Statistics and names of the training data; saved in the transformer's configuration."""
+
+    latents_mean: list[float]  # per latent channel
+    latents_std: list[float]
+    action_mean: list[float]  # per action
+    action_std: list[float]
+    action_names: list[str]
+    world: str
+    fps: float
+    window: int  # latent steps seen at once
+    vae_hash: str
+    text: dict | None = None  # how captions were read and drawn (`videowm.train.words.TextConfig`)
+    drop_actions: float = 0.0  # share of samples without actions
 
 
 def network_hash(model: nn.Module) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from videowm.dit import flow, shortcut
+from videowm.dit.cache import KVCache
 from videowm.dit.model import DiT, Tap
 from videowm.dit.sample import METHODS, Sampler
 from videowm.dit.text import TextConditioning, TextTokens
@@ -31,8 +33,10 @@ class LatentStream:
     context, each with a cache of its own. Velocities are combined as v + (scale - 1) * (v - v_weaker), classifier-free
     guidance (arXiv 2207.12598, equation 6, w = scale - 1).
 
+    Rows may begin anew from contexts of their own while the others go on (`reset`), as environments do.
+
     With `graph`, once the window is full, a whole latent step (all sampler steps and the pass that writes its keys) is
-    one CUDA graph.
+    one CUDA graph. After a reset it is another one, which masks what is not a row's own, until all windows are full.
     """
 
     @torch.no_grad()
@@ -66,15 +70,12 @@ class LatentStream:
         self.model, self.sampler, self.tap = model, sampler or Sampler(), tap
         self.generator = generator or torch.Generator().manual_seed(0)
         device = context.device
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.graphs: dict[bool, torch.cuda.CUDAGraph] = {}  # of full windows, and of others
         self.use_graph = graph and device.type == "cuda"
         self.levels = self.sampler.schedule(shift)
         self.branches = self.weaker_branches()
         self.remembers_noise = any(branch.level for branch in self.branches)
-        b, known = context.shape[:2]
-        first = max(0, known - window + 1)
-        context, actions = context[:, first:], actions[:, first:]
-        past_noise = None if past_noise is None else past_noise[:, first:]
+        b, self.window, self.was_reset = len(context), window, False
         self.cache = model.new_cache(b * len(self.branches), window, sinks=self.sampler.sinks)
         # The graph reads and writes these.
         self.noise = torch.zeros_like(context[:, :1])
@@ -83,10 +84,50 @@ class LatentStream:
         self.step_out = torch.zeros_like(self.noise)
         self.level = self.levels_of(b, device)
         self.network_level = self.network_level_of(self.level, shift)
-        context = self.noised(context, self.past_noise(context, past_noise), self.level[:, -1:])
-        levels = self.level[:, -1:].expand(-1, context.shape[1])
         self.text = self.text_of(text, empty)
-        model(context, levels, self.each_branch(actions), self.cache, text=self.text, write=True, tap=tap)
+        self.read(self.cache, context, actions, past_noise, torch.arange(len(self.level), device=device))
+
+    def read(
+        self, cache: KVCache, context: Float[Tensor, "r t c h w"], actions: Float[Tensor, "r t g"],
+        past_noise: Float[Tensor, "r t c h w"] | None, rows: Int[Tensor, " all"],
+    ) -> None:  # fmt: skip
+        """Read contexts, as much as the window sees, into an empty cache; `rows` are theirs in all branches."""
+        first, level = max(0, context.shape[1] - self.window + 1), self.level[rows, -1:]
+        context, actions = context[:, first:], actions[:, first:]
+        noise = self.past_noise(context, None if past_noise is None else past_noise[:, first:])
+        self.model(self.noised(context, noise, level), level.expand(-1, context.shape[1]), self.each_branch(actions),
+                   cache, text=self.text.of_rows(rows), write=True, tap=self.tap)  # fmt: skip
+
+    @torch.no_grad()
+    def reset(
+        self, rows: Sequence[int], context: Float[Tensor, "r t c h w"], actions: Float[Tensor, "r t g"],
+        past_noise: Float[Tensor, "r t c h w"] | None = None,
+    ) -> None:  # fmt: skip
+        """Let some rows of the batch begin anew from contexts of their own, under their texts of before.
+
+        Args:
+            rows: their numbers, each once.
+            context, actions, past_noise: as at the beginning, for these rows.
+
+        Raises:
+            UserError: rows that are not there or not of the contexts' number, or contexts shorter than the sinks.
+        """
+        b, sinks = len(self.noise), self.sampler.sinks
+        if len(set(rows) & set(range(b))) != len(rows) or len(rows) != len(context):
+            raise UserError(
+                f"rows {list(rows)} cannot begin anew from {len(context)} contexts: give one for each row of 0 to "
+                f"{b - 1}, each row once"
+            )
+        if min(context.shape[1], self.cache.held) < sinks:
+            raise UserError(f"{sinks} sinks and a context of {context.shape[1]} latent steps do not fit: give "
+                            f"{sinks} or more to all rows")  # fmt: skip
+        device, branches = self.noise.device, len(self.branches)
+        of_branch = torch.arange(branches, device=device)[:, None] * b
+        every = (of_branch + torch.tensor(list(rows), device=device)).flatten()
+        fresh = self.cache.fresh(len(every), min(context.shape[1], self.window - 1))
+        self.read(fresh, context, actions, past_noise, every)
+        self.cache.reset(every, fresh)
+        self.was_reset = True
 
     def weaker_branches(self) -> list[GuidanceBranch]:
         """The stream itself, then what guides it."""
@@ -160,10 +201,11 @@ class LatentStream:
         self.noise.copy_(noise)
         if self.remembers_noise:
             self.written.copy_(self.past_noise(self.written, past_noise))
-        if self.graph is None and self.use_graph and self.cache.full:
+        full = self.cache.full
+        if self.use_graph and full not in self.graphs and (full or self.was_reset):
             self.capture()
-        if self.graph is not None:
-            self.graph.replay()
+        if full in self.graphs:
+            self.graphs[full].replay()
             self.cache.next_step += 1
         else:
             self.denoise()
@@ -203,9 +245,9 @@ class LatentStream:
                 self.denoise()
                 self.cache.prepare()
         torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        step = self.cache.next_step
-        with torch.cuda.graph(self.graph):
+        graph, step = torch.cuda.CUDAGraph(), self.cache.next_step
+        self.graphs[self.cache.full] = graph
+        with torch.cuda.graph(graph):
             self.denoise()
             self.cache.advance(1)
         self.cache.next_step = step

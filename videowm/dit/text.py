@@ -41,6 +41,11 @@ class TextConditioning(NamedTuple):
     pooled: Tensor | None  # "b d", from the mean over tokens; added to the condition of every latent step
     blocks: list[TextKeysValues | None]
 
+    def of_rows(self, rows: Int[Tensor, " r"]) -> TextConditioning:
+        """The conditioning of some of the texts."""
+        pooled = None if self.pooled is None else self.pooled[rows]
+        return TextConditioning(pooled, [b and TextKeysValues(*(part[rows] for part in b)) for b in self.blocks])
+
 
 class TextEncoder(Protocol):
     """Makes tokens of captions."""

@@ -43,7 +43,7 @@ class Layers:
     def __init__(self, half: nn.Module, local: int) -> None:
         """`half` is the encoder or the decoder, `local` the latent steps that its attention in time sees."""
         self.half, self.local = half, local
-        self.past: dict[str, Tensor] = {}  # "b c t h w" by layer
+        self.past: dict[str, Tensor] = {}  # "b c t h w" by layer; of the stream that is being continued
         self.begun = False
         self.ways = {}
         for name, module in half.named_modules():
@@ -57,11 +57,16 @@ class Layers:
                 self.ways[name] = self.attend
 
     @contextmanager
-    def remembering(self) -> Iterator[None]:
-        """Within it, a call of the half continues the stream: a first frame at first, then one latent step a call.
+    def remembering(self, past: dict[str, Float[Tensor, "b c t h w"]], *, begins: bool) -> Iterator[None]:
+        """Within it, a call of the half continues a stream: a first frame at first, then one latent step a call.
 
         Before and after, the layers are what they were, for others who use the autoencoder.
+
+        Args:
+            past: what the layers have kept of the stream, which they replace.
+            begins: whether nothing came before.
         """
+        self.past, self.begun = past, not begins
         modules = {name: self.half.get_submodule(name) for name in self.ways}
         before = {name: vars(module).get("forward") for name, module in modules.items()}  # `exact` puts one there
         try:
@@ -73,7 +78,6 @@ class Layers:
                 del module.forward
                 if before[name] is not None:
                     module.forward = before[name]
-        self.begun = True
 
     def kept(self, name: str, x: Float[Tensor, "b c t h w"], steps: int) -> Float[Tensor, "b c u h w"]:
         """`x` behind what the layer `name` has kept; of the two the last `steps` are kept for the next call."""

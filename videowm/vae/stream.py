@@ -11,9 +11,11 @@ clip's up to rounding (sums of other lengths), below 1e-5 in float32.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from videowm.types import UserError
@@ -24,8 +26,36 @@ LIMIT = 64  # latent steps; a field beyond it counts as unbounded
 PROBE = 2  # latent height and width of a probe
 
 
+@dataclass
+class Cohort:
+    """Rows of a batch that began together, or whose beginning no longer matters, and what they keep of the past."""
+
+    rows: Tensor  # int64 "r", their places in the batch
+    past: dict[str, Tensor] = field(default_factory=dict)  # "r ..." by layer, or of the window
+    begun: bool = False
+
+    def without(self, rows: Int[Tensor, " r"]) -> Cohort:
+        """The other rows."""
+        stay = ~torch.isin(self.rows, rows)
+        past = {name: past[stay.to(past.device)] for name, past in self.past.items()}
+        return Cohort(self.rows[stay], past, self.begun)
+
+    @property
+    def shapes(self) -> tuple:
+        """What two cohorts have in common that can be decoded together."""
+        return self.begun, sorted((name, past.shape[1:]) for name, past in self.past.items())
+
+    def joined(self, other: Cohort) -> Cohort:
+        """This and another one of equal `shapes`, in the order of their rows."""
+        rows, order = torch.cat([self.rows, other.rows]).sort()
+        pairs = ((name, torch.cat([past, other.past[name]])) for name, past in self.past.items())
+        return Cohort(rows, {name: past[order.to(past.device)] for name, past in pairs}, self.begun)
+
+
 class StreamDecoder:
     """Latents one step at a time to frames.
+
+    Rows of the batch may begin anew (`reset`). They are decoded by themselves until they keep as much as the others.
 
     Args:
         window: latent steps; None: exact, by what the layers remember or else by the shortest window that is.
@@ -35,8 +65,7 @@ class StreamDecoder:
     def __init__(self, codec: DiffusersCodec, window: int | None = None, *, otherwise: int | None = None) -> None:
         self.codec, self.window = codec, window
         self.layers: Layers | None = None
-        self.past: Tensor | None = None  # of a window
-        self.begins = True
+        self.cohorts: list[Cohort] = []
         if window is None and not codec.looks_back:
             return
         if window is None and remembers(codec.vae):
@@ -53,8 +82,7 @@ class StreamDecoder:
     @property
     def held(self) -> list[Tensor]:
         """All that is kept of the past."""
-        window = [] if self.past is None else [self.past]
-        return window if self.layers is None else list(self.layers.past.values())
+        return [past for cohort in self.cohorts for past in cohort.past.values()]
 
     @torch.no_grad()
     def step(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b f 3 H W"]:
@@ -65,15 +93,44 @@ class StreamDecoder:
         """
         if latents.shape[1] != 1:
             raise UserError(f"a stream decodes 1 latent step at a time, got {latents.shape[1]}: call step for each")
-        if self.window is None and not self.codec.looks_back:
-            frames, self.begins = self.codec.decode(latents, begins=self.begins), False
-            return frames
+        if not self.cohorts:
+            self.cohorts = [Cohort(torch.arange(len(latents)))]
+        if len(self.cohorts) == 1:
+            return self.decode(self.cohorts[0], latents)
+        parts = [self.decode(cohort, latents[cohort.rows]) for cohort in self.cohorts]
+        order = torch.cat([cohort.rows for cohort in self.cohorts]).argsort()
+        self.join()
+        return torch.cat(parts)[order.to(latents.device)]
+
+    @torch.no_grad()
+    def reset(self, rows: Sequence[int], context: Float[Tensor, "r t c h w"]) -> None:
+        """Let some rows of the batch, numbered from 0, begin anew from latents of their own."""
+        fresh = Cohort(torch.tensor(list(rows)))
+        for latents in context.split(1, dim=1):
+            self.decode(fresh, latents)
+        others = (cohort.without(fresh.rows) for cohort in self.cohorts)
+        self.cohorts = [*(cohort for cohort in others if len(cohort.rows)), fresh]
+        self.join()
+
+    def join(self) -> None:
+        """Decode together what keeps equally much: no beginning reaches its newest frames any more."""
+        joined: dict[tuple, Cohort] = {}
+        for cohort in self.cohorts:
+            key = repr(cohort.shapes)
+            joined[key] = joined[key].joined(cohort) if key in joined else cohort
+        self.cohorts = list(joined.values())
+
+    def decode(self, cohort: Cohort, latents: Float[Tensor, "r 1 c h w"]) -> Float[Tensor, "r f 3 H W"]:
+        """The frames of one cohort's next latent step."""
+        begins, cohort.begun = not cohort.begun, True
         if self.layers is not None:
-            with self.layers.remembering():
+            with self.layers.remembering(cohort.past, begins=begins):
                 return self.codec.decode(latents)
-        new = 1 if self.past is None else self.codec.stride[0]
-        self.past = latents if self.past is None else torch.cat([self.past, latents], dim=1)[:, -self.window :]
-        return self.codec.decode(self.past)[:, -new:]
+        if self.window is None:
+            return self.codec.decode(latents, begins=begins)
+        past = latents if begins else torch.cat([cohort.past["window"], latents], dim=1)[:, -self.window :]
+        cohort.past["window"] = past
+        return self.codec.decode(past)[:, -(1 if begins else self.codec.stride[0]) :]
 
 
 @torch.no_grad()

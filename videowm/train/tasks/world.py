@@ -17,10 +17,11 @@ from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents, LatentsIndex, normalised
 from videowm.data.resident import Resident, lies_there
 from videowm.dit import DiT, flow, shortcut
+from videowm.dit.saved import TrainedOn
 from videowm.evaluate.heldout import HeldoutConfig, heldout, make_bank
 from videowm.evaluate.rollouts import RolloutConfig, rollouts, starting_points
 from videowm.limits import Count, Flops, Range, Seed, Share, Size, Whole
-from videowm.pipeline import TrainedOn, WorldModelPipeline
+from videowm.pipeline import WorldModelPipeline
 from videowm.train.config import TrainConfig
 from videowm.train.flops import clip_training_flops, model_families, parameters
 from videowm.train.gate import Verdict, judge
