@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,8 @@ shapes.install(SHAPED, without=["videowm.dit.fused"])
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests share the cores with other processes
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["HF_HUB_OFFLINE"] = "1"
+CACHE = tempfile.TemporaryDirectory()  # what videowm remembers of files
+os.environ["VIDEOWM_CACHE"] = CACHE.name
 
 ROOT = Path(__file__).parents[1]
 TINY_VAE = [

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from videowm import config as configuration
 from videowm.actions.group import check_actions, group_actions, grouped_size
+from videowm.data.latents import normalised
 from videowm.dit import DiT
 from videowm.dit.model import Tap
 from videowm.dit.sample import Sampler
@@ -133,8 +134,7 @@ class WorldModelPipeline(DiffusionPipeline):
 
     def normalise(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
         """The VAE's latents as the transformer takes them: mean 0, deviation 1 a channel over the training data."""
-        mean, std = self.statistics("latents", latents)
-        return (latents - mean[:, None, None]) / std[:, None, None]
+        return normalised(latents, [values[:, None, None] for values in self.statistics("latents", latents)])
 
     def denormalise(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
         """Latents of the transformer as the VAE takes them."""
@@ -148,8 +148,7 @@ class WorldModelPipeline(DiffusionPipeline):
 
     def group(self, actions: Float[Tensor, "b n a"]) -> Float[Tensor, "b t g"]:
         """The transformer's actions from raw ones: normalised, k of them a latent step; n = k * (t - 1)."""
-        mean, std = self.statistics("action", actions)
-        return group_actions((actions - mean) / std, self.time_stride)
+        return group_actions(normalised(actions, self.statistics("action", actions)), self.time_stride)
 
     def without_actions(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t g"]:
         """The transformer's actions for latents without any, as training drops them: all zeros.

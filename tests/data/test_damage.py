@@ -54,7 +54,7 @@ def use(data: Path, latents: Path) -> None:
     for name in captions_of(data):
         read_lines(captions_path(data, name))
     for split in ("train", "test"):
-        Latents.open(latents, split)
+        Latents.open(latents, split).check(range(1))
     info(data, verify=True), info(latents, verify=True)
 
 
@@ -205,7 +205,7 @@ def test_encode_again_mends_finished_latents(encode, codec, vae_run, latents, tm
     others = {file: file.stat().st_mtime_ns for file in folder.iterdir() if file != path}
     if name != "latents.json":
         with pytest.raises(UserError, match=f"{name} is missing or not .*: run the same videowm encode command again"):
-            Latents.open(folder, name.split("-")[0])
+            Latents.open(folder, name.split("-")[0]).check(range(1))
     encode(folder, codec, vae_run)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
         file.name: file.read_bytes() for file in latents.iterdir()

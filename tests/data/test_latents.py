@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ import torch
 from forked import ranks
 from safetensors.torch import load_file
 
+from videowm.actions.group import group_actions
+from videowm.data.checks import first_uses
+from videowm.data.clips import pick
 from videowm.data.dataset import Dataset
 from videowm.data.encode import write_shard
 from videowm.data.latents import Latents, LatentsIndex, Origin, normalised
@@ -68,13 +72,15 @@ def test_opened_latents_are_normalised(latents):
     Held-out latents are normalised by the same numbers, so theirs are near, and not exact.
     """
     train, test = Latents.open(latents, "train"), Latents.open(latents, "test")
-    assert train.latents.dtype == torch.float16 and train.latents.shape == (8, 9, 4, 8, 8) and train.stride == 4
-    channels = normalised(train.latents, train.scale).double().transpose(0, 2).flatten(1)
+    stored, grouped = train.whole()
+    assert stored.dtype == torch.float16 and stored.shape == (8, 9, 4, 8, 8) and train.stride == 4
+    channels = normalised(stored, train.scale).double().transpose(0, 2).flatten(1)
     assert channels.mean(1).abs().max() < 1e-4 and (channels.std(1) - 1).abs().max() < 1e-3
-    actions = train.actions.double().flatten(0, 1)
+    assert not grouped[:, 0].any() and (grouped[:, 1:, -1] == 1).all()
+    actions = grouped[:, 1:, :-1].double().reshape(-1, 3)
     assert actions.mean(0).abs().max() < 1e-4 and (actions.std(0) - 1).abs().max() < 1e-3
     raw = load_file(latents / "test-00000.safetensors")["latents"]
-    assert torch.equal(test.latents, raw)
+    assert torch.equal(test.whole()[0], raw)
     mean, std = (torch.tensor(getattr(train.index, key))[:, None, None] for key in ("mean", "std"))
     torch.testing.assert_close(normalised(raw, test.scale) * std + mean, raw.float(), rtol=1e-4, atol=1e-4)
 
@@ -136,7 +142,9 @@ def test_a_damaged_shard_is_refused(folder, split, how):
         content[-1] ^= 1
         path.write_bytes(content)
     with pytest.raises(UserError, match=f"{path.name} is missing or not the file that was encoded"):
-        Latents.open(folder, split)
+        opened = Latents.open(folder, split)
+        assert how == "flipped bit", "what a header tells is refused at once"
+        opened.check(range(1))
 
 
 def test_an_index_that_is_not_there_or_damaged(folder, tmp_path):
@@ -170,7 +178,7 @@ def test_a_channel_that_says_nothing(folder, codec, encode, vae_run):
         write_shard(path, tensors, origin)
     encode(folder, codec, vae_run)
     assert json.loads((folder / "latents.json").read_text())["std"][1] > 0
-    assert torch.isfinite(Latents.open(folder, "test").latents).all()
+    assert torch.isfinite(Latents.open(folder, "test").whole()[0]).all()
 
 
 def test_several_processes_go_on_together(encode, codec, vae_run, dataset, fork, tmp_path):
@@ -197,6 +205,70 @@ def test_several_processes_go_on_together(encode, codec, vae_run, dataset, fork,
     assert {path.name for path in out.iterdir()} == {path.name for path in alone.iterdir()} == names
     assert all((out / name).read_bytes() == (alone / name).read_bytes() for name in names)
     assert (out / "train-00001.safetensors").stat().st_mtime_ns == whole
+    check_reading(out)
+
+
+def check_reading(folder: Path) -> None:
+    """Windows of clips in two shards are cut where their header says, with the actions of their clip."""
+    opened = Latents.open(folder, "train")
+    parts = [load_file(folder / name) for name in opened.names]
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    assert len(parts) == 2 and len(opened) == len(whole["latents"]) == 68
+    clips, starts = [67, 3, 64, 63, 3], [1, 0, 0, 1, 1]
+    latents, actions = opened.windows(clips, starts, 1)
+    mean, std = opened.index.action_scale
+    grouped = group_actions((whole["actions"] - mean) / std, 4)
+    for row, (clip, start) in enumerate(zip(clips, starts)):
+        assert torch.equal(latents[row, 0], whole["latents"][clip, start])
+        assert torch.equal(actions[row, 0], grouped[clip, start])
+    assert torch.equal(torch.stack(opened.places()), torch.stack([whole["episode"], whole["start"]]))
+    assert torch.equal(opened.episodes(clips), whole["episode"][clips])
+    shards, samples = first_uses(opened, 7)
+    order = [pick(7, i, 68)[0] // 64 for i in range(68)]
+    assert shards.tolist() == list(dict.fromkeys(order)) and samples.tolist() == [order.index(s) for s in shards]
+
+
+def test_a_shard_is_hashed_once_a_host(folder):
+    """Guards hashing at every start, and a file that was written anew and passes for the one that was checked.
+
+    A bit that flips while inode, size and time stay is what `videowm info --verify` is for: it reads everything.
+    """
+    path = folder / "train-00000.safetensors"
+    Latents.open(folder, "train").check([0])
+    stamp, content = path.stat().st_mtime_ns, bytearray(path.read_bytes())
+    content[-1] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(stamp, stamp))
+    Latents.open(folder, "train").check([0])  # remembered: this process opened the folder anew
+    os.utime(path, ns=(stamp, stamp + 1))
+    with pytest.raises(UserError, match="not the file that was encoded"):
+        Latents.open(folder, "train").check([0])
+    os.utime(path, ns=(stamp, stamp))
+    with pytest.raises(UserError, match="not the file that was encoded"):
+        LatentsIndex.read(folder).verify(folder)
+    with pytest.raises(UserError, match="not the file that was encoded"):
+        Latents.open(folder, "train").check([0])
+
+
+def test_nothing_of_a_damaged_shard_is_saved(folder, train_world, tmp_path):
+    """Guards a checkpoint or a model with numbers of a damaged shard: training reads it before its hash is known."""
+    for split in ("test", "train"):
+        path = folder / f"{split}-00000.safetensors"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(UserError, match=f"{path.name} is missing or not the file that was encoded"):
+            train_world(tmp_path / split, f"latents={folder}")
+        assert not (tmp_path / split / "checkpoints").exists() and not (tmp_path / split / "record.json").exists()
+        path.write_bytes(whole)
+
+
+def test_a_shard_that_vanishes_while_training_is_one_sentence(folder, tmp_path):
+    """Guards a traceback, or a process that the system ends, where a file becomes shorter after it was opened."""
+    opened = Latents.open(folder, "train")
+    os.truncate(folder / "train-00000.safetensors", 5000)
+    with pytest.raises(UserError, match="train-00000.safetensors is missing or not the file"):
+        opened.windows([7], [0], 9)
 
 
 def test_the_cost_of_rounding_is_in_the_index(encode, codec, vae_run, latents, tmp_path):

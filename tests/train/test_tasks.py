@@ -40,11 +40,12 @@ def test_resident_samples_are_the_loaded_ones(config):
     for step in range(8):
         where = on.load(step, range(1, 4))
         assert where.keys() == {"clip", "start"} and all(v.dtype == torch.int64 for v in where.values())
-        resident, loaded = on.windows(**where, held=on.resident), off.load(step, range(1, 4))
-        stored = off.latents
-        for name, whole in (("latents", normalised(stored.latents, stored.scale)), ("actions", off.grouped)):
-            assert torch.equal(resident[name], loaded[name]) and loaded[name].shape[:2] == (3, config.window)
-            for row, slot in zip(loaded[name], range(1, 4), strict=True):
+        loaded, (stored, grouped) = off.load(step, range(1, 4)), off.latents.whole()
+        assert loaded["latents"].dtype == torch.float16, "half the bytes on the way to the device"
+        wholes = normalised(stored, off.latents.scale), grouped
+        for resident, read, whole in zip(on.samples(where), off.samples(loaded), wholes, strict=True):
+            assert torch.equal(resident, read) and read.shape[:2] == (3, config.window)
+            for row, slot in zip(read, range(1, 4), strict=True):
                 clip, rng = pick(config.seed, step * config.train.batch + slot, len(off.latents))
                 start = int(rng.integers(9 - config.window + 1)) if rng.random() < 0.5 else 0
                 assert torch.equal(row, whole[clip, start : start + config.window])

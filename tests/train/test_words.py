@@ -44,17 +44,17 @@ def task(run: Path, **changes) -> WorldTask:
 def test_a_window_takes_the_caption_of_the_frames_that_it_shares_most(worded):
     """Guards latent steps counted as frames, and clips of another episode: every window against the definition."""
     latents, sources = Latents.open(worded / "latents", "train"), captions_beside(worded / "data", [])
-    found = WindowCaptions.of(latents, sources, 5, [""])
+    found, (episode, start) = WindowCaptions.of(latents, sources, 5, [""]), latents.places()
     assert set(sources) == set(WRITERS)
     assert found.captions[0] == "" and len(set(found.captions)) == len(found.captions)
     seen = set()
     for clip in range(len(latents)):
         for step in range(5):
-            frames = {int(latents.start[clip]) + f for f in ([0] if step == 0 else []) + list(
+            frames = {int(start[clip]) + f for f in ([0] if step == 0 else []) + list(
                 range(max(1, 1 + 4 * (step - 1)), 4 * (step + 4) + 1))}  # fmt: skip
             for w, writer in enumerate(WRITERS):
                 shared = {k: len(frames & set(range(k.start, k.start + k.frames))) for k in sources[writer]
-                          if k.episode == latents.episode[clip]}  # fmt: skip
+                          if k.episode == episode[clip]}  # fmt: skip
                 for f, form in enumerate(FORMS):
                     said = found.captions[found.table[clip, step, w, f]]
                     best = max(shared.values(), default=0)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from videowm.data.clips import stretches
 from videowm.data.dataset import Dataset
+from videowm.data.digests import Digests
 from videowm.data.latents import DTYPES, FILE, SPLITS, LatentsIndex, Origin
 from videowm.data.played import PlayedSource
 from videowm.device import Process
@@ -283,24 +284,42 @@ def write_index(
         UserError: no training clip is as long as asked for.
     """
     files = {split: visible(out, f"{split}-*.safetensors") for split in SPLITS}
-    train = [part for part in map(load_file, files["train"]) if len(part["latents"])]
-    if not train:
+    clips = {split: sum(shape_of(path)[0] for path in paths) for split, paths in files.items()}
+    if not clips["train"]:
         raise UserError(f"no played episode has {origin.frames} frames: encode with fewer --frames, or --play more")
-    latents = torch.cat([shard["latents"].float() for shard in train])
-    actions = torch.cat([shard["actions"] for shard in train]).flatten(0, 1).double()
+    (mean, std), (action_mean, action_std) = statistics(files["train"])
+    digests = Digests(out)
     index = LatentsIndex(
-        **asdict(origin), **cost, stride=tuple(codec.stride), steps=steps, shape=tuple(latents.shape[2:]),
-        mean=latents.mean(dim=(0, 1, 3, 4)).tolist(), std=latents.std(dim=(0, 1, 3, 4)).clamp_min(1e-6).tolist(),
-        action_mean=actions.mean(0).tolist(), action_std=actions.std(0).clamp_min(1e-3).tolist(),
-        action_names=list(dataset.action_names), world=dataset.name, fps=dataset.fps,
-        clips={split: sum(map(clip_count, paths)) for split, paths in files.items()},
-        files={path.name: sha256_of(path) for path in sorted(sum(files.values(), []))},
+        **asdict(origin), **cost, stride=tuple(codec.stride), steps=steps, shape=tuple(shape_of(files["train"][0])[2:]),
+        mean=mean.tolist(), std=std.clamp_min(1e-6).tolist(), action_mean=action_mean.tolist(),
+        action_std=action_std.clamp_min(1e-3).tolist(), action_names=list(dataset.action_names), world=dataset.name,
+        fps=dataset.fps, clips=clips,
+        files={path.name: digests.of(path, again=True) for path in sorted(sum(files.values(), []))},
     )  # fmt: skip
     index.write(out)
     return index
 
 
-def clip_count(path: Path) -> int:
-    """Clips of a shard."""
+def shape_of(path: Path) -> list[int]:
+    """The shape of a shard's latents, (n, t, c, h, w)."""
     with safe_open(path, "pt") as file:
-        return file.get_slice("latents").get_shape()[0]
+        return file.get_slice("latents").get_shape()
+
+
+def statistics(paths: list[Path]) -> list[tuple[Tensor, Tensor]]:
+    """Mean and deviation, float64, of the latents by channel and of the actions by element, over all clips of shards.
+
+    Shards are read one after the other and added up in their order: memory and digits do not depend on how many there
+    are, or on who made which. Means and squared deviations of parts are joined as in Chan et al. 1979.
+    """
+    totals: list[list[Tensor | float]] = [[0, 0.0, 0.0], [0, 0.0, 0.0]]  # count, mean, sum of squared deviations
+    for part in map(load_file, paths):
+        channels = part["latents"].double().transpose(0, 2).flatten(1)
+        for total, values in zip(totals, (channels, part["actions"].double().flatten(0, 1).T)):
+            if not (more := values.shape[1]):
+                continue
+            count, mean, squares = total
+            step = values.mean(1) - mean
+            squares = squares + values.var(1, correction=0) * more + step**2 * (count * more / (count + more))
+            total[:] = count + more, mean + step * (more / (count + more)), squares
+    return [(mean, (squares / max(count - 1, 1)).sqrt()) for count, mean, squares in totals]

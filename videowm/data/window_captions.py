@@ -73,7 +73,7 @@ class WindowCaptions:
             by_episode = defaultdict(list)
             for key in captions:
                 by_episode[key.episode].append(key)
-            for clip, (episode, start) in enumerate(zip(latents.episode.tolist(), latents.start.tolist())):
+            for clip, (episode, start) in enumerate(zip(*(part.tolist() for part in latents.places()))):
                 if not (keys := by_episode.get(episode)):
                     continue
                 begin, length = (np.array([getattr(key, name) for key in keys]) for name in ("start", "frames"))

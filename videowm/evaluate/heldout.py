@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from videowm.actions.group import group_actions
 from videowm.data.latents import Latents, normalised
 from videowm.dit import DiT, flow
 from videowm.dit.text import TextTokens
@@ -51,30 +50,40 @@ class Bank:
         return short_hash_of(tensor.contiguous().numpy().tobytes() for tensor in tensors)
 
 
-def make_bank(latents: Latents, config: HeldoutConfig) -> Bank:
-    """Evenly spread windows of the held-out clips, with levels and noise drawn once from the bank's own seed.
+def chosen_windows(latents: Latents, config: HeldoutConfig) -> list[tuple[int, int]]:
+    """Evenly spread windows of the held-out clips: (clip, first step) of each.
 
     Raises:
         UserError: the window does not fit the clips, or the context does not fit the window.
     """
-    window, targets = config.window, config.window - config.context
-    each = latents.latents.shape[1] // window
+    window, steps = config.window, latents.index.steps
+    each = steps // window
     if not (each and 0 < config.context < window):
         raise UserError(
-            f"heldout.window {window} with heldout.context {config.context} does not fit clips of "
-            f"{latents.latents.shape[1]} latent steps: context < window <= {latents.latents.shape[1]} is needed"
+            f"heldout.window {window} with heldout.context {config.context} does not fit clips of {steps} latent "
+            f"steps: context < window <= {steps} is needed"
         )
-    where = [(clip, part * window) for clip in range(len(latents)) for part in range(each)]
-    chosen = [where[i] for i in np.linspace(0, len(where) - 1, min(config.clips, len(where)), dtype=int)]
+    count = len(latents) * each
+    numbers = np.linspace(0, count - 1, min(config.clips, count), dtype=int).tolist()
+    return [(number // each, number % each * window) for number in numbers]
+
+
+def make_bank(latents: Latents, config: HeldoutConfig) -> Bank:
+    """The windows of `chosen_windows`, with levels and noise drawn once from the bank's own seed.
+
+    Raises:
+        UserError: the window does not fit the clips, the context does not fit the window, or a shard is damaged.
+    """
+    where = chosen_windows(latents, config)
+    clips, starts = zip(*where)
+    latents.check(np.unique(latents.shards_of(clips)))
+    n, targets = len(where), config.window - config.context
     generator = torch.Generator().manual_seed(config.seed)
-    grouped = group_actions(latents.actions, latents.stride)
-    n = len(chosen)
     strata = torch.randperm(n * targets, generator=generator) + torch.rand(n * targets, generator=generator)
-    stored, actions = (torch.stack([part[clip, s : s + window] for clip, s in chosen])
-                       for part in (latents.latents, grouped))  # fmt: skip
-    noise = torch.randn(n, targets, *latents.latents.shape[2:], generator=generator)
+    stored, actions = latents.windows(clips, starts, config.window)
+    noise = torch.randn(n, targets, *latents.index.shape, generator=generator)
     return Bank(normalised(stored, latents.scale), actions, (strata / (n * targets)).view(n, targets), noise,
-                latents.episode[[clip for clip, _ in chosen]].numpy(), config.context, chosen)  # fmt: skip
+                latents.episodes(clips).numpy(), config.context, where)  # fmt: skip
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from videowm import config as configuration
 from videowm.files import finite, is_full, share, write_json
 from videowm.record import RunRecord
 from videowm.train import checkpoint, device, kept, minutes, optim, registry, trunk
+from videowm.train.ahead import ahead
 from videowm.train.config import DIVERGED, FREE, TrainConfig
 from videowm.train.directory import check_free, finished, prepare_directory
 from videowm.train.gate import cut_short
@@ -156,6 +157,8 @@ def learn(run: Run, config: TrainConfig, log: Log, profiler: Profiler | None, st
             values |= run.shares(values["samples_per_second"])
             log.write(run.step, values)
             log.progress(run.step, values)
+        if saves or run.stopped:
+            run.task.vouch(run.step)
         if run.stopped:  # before it is saved: a resume that has no record finds the gate still ahead
             return
         if saves:
@@ -259,7 +262,7 @@ class Run:
                                              worker_init_fn=leave_signals_to_the_trainer,
                                              timeout=WAIT if workers else 0)  # fmt: skip
         held: list[dict[str, Tensor]] = []
-        for samples in loaded(loader):
+        for samples in loaded(loader) if workers else ahead(loaded(loader)):
             held.append(samples)
             if len(held) == micro:
                 yield held

@@ -59,6 +59,13 @@ class Task(Protocol):
     def to(self, device: torch.device) -> None:
         """Move what the task keeps on the run's device there. The loop calls it once, before the first step."""
 
+    def vouch(self, step: int) -> None:
+        """Return when the data of the first `step` steps are known to be sound. Called before a model is saved.
+
+        Raises:
+            UserError: they are damaged.
+        """
+
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
         """The samples of some slots of the global batch of `step`, on the CPU."""
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from videowm.actions.group import drop_actions, group_actions, grouped_size
+from videowm.actions.group import drop_actions, grouped_size
+from videowm.data.checks import BackgroundCheck
 from videowm.data.clips import pick
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents, LatentsIndex, normalised
 from videowm.data.resident import Resident, lies_there
+from videowm.device import Process
 from videowm.dit import DiT, flow, shortcut
 from videowm.dit.saved import TrainedOn
-from videowm.evaluate.heldout import HeldoutConfig, heldout, make_bank
+from videowm.evaluate.heldout import Bank, HeldoutConfig, chosen_windows, heldout, make_bank
 from videowm.evaluate.rollouts import RolloutConfig, rollouts, starting_points
 from videowm.limits import Count, Flops, Range, Seed, Share, Size, Whole
 from videowm.pipeline import WorldModelPipeline
@@ -65,9 +69,6 @@ class WorldRun:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
 
-Held = tuple[Tensor, Tensor, Tensor, Tensor]  # stored latents, grouped actions, mean and deviation of the latents
-
-
 class WorldTask(Task):
     """Predict the velocity of noised latent steps from themselves, earlier steps and actions."""
 
@@ -84,21 +85,18 @@ class WorldTask(Task):
                 f"window {config.window} does not fit the {index.steps} latent steps of {config.latents}: "
                 f"give 2 to {index.steps}"
             )
-        self.grouped = group_actions(self.latents.actions, self.latents.stride)
         self.text = config.text and TrainingText(config.text, self.latents, config.window, config.latents)
         self.model = make_model(config, index)
-        test = Latents.open(config.latents, "test")
-        self.bank = make_bank(test, config.heldout)
-        if self.text:
-            text = self.text.of_windows(test, config.heldout.window, self.bank.where)
-            self.bank = replace(self.bank, text=text, empty=self.text.encode([""]))
+        self.test = Latents.open(config.latents, "test")
+        self.measured = chosen_windows(self.test, config.heldout)
         families = model_families(self.model, config.window)
         self.clip_flops = clip_training_flops(self.model, config.window, config.flow.shortcut)
         times = self.clip_flops / sum(families.values()) * config.train.batch
         self.step_flops = {family: times * flops for family, flops in families.items()}
         self.step_tokens = config.train.batch * config.window * self.model.tokens
-        self.held: Held = (self.latents.latents, self.grouped, *self.latents.scale)
-        self.resident: Held | None = None  # the same on the device
+        self.scale = self.latents.scale
+        self.resident: tuple[Tensor, Tensor] | None = None  # stored latents and grouped actions, on the device
+        self.checks: BackgroundCheck | None = None
         self.resident_text = self.text and self.text.tokens
         pipeline = self.pipeline()  # an autoencoder that is gone is refused now, not at the end
         if config.rollout.clips:
@@ -114,29 +112,48 @@ class WorldTask(Task):
         self.config = self.resolved(replace(self.asked, train=replace(self.asked.train, steps=steps)))
 
     def to(self, device: torch.device) -> None:
-        """Keep latents and actions on the device, if they are to lie there."""
+        """Keep latents and actions on the device, if they are to lie there. From here on shards are checked, by one
+        process of a host."""
+        if Process.current().local_rank == 0:
+            bank = np.unique(self.test.shards_of([clip for clip, _ in self.measured]))
+            self.checks = BackgroundCheck(self.latents, self.seed, self.test, bank)
         text = self.text.tokens if self.text else ()
         choice = self.config.resident
         if choice == "auto" and device.type == "cpu":
-            choice = "off"  # they lie in memory as it is
-        on = lies_there(choice, device, sum(tensor.nbytes for tensor in (*self.held, *text)))
-        self.resident = tuple(tensor.to(device) for tensor in self.held) if on else None
+            choice = "off"  # the system keeps what was read in memory as it is
+        on = lies_there(choice, device, self.latents.nbytes + sum(tensor.nbytes for tensor in text))
+        self.scale = tuple(values.to(device) for values in self.latents.scale)
+        self.resident = self.latents.whole(device) if on else None
         self.resident_text = tuple(tensor.to(device) for tensor in text) if on else None
 
+    def vouch(self, step: int) -> None:
+        if self.checks:
+            self.checks.wait(step * self.config.train.batch)
+
+    @cached_property
+    def bank(self) -> Bank:
+        """What is held out, read when it is first measured on."""
+        bank = make_bank(self.test, self.config.heldout)
+        if not self.text:
+            return bank
+        text = self.text.of_windows(self.test, self.config.heldout.window, bank.where)
+        return replace(bank, text=text, empty=self.text.encode([""]))
+
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
-        """Windows of the encoded clips, or where on the device they are: half of them from a clip's beginning, where a
-        rollout begins."""
-        first, last = step * self.config.train.batch, self.latents.latents.shape[1] - self.config.window
+        """Windows of the encoded clips as they are stored, or where on the device they are: half of them from a clip's
+        beginning, where a rollout begins."""
+        first, last = step * self.config.train.batch, self.latents.index.steps - self.config.window
         rows, drawn = [], []
         for slot in slots:
             clip, rng = pick(self.seed, first + slot, len(self.latents))
             rows.append((clip, int(rng.integers(last + 1)) if rng.random() < 0.5 else 0))
             if self.text:
                 drawn.append(self.text.draw(*rows[-1], rng))
-        clip, start = torch.tensor(rows).unbind(1)
-        batch = {"clip": clip, "start": start}
+        where = np.array(rows, np.int64).T
         if self.resident is None:
-            batch = self.windows(clip, start, self.held)
+            batch = dict(zip(("latents", "actions"), self.latents.windows(*where, self.config.window)))
+        else:
+            batch = dict(zip(("clip", "start"), torch.from_numpy(where)))
         return batch | (self.captions(drawn) if self.text else {})
 
     def captions(self, drawn: list[tuple[int, list[bool]]]) -> dict[str, Tensor]:
@@ -156,22 +173,23 @@ class WorldTask(Task):
         shares = {f"text/{name}": share for name, share in zip(DRAWN, batch["drawn"].mean(0))}
         return {"text": text}, shares
 
-    def windows(self, clip: Tensor, start: Tensor, held: Held) -> dict[str, Tensor]:
-        """The windows that begin at the latent steps `start` of the clips numbered `clip` (int "b"), normalised."""
-        latents, actions, *scale = held
-        at = clip[:, None], start[:, None] + torch.arange(self.config.window, device=clip.device)
-        return {"latents": normalised(latents[at], scale), "actions": actions[at]}
+    def samples(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Latents "b t c h w", normalised on the device, and grouped actions "b t g" of a batch that `load` made."""
+        latents, actions = batch.get("latents"), batch.get("actions")
+        if self.resident is not None:
+            clip, start = batch["clip"][:, None], batch["start"][:, None]
+            at = clip, start + torch.arange(self.config.window, device=clip.device)
+            latents, actions = (part[at] for part in self.resident)
+        return normalised(latents, self.scale), actions
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean velocity MSE over every step, each at a noise level of its own."""
         text, shares = self.text_conditioning(batch)
-        if self.resident is not None:
-            batch = self.windows(batch["clip"], batch["start"], self.resident)
-        latents, settings = batch["latents"], self.config.flow
+        (latents, actions), settings = self.samples(batch), self.config.flow
         t = latents.shape[1]
         level = flow.training_levels(draws.uniform(t), location=settings.location, scale=settings.scale)
         noise = draws.normal(*latents.shape[1:])
-        actions = drop_actions(batch["actions"], draws.uniform() < settings.drop_actions)
+        actions = drop_actions(actions, draws.uniform() < settings.drop_actions)
         if not settings.shortcut:
             predicted = model(flow.noised(latents, noise, level), level, actions, **text)
             return flow.step_loss(predicted, flow.velocity(latents, noise)).mean(), shares
