@@ -175,8 +175,8 @@ class Latents:
     """The clips of one split on disk. Opening reads the headers of shards; what a batch needs is read by position.
 
     Nothing is kept in memory, so the size of a folder does not matter. The system keeps what was read, once for all
-    processes of a host. Positioned reads were 2 to 17 times faster than a memory map where the disk has to be asked,
-    and a file that became shorter is a sentence, no SIGBUS.
+    processes of a host. Where the disk has to be asked, positioned reads were 2 to 17 times faster than a memory map.
+    A file that became shorter is a sentence here, and SIGBUS there.
     """
 
     folder: Path
