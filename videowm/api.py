@@ -55,7 +55,7 @@ def record(world: str, out: AnyPath, options: RecordOptions) -> Path:
     """Play a game with its scripted driver and record a dataset; returns the folder `out`.
 
     Args:
-        world: name of the game, such as "carracing"; `videowm.worlds` lists them.
+        world: name of the game, such as "carracing" (`videowm.worlds` lists them) or "gym:CartPole-v1".
         out: folder of the dataset. Of an interrupted recording only the missing files are made.
         options: how many episodes, and how they are played.
 
@@ -64,12 +64,14 @@ def record(world: str, out: AnyPath, options: RecordOptions) -> Path:
     """
     from videowm.data.recording import record_episodes
 
-    o, arguments = configuration.check(options), {}
+    o = configuration.check(options)
+    named = {"size": o.size, "policy": o.policy, "hold": o.hold, "state": o.state, "image": o.image}
+    arguments: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     for argument in o.world_args:
         configuration.apply_override(arguments, argument)
     return record_episodes(world, out, episodes=o.episodes, seed=o.seed, workers=o.workers, frames=o.frames,
                            frame_skip=o.frame_skip, test_share=o.test_share, lossless=o.lossless,
-                           arguments=arguments)  # fmt: skip
+                           arguments=arguments, trust=o.trust)  # fmt: skip
 
 
 def import_(source: AnyPath, out: AnyPath, options: ImportOptions = ImportOptions()) -> Path:
@@ -166,7 +168,8 @@ def encode(data: AnyPath, vae: AnyPath, out: AnyPath, options: EncodeOptions = E
     o, process, dataset = configuration.check(options), Process.current(), Dataset(data)
     device = default_device(process)
     codec = DiffusersCodec(load_vae(str(vae)).to(device).eval())
-    played = None if o.play is None else PlayedSource(dataset, episodes=o.play, seed=o.seed, workers=o.workers)
+    played = None if o.play is None else PlayedSource(dataset, episodes=o.play, seed=o.seed, workers=o.workers,
+                                                        trust=o.trust)  # fmt: skip
     encode_dataset(dataset, codec, Path(out), frames=o.frames, vae=str(vae), dtype=o.dtype, played=played,
                    batch=o.batch or (64 if device.type == "cuda" else 4), process=process,
                    to_frames=lambda pixels: to_float(pixels, device))  # fmt: skip

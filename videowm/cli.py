@@ -72,9 +72,12 @@ def data_verbs(verb: Verb) -> None:
     p.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="run directory (default: %(default)s)")
     add_options(p, api.QuickstartOptions)
 
-    p = verb(record, "play a game with a scripted driver and record a dataset",
-             "videowm record carracing --out data/carracing --episodes 200 --seed 0 --workers 2")  # fmt: skip
-    worlds = "carracing, carracing-noisy, takecover, doomrooms, fourrooms, or one of another package"
+    p = verb(record, "play a game and record a dataset",
+             "videowm record carracing --out data/carracing --episodes 200 --seed 0 --workers 2\n"
+             "  videowm record gym:ALE/Pong-v5 --out data/pong --episodes 100 --workers 2\n"
+             "  videowm record gym:my_package:My-v0 --out data/my --episodes 50 --policy my_agent:act")  # fmt: skip
+    worlds = ("carracing, carracing-noisy, takecover, doomrooms, fourrooms, one of another package, or gym:ID of any "
+              "gymnasium environment; gym:PACKAGE:ID imports its package first")  # fmt: skip
     p.add_argument("world", help=worlds)
     p.add_argument("--out", type=Path, required=True, help="dataset directory to write")
     add_options(p, api.RecordOptions)

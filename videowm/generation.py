@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,18 +105,19 @@ def future(
         if set(names) == set(dataset.action_names):  # a header may name them in another order
             given = given[:, [names.index(name) for name in dataset.action_names]]
     else:
-        given = parse_actions(options.actions, named_actions(world))
+        given = parse_actions(options.actions, named_actions(world, dataset.action_names))
     check_actions(torch.from_numpy(given), size=own.shape[1])
     return np.concatenate([own[:known], given]), None
 
 
-def named_actions(world: str) -> dict[str, tuple[float, ...]]:
-    """The action names of the world that a model was trained on.
+def named_actions(world: str, names: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """The action names of the world that a model was trained on; `names` are the parts of an action.
 
     Raises:
         UserError: the world is unknown or has no named actions.
     """
     known = find_world(world)
-    if known is None or not known.NAMED_ACTIONS:
+    named = known.named_actions(names) if known else {}
+    if not named:
         raise UserError(f"the model's world {world!r} has no named actions: give a table ({', '.join(TABLES)})")
-    return known.NAMED_ACTIONS
+    return named

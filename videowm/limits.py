@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
 
+from videowm.types import UserError
+
 
 @dataclass(frozen=True)
 class Range:
@@ -54,3 +56,16 @@ Fraction = Annotated[float, Range(above=0, at_most=1)]  # a part of a whole that
 Guidance = Annotated[float, Range(at_least=0, at_most=1000)]  # of a sampler; 1: none
 Frames = Annotated[int, Range(at_least=2, at_most=10**9)]  # of an episode or a clip
 HeldOut = Annotated[float, Range(at_least=0, below=1)]  # share of the episodes that are held out
+
+
+def frame_size(text: str) -> tuple[int, int]:
+    """A size (H, W) of frames in pixels, as users write it: "64" or "64x96", even numbers from 16 to 2048.
+
+    Raises:
+        UserError: the text is no such size.
+    """
+    height, _, width = text.lower().partition("x")
+    sides = tuple(int(side) if side.isascii() and side.isdigit() else 0 for side in (height, width or height))
+    if not all(16 <= side <= 2048 and side % 2 == 0 for side in sides):
+        raise UserError(f"size {text!r} cannot be used: give HxW pixels such as 64x96, even numbers from 16 to 2048")
+    return sides

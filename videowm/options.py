@@ -26,7 +26,13 @@ class RecordOptions:
     workers: Count = 1  # processes; the recording is the same for any number
     frames: Frames = 261  # most frames of an episode
     frame_skip: Count | None = None  # game steps per frame (default: the world's own, 4 of those in this package)
-    world_args: tuple[str, ...] = ()  # more arguments of the world, as KEY=VALUE
+    size: str | None = None  # HxW pixels, of gym: worlds (default: shorter side 64, longer a multiple of 16)
+    policy: str | None = None  # who plays a gym: world: random, module:function or agent.zip (default: random)
+    hold: Count | None = None  # frames at most that a random action of a gym: world is held (default: 8)
+    state: str | None = None  # state of a gym: world: keys of its info, or attributes, with commas between
+    image: str | None = None  # picture of a gym: world: render, observation or a key of it (default: render)
+    trust: bool = False  # load a policy that holds code (.zip of stable-baselines3)
+    world_args: tuple[str, ...] = ()  # more arguments of the world, as KEY=VALUE; of a gym: world gymnasium's
     test_share: HeldOut = 0.1  # share of the episodes that are held out
     lossless: bool = False  # store bit-exact video, several times larger
 
@@ -100,6 +106,7 @@ class EncodeOptions:
     play: Count | None = None  # train on this many new episodes, which are played and encoded but never stored
     seed: Seed = 1  # seed of the played episodes; it must differ from the dataset's
     workers: Count = 1  # processes that play; the latents are the same for any number
+    trust: bool = False  # load a policy that holds code (.zip of stable-baselines3) to play
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,19 @@ BACKGROUND, INK, FAINT = (255, 255, 255), (28, 28, 30), (140, 140, 146)
 WIDTH = 10  # of a bar that shows an action, in pixels
 
 
+def cell_of(size: tuple[int, int], cell: int) -> tuple[int, int]:
+    """The size (H', W') at which frames of `size` (H, W) are shown: the longer side is `cell` pixels."""
+    return tuple(max(1, round(side * cell / max(size))) for side in size)
+
+
 def enlarge(frames: np.ndarray, cell: int) -> np.ndarray:
-    """uint8 "… H W 3" to "… cell cell 3", by the nearest pixel."""
-    rows, columns = (np.arange(cell) * n // cell for n in frames.shape[-3:-1])
+    """uint8 "… H W 3" to "… H' W' 3" of `cell_of`: enlarged by the nearest pixel, made smaller by area."""
+    size = cell_of(frames.shape[-3:-1], cell)
+    if max(size) < max(frames.shape[-3:-1]):
+        small = [Image.fromarray(frame).resize(size[::-1], Image.Resampling.BOX)
+                 for frame in frames.reshape(-1, *frames.shape[-3:])]  # fmt: skip
+        return np.stack([np.asarray(frame) for frame in small]).reshape(*frames.shape[:-3], *size, 3)
+    rows, columns = (np.arange(n) * old // n for n, old in zip(size, frames.shape[-3:-1]))
     return frames[..., rows, :, :][..., columns, :]
 
 
@@ -45,48 +55,58 @@ def text(canvas: np.ndarray, at: tuple[int, int], words: str, *, size: int = 13,
 def grid(
     rows: list[np.ndarray], labels: list[str], *, columns: list[str], cell: int, margin: int = 56, block: int = 0
 ) -> np.ndarray:
-    """A picture of labelled rows "f H W 3" of stills, a header above each column; a gap after every `block` rows."""
-    gap, top = 4, 24
-    tops = [top + r * (cell + gap) + (r // block * 12 if block else 0) for r in range(len(rows))]
-    canvas = np.full((tops[-1] + cell + gap, margin + len(columns) * (cell + gap), 3), BACKGROUND, np.uint8)
+    """A picture of labelled rows "f H W 3" of stills, a header above each column; a gap after every `block` rows.
+
+    The longer side of a still is `cell` pixels; all are of one size.
+    """
+    (height, width), gap, top = cell_of(rows[0].shape[-3:-1], cell), 4, 24
+    tops = [top + r * (height + gap) + (r // block * 12 if block else 0) for r in range(len(rows))]
+    canvas = np.full((tops[-1] + height + gap, margin + len(columns) * (width + gap), 3), BACKGROUND, np.uint8)
     for y, row in zip(tops, rows, strict=True):
-        for i, frame in enumerate(row):
-            x = margin + i * (cell + gap)
-            canvas[y : y + cell, x : x + cell] = enlarge(frame, cell)
+        for i, frame in enumerate(enlarge(row, cell)):
+            x = margin + i * (width + gap)
+            canvas[y : y + height, x : x + width] = frame
     for y, label in zip(tops, labels, strict=True):
-        canvas = text(canvas, (2, y + cell // 2 - 8), label)
+        canvas = text(canvas, (2, y + height // 2 - 8), label)
     for i, label in enumerate(columns):
-        canvas = text(canvas, (margin + i * (cell + gap) + 2, 5), label, ink=FAINT, size=11)
+        canvas = text(canvas, (margin + i * (width + gap) + 2, 5), label, ink=FAINT, size=11)
     return canvas
 
 
 def side_by_side(videos: dict[str, np.ndarray], *, cell: int) -> np.ndarray:
-    """Videos "f H W 3" of one length, by their label, next to each other under these: "f H' W' 3"."""
-    gap, top = 6, 22
-    height, width = top + cell + 2, len(videos) * (cell + gap) - gap
+    """Videos "f H W 3" of one length and size, by their label, next to each other under these: "f H' W' 3".
+
+    The longer side of each is `cell` pixels.
+    """
+    (high, wide), gap, top = cell_of(next(iter(videos.values())).shape[-3:-1], cell), 6, 22
+    height, width = top + high + 2, len(videos) * (wide + gap) - gap
     canvas = np.full((height + height % 2, width + width % 2, 3), BACKGROUND, np.uint8)
     for i, label in enumerate(videos):
-        canvas = text(canvas, (i * (cell + gap) + 2, 4), label)
+        canvas = text(canvas, (i * (wide + gap) + 2, 4), label)
     frames = np.repeat(canvas[None], len(next(iter(videos.values()))), axis=0)
     for i, video in enumerate(videos.values()):
-        x = i * (cell + gap)
-        frames[:, top : top + cell, x : x + cell] = enlarge(video, cell)
+        x = i * (wide + gap)
+        frames[:, top : top + high, x : x + wide] = enlarge(video, cell)
     return frames
 
 
 def draw_actions(frames: np.ndarray, actions: np.ndarray, names: list[str]) -> np.ndarray:
-    """Below every frame "f H W 3", a bar for each number of the action that leads on from it (the last has none)."""
+    """Below every frame "f H W 3", a bar for each number of the action that leads on from it (the last has none).
+
+    Of very many numbers the first are drawn, for which there is room.
+    """
     width = frames.shape[2]
+    names, actions = names[: width // 8], actions[:, : width // 8]
     each = width // len(names)
     panel = np.full((len(frames), 34, width, 3), BACKGROUND, np.uint8)
     scale = np.maximum(np.abs(actions).max(axis=0), 1.0)
     header = panel[0]
     for j, name in enumerate(names):
-        header = text(header, (j * each + 3, 1), name, size=11, ink=FAINT)
+        header = text(header, (j * each + 3, 1), name[: each // 6], size=11, ink=FAINT)
     panel[:] = header
     for i, action in enumerate(actions[: len(frames)]):
         for j, value in enumerate(action / scale):
-            middle, reach = j * each + each // 2, int(value * (each // 2 - 4))
+            middle, reach = j * each + each // 2, int(value * (each // 2 - 3))
             low, high = sorted((middle, middle + reach))
             panel[i, 17 : 17 + WIDTH, low : high + 1] = (214, 69, 65)
             panel[i, 14:30, middle] = FAINT

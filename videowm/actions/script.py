@@ -135,10 +135,11 @@ def opposite_actions(
         UserError: the world has no named actions and no action varies.
     """
     found = find_world(world)
-    if found is not None and len(found.action_names) == len(names):
-        pair = {name: found.NAMED_ACTIONS[name] for name in ("left", "right") if name in found.NAMED_ACTIONS}
-        pair = pair if len(pair) == 2 else dict(list(found.forced_actions().items())[:2])
-        if len(pair) == 2:
+    if found is not None:
+        named, forced = found.named_actions(names), found.forced_actions(names)
+        pair = {name: named[name] for name in ("left", "right") if name in named}
+        pair = pair if len(pair) == 2 else dict(list(forced.items())[:2])
+        if [len(action) for action in pair.values()] == [len(names)] * 2:
             return pair
     varies = [i for i, spread in enumerate(std) if spread > STILL]
     if not varies:

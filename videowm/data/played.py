@@ -40,13 +40,13 @@ class PlayedSource:
 
     unit = "episode"
 
-    def __init__(self, dataset: Dataset, *, episodes: int, seed: int, workers: int) -> None:
+    def __init__(self, dataset: Dataset, *, episodes: int, seed: int, workers: int, trust: bool = False) -> None:
         recorded = Recording.read(dataset.root)
         if seed == recorded.seed:
             raise UserError(f"--seed {seed} is the seed of {dataset.root} itself, whose test episodes it would repeat: "
                             "give another")  # fmt: skip
         check_workers(workers)
-        self.settings = config.check(replace(recorded, episodes=episodes, seed=seed, group=EPISODES))
+        self.settings = config.check(replace(recorded, episodes=episodes, seed=seed, group=EPISODES, trust=trust))
         self.workers = workers
 
     @property
@@ -84,6 +84,7 @@ class PlayConfig:
     frame_skip: Count | None = None  # game steps per frame; None: the world's own
     test_share: HeldOut = 0.1  # share of the episodes that are held out
     arguments: dict[str, Any] = field(default_factory=dict)  # more that the world's constructor takes
+    trust: bool = False  # whether a policy that holds code may be loaded
     workers: Whole = 0  # processes that play; they change no frame; 0: one a core
 
 
@@ -106,7 +107,7 @@ class PlayedEpisodes:
         self.settings, self.root, self.size = settings, Path("play"), world.size
         self.recording = Recording(
             settings.world, settings.episodes, settings.seed, settings.frames, world.frame_skip, settings.test_share,
-            lossless=True, group=1, arguments=settings.arguments,
+            lossless=True, group=1, arguments=settings.arguments, trust=settings.trust,
         )  # fmt: skip
         self.shape = (settings.episodes * settings.frames, *self.size, 3)  # of the frames, at most
         need, free = math.prod(self.shape) / 2**30, psutil.virtual_memory().available / 2**30
@@ -119,7 +120,7 @@ class PlayedEpisodes:
     @property
     def hash(self) -> str:
         decides = asdict(self.recording)
-        del decides["lossless"], decides["group"]
+        del decides["lossless"], decides["group"], decides["trust"]
         return short_hash(json.dumps(decides, sort_keys=True))
 
     @cached_property

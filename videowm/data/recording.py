@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from videowm import config
 from videowm.data.layout import NOTE as NOTE_KEY
-from videowm.data.layout import Layout, fingerprint, finish, write_group
+from videowm.data.layout import Layout, check_width, fingerprint, finish, write_group
 from videowm.files import leftovers, read_json, write_atomic, write_json, writing
 from videowm.limits import Count, Frames, HeldOut, Seed
 from videowm.lock import FolderLock
@@ -52,6 +52,7 @@ class Recording:
     lossless: bool
     group: Count  # episodes a file group
     arguments: dict[str, Any] = field(default_factory=dict)  # more that the world's constructor took
+    trust: bool = False  # whether a policy that holds code may be loaded; never kept, so nobody else's is trusted
 
     @classmethod
     def read(cls, root: Path) -> Recording:
@@ -66,11 +67,16 @@ class Recording:
 
     def write(self, root: Path) -> None:
         """Write meta/recording.json. Settings without arguments give the bytes that they gave before there were any."""
-        write_json(root / NOTE, {key: value for key, value in vars(self).items() if key != "arguments" or value})
+        write_json(root / NOTE, {key: value for key, value in self.kept.items() if key != "arguments" or value})
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """All settings but `trust`."""
+        return {key: value for key, value in vars(self).items() if key != "trust"}
 
     def open(self) -> World:
         """The world, as it was recorded."""
-        return open_world(self.world, self.frame_skip, **self.arguments)
+        return open_world(self.world, self.frame_skip, **trusting(self.arguments, trust=self.trust))
 
     def layout(self, world: World) -> Layout:
         """What the recorded episodes have in common."""
@@ -90,7 +96,7 @@ class Recording:
 def record_episodes(
     world: str, out: str | Path, *, episodes: int, seed: int = 0, workers: int = 1, frames: int = 261,
     frame_skip: int | None = None, test_share: float = 0.1, lossless: bool = False, group: int = 10,
-    arguments: dict[str, Any] | None = None,
+    arguments: dict[str, Any] | None = None, trust: bool = False,
 ) -> Path:  # fmt: skip
     """Record `episodes` episodes into the folder `out`, and return it.
 
@@ -108,17 +114,20 @@ def record_episodes(
         lossless: whether the video keeps every bit.
         group: episodes a file.
         arguments: more of what the world's constructor takes.
+        trust: whether a policy that holds code may be loaded.
 
     Raises:
         UserError: the world is unknown, a number is out of range, `out` holds something else or cannot be written, or
             another process records into it.
     """
-    game, out = open_world(world, frame_skip, **arguments or {}), Path(out)
+    game, out = open_world(world, frame_skip, **trusting(arguments or {}, trust=trust)), Path(out)
     wanted = {"world": world, "episodes": episodes, "seed": seed, "frames": frames, "frame_skip": game.frame_skip,
-              "test_share": test_share, "lossless": lossless, "group": group, "arguments": arguments or {}}  # fmt: skip
+              "test_share": test_share, "lossless": lossless, "group": group, "arguments": arguments or {},
+              "trust": trust}  # fmt: skip
     settings = config.build(Recording, wanted, where="record")
     check_workers(workers)
     layout = settings.layout(game)
+    check_width(game.size[1])
     with writing(out):
         check_folder(out, settings)
         if (out / "meta/info.json").exists() and not changed_files(out):
@@ -135,6 +144,12 @@ def record_episodes(
         finally:
             lock.remove()
     return out
+
+
+def trusting(arguments: dict[str, Any], *, trust: bool) -> dict[str, Any]:
+    """A world's arguments with `trust` where it is given; what a file says of it does not count."""
+    own = {name: value for name, value in arguments.items() if name != "trust"}
+    return own | {"trust": True} if trust else own
 
 
 def check_workers(workers: int) -> None:
@@ -159,7 +174,7 @@ def check_folder(out: Path, settings: Recording) -> None:
         if out.is_dir() and any(path.is_file() and not path.name.startswith(".") for path in out.rglob("*")):
             raise UserError(f"{out} holds something else than a recording: give a new or empty folder")
         return
-    present, wanted = vars(Recording.read(out)), vars(settings)
+    present, wanted = Recording.read(out).kept, settings.kept
     differing = [f"{k} {present[k]} there, {v} now" for k, v in wanted.items() if present[k] != v]
     if differing:
         raise UserError(f"{out} was recorded with other settings ({'; '.join(differing)}): give another --out")
@@ -373,6 +388,8 @@ def play_once(world: World, rng: np.random.Generator, frames: int) -> Episode:
             check_promises(world, frame, state, action)
         reward, done = world.step(action)
         rows.append((frame, action, reward, done, state))
+    if done and world.shows_end and len(rows) < frames:  # its action leads nowhere and earns nothing
+        rows.append((world.render(), action, 0.0, done, world.state()))
     pixels, actions, rewards, dones, states = (np.stack(column) for column in zip(*rows, strict=True))
     caption = world.caption(states, actions, rng, over=done)
     return Episode(pixels, actions, rewards.astype(np.float32), dones, states, caption)

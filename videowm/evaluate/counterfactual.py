@@ -77,11 +77,12 @@ class Replay:
     def agreement(self, episode: int, seed: int) -> int:
         """How many of an episode's states the game with `seed` passes under the recorded actions."""
         self.world.reset(seed)
-        states = self.dataset.states(episode)
+        states, over = self.dataset.states(episode), False
         for frame, (state, action) in enumerate(zip(states, self.dataset.all_actions(episode), strict=True)):
             if not np.array_equal(self.world.state(), state):
                 return frame
-            if self.world.step(action)[1]:
+            over = over or self.world.step(action)[1]
+            if over and (frame + 1 == len(states) or not self.world.shows_end):
                 return frame + 1
         return len(states)
 
@@ -173,7 +174,7 @@ def forced_rollouts(
     Raises:
         UserError: a world without actions to force, or starts of fewer than two episodes that last to the horizon.
     """
-    forced = replay.world.forced_actions()
+    forced = replay.world.forced_actions(replay.world.action_names)
     if not forced:
         raise UserError(f"the world {replay.world.name!r} names no actions that could be forced: give its class some")
     kept, futures, left_out = lasting_starts(replay, config, list(forced.values()), pipeline.time_stride)

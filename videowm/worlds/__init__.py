@@ -6,12 +6,15 @@ Another package adds a world with an entry point in its pyproject.toml. Here `Po
     [project.entry-points."videowm.worlds"]
     pong = "my_package.pong:Pong"
 
+Any environment of gymnasium is a world too, by the name `gym:ID` or `gym:package:ID` (`videowm.worlds.gym`).
+
 A world's module is imported when a caller names the world; a simulator loads when its world is first reset.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -29,6 +32,7 @@ BUILT_IN = {
     "fourrooms": "videowm.worlds.fourrooms:FourRooms",
     "takecover": "videowm.worlds.takecover:TakeCover",
 }
+GYM = "gym:"  # how the name of a gymnasium environment begins
 CORE = ("name", "size", "action_names", "reset", "step", "render")
 
 
@@ -43,6 +47,8 @@ def find_world(name: str) -> type[World] | None:
     Raises:
         UserError: two packages provide it, or its package is broken.
     """
+    if name.startswith(GYM):
+        return EntryPoint(name, "videowm.worlds.gym:gym_class", GROUP).load()(name)
     if name in BUILT_IN:
         return EntryPoint(name, BUILT_IN[name], GROUP).load()
     points = list(entry_points(group=GROUP, name=name))
@@ -83,7 +89,8 @@ def world_class(name: str) -> type[World]:
     """
     world = find_world(name)
     if world is None:
-        raise UserError(f"unknown world {name!r}{suggest(name, world_names())}")
+        known = [*world_names(), *([GYM + name] if re.search(r"-v\d+$", name) else [])]
+        raise UserError(f"unknown world {name!r}{suggest(name, known)}")
     return world
 
 
@@ -91,7 +98,7 @@ def open_world(name: str, frame_skip: int | None = None, **arguments: Any) -> Wo
     """An instance of the world called `name`.
 
     Args:
-        name: one of `world_names()`.
+        name: one of `world_names()`, or the id of a gymnasium environment behind "gym:".
         frame_skip: physics steps between two frames, 1 or more; None means the world's default.
         arguments: more of what the world's constructor takes.
 

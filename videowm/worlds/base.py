@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,7 @@ class World:
     action_names: tuple[str, ...]
 
     frame_skip: int | None = None  # physics steps a frame, of a world whose constructor takes it
+    shows_end: bool = False  # whether a game that is over can still be drawn: its last frame is recorded
     shortest: int = 2  # frames; a recorded episode that ends earlier is drawn anew
     state_names: tuple[str, ...] = ()  # of `state`
     NAMED_ACTIONS: dict[str, tuple[float, ...]] = {}  # what users write, as in left*8
@@ -71,6 +72,7 @@ class World:
         """Hold action float32 "a" for one recorded frame -> (reward, whether the game is over).
 
         A game that is over has no next frame: neither `render` nor `state` may be called before the next `reset`.
+        Where `shows_end` is true both may be called, and only `step` may not.
         """
         raise NotImplementedError
 
@@ -119,6 +121,12 @@ class World:
         return getattr(cls, part) is not getattr(World, part)
 
     @classmethod
-    def forced_actions(cls) -> dict[str, tuple[float, ...]]:
-        """The named actions that evaluations force, empty where the world names none."""
-        return {name: cls.NAMED_ACTIONS[name] for name in cls.FORCED or tuple(cls.NAMED_ACTIONS)[:3]}
+    def named_actions(cls, names: Sequence[str]) -> dict[str, tuple[float, ...]]:
+        """What users write, of a recording whose action has the parts `names`; empty where the world names none."""
+        return cls.NAMED_ACTIONS
+
+    @classmethod
+    def forced_actions(cls, names: Sequence[str]) -> dict[str, tuple[float, ...]]:
+        """The named actions that evaluations force; `names` as in `named_actions`."""
+        named = cls.named_actions(names)
+        return {name: named[name] for name in cls.FORCED or tuple(named)[:3]}
