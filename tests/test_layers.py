@@ -15,6 +15,7 @@ LAYERS = [
     {"reference", "worlds"},
     {"arguments", "exits", "actions"},
     {"data", "vae", "dit"},
+    {"keywords"},
     {"pipeline"},
     {"evaluate"},
     {"train"},

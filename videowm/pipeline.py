@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from diffusers.utils import BaseOutput
 from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from videowm import config as configuration
+from videowm import keywords
 from videowm.actions.group import check_actions, group_actions, grouped_size
 from videowm.data.latents import normalised
 from videowm.dit import DiT
+from videowm.dit.flow import Generators
 from videowm.dit.model import Tap
 from videowm.dit.sample import Sampler
 from videowm.dit.saved import REMEDY, TrainedOn, check_folder, check_hash, loading, network_hash
 from videowm.dit.stream import LatentStream, rollout
 from videowm.dit.text import ByteText, FrozenText, TextEncoder, TextTokens
 from videowm.files import read_json, share
+from videowm.keywords import Checked, OutputType, WorldModelOutput, drawn_or_given
 from videowm.types import UserError, pixel_frames
 from videowm.vae.codec import DiffusersCodec, unwarned, weights_hash
 from videowm.vae.stream import StreamDecoder
 
-Checked = Shaped[Tensor, " ..."]  # any shape comes in; the function refuses one that does not fit
 
-
-@dataclass
-class WorldModelOutput(BaseOutput):
-    """A rollout's result, context included."""
-
-    frames: Float[Tensor, "b f 3 H W"]  # in [-1, 1]
-    latents: Float[Tensor, "b t c h w"]  # normalised
-    context_frames: int  # of all frames, those of the context
-
-
-class WorldModelPipeline(DiffusionPipeline):
+class WorldModelPipeline(keywords.WithoutOffload, DiffusionPipeline):
     """Continue a video under given actions.
 
     Example:
@@ -49,6 +39,8 @@ class WorldModelPipeline(DiffusionPipeline):
     """
 
     _optional_components = ["text_encoder", "tokenizer"]
+    _callback_tensor_inputs = ["latents"]
+    _interrupt = False
 
     def __init__(
         self, vae: nn.Module, transformer: DiT, scheduler: FlowMatchEulerDiscreteScheduler,
@@ -262,7 +254,7 @@ class WorldModelPipeline(DiffusionPipeline):
 
     def start(
         self, frames: Float[Tensor, "b f 3 H W"], actions: Float[Tensor, "b n a"] | None = None, *,
-        generator: torch.Generator | None = None, sampler: Sampler | None = None, futures: int = 1,
+        generator: Generators = None, sampler: Sampler | None = None, futures: int = 1,
         graph: bool = False, prompt: str | list[str] | None = None, tap: Tap | None = None,
     ) -> VideoStream:  # fmt: skip
         """Begin a video that goes on for as long as it is stepped: what a player, or an agent, needs.
@@ -281,6 +273,7 @@ class WorldModelPipeline(DiffusionPipeline):
             >>> next_frames = stream.step(actions)  # "b k a" -> "b k 3 H W", k the VAE's time stride
         """
         self.check_sampler(sampler)
+        keywords.check_generators(generator, len(frames))
         context, grouped = self.beginning(frames, actions, futures)
         text = self.text_conditioning(prompt, len(frames), futures)
         return VideoStream(self, context, grouped, text, generator=generator, sampler=sampler, graph=graph,
@@ -309,17 +302,21 @@ class WorldModelPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self, frames: Float[Tensor, "b f 3 H W"], actions: Float[Tensor, "b n a"] | None, *,
-        generator: torch.Generator | None = None, noise: Float[Tensor, "all steps c h w"] | None = None,
+        generator: Generators = None, noise: Float[Tensor, "all steps c h w"] | None = None,
         past_noise: Float[Tensor, "all t c h w"] | None = None, sampler: Sampler | None = None, futures: int = 1,
         prompt: str | list[str] | None = None, horizon: int | None = None, tap: Tap | None = None,
-    ) -> WorldModelOutput:  # fmt: skip
+        num_inference_steps: int | None = None, output_type: OutputType = "pt", return_dict: bool = True,
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> WorldModelOutput | tuple:  # fmt: skip
         """Roll out the future of `frames` under `actions`.
 
         Args:
             frames: context in [-1, 1], at least one. The VAE takes 1 + k * i frames; earlier ones are left out.
             actions: n >= f; f-1 actions between the context frames, then one for every frame to predict.
                 None: without actions, as training drops them.
-            generator: source of the starting noise, on the CPU or the pipeline's device.
+            generator: source of the noise, on the CPU or the pipeline's device. With a list of one for each context
+                every context's frames are those of a call with it alone, up to rounding.
             noise: the starting noise itself, instead of a generator; all = b * futures.
             past_noise: the noise with which past steps are remembered, context included, likewise.
             sampler: how a latent step is drawn (default: 5 steps of Heun's).
@@ -327,13 +324,21 @@ class WorldModelPipeline(DiffusionPipeline):
             prompt: what is to be seen, one for all contexts or one each, of a model with text.
             horizon: frames to predict without actions; with actions their number decides.
             tap: sees and may replace the residual streams at the ends of blocks, as in `LatentStream`.
+            num_inference_steps: `sampler.steps`, by the name that diffusers has for it.
+            output_type: of the frames: "pt" in [-1, 1]; "np" float "b f H W 3" in [0, 1]; "pil" a list of pictures for
+                each future; "latent" the latents, and nothing is decoded.
+            return_dict: False gives the output's fields as a tuple.
+            callback_on_step_end, callback_on_step_end_tensor_inputs: see `videowm.keywords.OnStepEnd`.
         Returns:
             context and predicted frames, n+1 in all (fewer by the context frames left out); the futures of a context
             follow one another.
         Raises:
             UserError: inputs that do not belong together, or that this model was not trained for.
         """
+        sampler = keywords.with_steps(sampler, num_inference_steps)
         self.check_sampler(sampler)
+        keywords.check_output_type(output_type)
+        keywords.check_generators(generator, len(frames))
         if actions is None:
             self.check_frames(frames)
         else:
@@ -342,7 +347,8 @@ class WorldModelPipeline(DiffusionPipeline):
         if horizon is None or horizon < 1:
             raise UserError(f"horizon {horizon} without actions predicts nothing: give 1 frame or more")
         text = self.text_conditioning(prompt, len(frames), futures)
-        k, context = self.time_stride, self.context(frames, futures)
+        k, context, self._interrupt = self.time_stride, self.context(frames, futures), False
+        each = keywords.OnStepEnd(self, callback_on_step_end, callback_on_step_end_tensor_inputs, context.shape[1])
         steps = -(-horizon // k)  # whole latent steps are predicted; what is too much is cut off below
         start = torch.cat([context, context.new_zeros(len(context), steps, *context.shape[2:])], dim=1)
         grouped = self.without_actions(start) if actions is None else self.grouped(frames, actions, futures)
@@ -351,23 +357,12 @@ class WorldModelPipeline(DiffusionPipeline):
             past_noise = drawn_or_given("past_noise", past_noise, start)
         predicted = rollout(self.transformer, context, grouped, noise, sampler=sampler,
                             shift=self.shift, window=self.trained_on.window,
-                            generator=generator, past_noise=past_noise, tap=tap, **text)  # fmt: skip
-        latents, known = torch.cat([context, predicted], dim=1), pixel_frames(context.shape[1], k)
-        decoded = self.codec.decode(self.denormalise(latents))[:, : known + horizon]
-        return WorldModelOutput(decoded, latents, known)
-
-
-def drawn_or_given(what: str, noise: Checked | None, like: Checked, generator: torch.Generator | None = None) -> Tensor:
-    """Standard normal noise shaped and placed like `like`: the caller's, if its shape fits, or newly drawn.
-
-    Raises:
-        UserError: noise of another shape was given.
-    """
-    if noise is None:
-        noise = torch.randn(like.shape, generator=generator, device=generator.device if generator else like.device)
-    if noise.shape != like.shape:
-        raise UserError(f"{what} of shape {tuple(noise.shape)} was given, expected {tuple(like.shape)}")
-    return noise.to(like.device)
+                            generator=generator, past_noise=past_noise, tap=tap, each=each, **text)  # fmt: skip
+        latents, known, out = torch.cat([context, predicted], dim=1), pixel_frames(context.shape[1], k), None
+        if output_type != "latent":
+            out = keywords.converted(self.codec.decode(self.denormalise(latents))[:, : known + horizon], output_type)
+        output = WorldModelOutput(latents if out is None else out, latents, known)
+        return output if return_dict else output.to_tuple()
 
 
 class VideoStream:
@@ -381,7 +376,7 @@ class VideoStream:
     def __init__(
         self, pipeline: WorldModelPipeline, context: Float[Tensor, "b t c h w"],
         actions: Float[Tensor, "b t g"], text: dict[str, TextTokens], *,
-        generator: torch.Generator | None, sampler: Sampler | None, graph: bool, tap: Tap | None = None,
+        generator: Generators, sampler: Sampler | None, graph: bool, tap: Tap | None = None,
     ) -> None:  # fmt: skip
         """Use `WorldModelPipeline.start`.
 

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Generators = torch.Generator | Sequence[torch.Generator] | None  # a sequence: each draws an equal share of the rows
+
+
+def normal(shape: Sequence[int], generator: Generators, device: torch.device) -> Float[Tensor, "*shape"]:
+    """Standard normal noise on `device`, drawn where the generator is: a seed gives the same noise on every device.
+
+    Of several generators each draws its share of the rows as it would alone.
+    """
+    generators = generator if isinstance(generator, Sequence) else [generator]
+    rows = shape[0] // len(generators)
+    parts = [torch.randn(rows, *shape[1:], generator=g, device=g.device if g else device) for g in generators]
+    return torch.cat(parts).to(device)
 
 
 def noised(

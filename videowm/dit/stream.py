@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,7 +42,7 @@ class LatentStream:
     @torch.no_grad()
     def __init__(
         self, model: DiT, context: Float[Tensor, "b t c h w"], actions: Float[Tensor, "b t g"], *,
-        sampler: Sampler | None = None, shift: float = 1.0, window: int, generator: torch.Generator | None = None,
+        sampler: Sampler | None = None, shift: float = 1.0, window: int, generator: flow.Generators = None,
         graph: bool = False, text: TextTokens | None = None, empty: TextTokens | None = None, tap: Tap | None = None,
         past_noise: Float[Tensor, "b t c h w"] | None = None,
     ) -> None:  # fmt: skip
@@ -85,16 +85,17 @@ class LatentStream:
         self.level = self.levels_of(b, device)
         self.network_level = self.network_level_of(self.level, shift)
         self.text = self.text_of(text, empty)
-        self.read(self.cache, context, actions, past_noise, torch.arange(len(self.level), device=device))
+        self.read(self.cache, context, actions, past_noise, torch.arange(len(self.level), device=device),
+                  self.generator)  # fmt: skip
 
     def read(
         self, cache: KVCache, context: Float[Tensor, "r t c h w"], actions: Float[Tensor, "r t g"],
-        past_noise: Float[Tensor, "r t c h w"] | None, rows: Int[Tensor, " all"],
+        past_noise: Float[Tensor, "r t c h w"] | None, rows: Int[Tensor, " all"], generator: flow.Generators,
     ) -> None:  # fmt: skip
         """Read contexts, as much as the window sees, into an empty cache; `rows` are theirs in all branches."""
         first, level = max(0, context.shape[1] - self.window + 1), self.level[rows, -1:]
         context, actions = context[:, first:], actions[:, first:]
-        noise = self.past_noise(context, None if past_noise is None else past_noise[:, first:])
+        noise = self.past_noise(context, None if past_noise is None else past_noise[:, first:], generator)
         self.model(self.noised(context, noise, level), level.expand(-1, context.shape[1]), self.each_branch(actions),
                    cache, text=self.text.of_rows(rows), write=True, tap=self.tap)  # fmt: skip
 
@@ -125,7 +126,10 @@ class LatentStream:
         of_branch = torch.arange(branches, device=device)[:, None] * b
         every = (of_branch + torch.tensor(list(rows), device=device)).flatten()
         fresh = self.cache.fresh(len(every), min(context.shape[1], self.window - 1))
-        self.read(fresh, context, actions, past_noise, every)
+        own = self.generator
+        if isinstance(own, Sequence):
+            own = [own[row * len(own) // b] for row in rows]
+        self.read(fresh, context, actions, past_noise, every, own)
         self.cache.reset(every, fresh)
         self.was_reset = True
 
@@ -179,14 +183,14 @@ class LatentStream:
         return flow.noised(latents.repeat(count, 1, 1, 1, 1), noise.repeat(count, 1, 1, 1, 1), level)
 
     def past_noise(
-        self, like: Float[Tensor, "b t c h w"], given: Float[Tensor, "b t c h w"] | None
+        self, like: Float[Tensor, "b t c h w"], given: Float[Tensor, "b t c h w"] | None, generator: flow.Generators
     ) -> Float[Tensor, "b t c h w"]:
         """Noise for finished steps: the caller's or a new one; zeros where no branch remembers them noised."""
         if not self.remembers_noise:
             return torch.zeros_like(like)
         if given is not None:
             return given.to(like)
-        return torch.randn(like.shape, generator=self.generator, device=self.generator.device).to(like.device)
+        return flow.normal(like.shape, generator, like.device)
 
     @torch.no_grad()
     def step(
@@ -200,7 +204,7 @@ class LatentStream:
         self.action.copy_(action)
         self.noise.copy_(noise)
         if self.remembers_noise:
-            self.written.copy_(self.past_noise(self.written, past_noise))
+            self.written.copy_(self.past_noise(self.written, past_noise, self.generator))
         full = self.cache.full
         if self.use_graph and full not in self.graphs and (full or self.was_reset):
             self.capture()
@@ -256,9 +260,10 @@ class LatentStream:
 def rollout(
     transformer: DiT, context: Float[Tensor, "b t c h w"], actions: Float[Tensor, "b all g"],
     noise: Float[Tensor, "b n c h w"], *, sampler: Sampler | None = None, shift: float = 1.0,
-    window: int | None = None, generator: torch.Generator | None = None, text: TextTokens | None = None,
+    window: int | None = None, generator: flow.Generators = None, text: TextTokens | None = None,
     empty: TextTokens | None = None, past_noise: Float[Tensor, "b all c h w"] | None = None, tap: Tap | None = None,
-) -> Float[Tensor, "b n c h w"]:  # fmt: skip
+    each: Callable[[int, Tensor], bool] | None = None,
+) -> Float[Tensor, "b made c h w"]:  # fmt: skip
     """The n latent steps after a context of t, each predicted from those before it; all = t + n.
 
     Args:
@@ -271,6 +276,7 @@ def rollout(
         text, empty: of a model with text: one for each context, and the empty one.
         past_noise: the noise on context and finished steps itself, instead of a generator.
         tap: as in `LatentStream`.
+        each: called with the number (from 0) and the latents "b 1 c h w" of every finished step; True ends there.
 
     Raises:
         UserError: a guidance that the model cannot have.
@@ -280,5 +286,9 @@ def rollout(
     stream = LatentStream(transformer, context, actions[:, :known], sampler=sampler, shift=shift,
                           window=window or known + count, generator=generator, text=text, empty=empty,
                           past_noise=None if past_noise is None else past_noise[:, :known], tap=tap)  # fmt: skip
-    steps = range(known, known + count)
-    return torch.cat([stream.step(actions[:, i, None], noise[:, i - known, None], past[i]) for i in steps], dim=1)
+    predicted: list[Tensor] = []
+    for i in range(known, known + count):
+        predicted.append(stream.step(actions[:, i, None], noise[:, i - known, None], past[i]))
+        if each is not None and each(i - known, predicted[-1]):
+            break
+    return torch.cat(predicted, dim=1)

@@ -17,7 +17,7 @@ import diffusers
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -356,9 +356,13 @@ class DiffusersCodec:
     def encode_raw(self, frames: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b t c h w"]:
         """As `encode`, unchecked. A stream needs it, whose later steps have no first frame."""
         with sdpa_kernel(ATTENTION):
-            output = self.vae.encode(rearrange(frames, "b f c H W -> b c f H W"))
+            output = self.vae.encode(rearrange(frames, "b f c H W -> b c f H W").to(self.vae.dtype))
         latents = output.latent_dist.mode() if "latent_dist" in output else output.latent
-        return rearrange(latents, "b c t h w -> b t c h w")
+        return self.in_full(rearrange(latents, "b c t h w -> b t c h w"))
+
+    def in_full(self, values: Shaped[Tensor, " ..."]) -> Shaped[Tensor, " ..."]:
+        """In float32 what a network in half precision gives; what autocast gives stays as it is."""
+        return values if self.vae.dtype == torch.float32 else values.float()
 
     @property
     def looks_back(self) -> bool:
@@ -383,8 +387,9 @@ class DiffusersCodec:
         if self.vae.config.get("timestep_conditioning"):  # LTX decoders that can also denoise: 0 is clean
             more = {"temb": latents.new_zeros(len(latents))}
         with sdpa_kernel(ATTENTION):
-            decoded = self.vae.decode(rearrange(latents, "b t c h w -> b c t h w"), **more).sample
-        return rearrange(decoded, "b c f H W -> b f c H W")[:, :frames]
+            latents = rearrange(latents, "b t c h w -> b c t h w").to(self.vae.dtype)
+            decoded = self.vae.decode(latents, **more).sample
+        return self.in_full(rearrange(decoded, "b c f H W -> b f c H W")[:, :frames])
 
 
 def to_float(
