@@ -16,6 +16,8 @@ from videowm.dit.sample import METHODS, Sampler
 from videowm.dit.text import TextConditioning, TextTokens
 from videowm.types import UserError
 
+Each = Callable[[int, Tensor], bool]  # (number of a finished step, its latents "b 1 c h w") -> whether to end there
+
 
 class GuidanceBranch(NamedTuple):
     """The stream itself, or a weaker pass over the same latents, with less conditioning, that guides it."""
@@ -262,7 +264,7 @@ def rollout(
     noise: Float[Tensor, "b n c h w"], *, sampler: Sampler | None = None, shift: float = 1.0,
     window: int | None = None, generator: flow.Generators = None, text: TextTokens | None = None,
     empty: TextTokens | None = None, past_noise: Float[Tensor, "b all c h w"] | None = None, tap: Tap | None = None,
-    each: Callable[[int, Tensor], bool] | None = None,
+    each: Each | None = None,
 ) -> Float[Tensor, "b made c h w"]:  # fmt: skip
     """The n latent steps after a context of t, each predicted from those before it; all = t + n.
 
