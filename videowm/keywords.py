@@ -95,7 +95,8 @@ class OnStepEnd:
     """A caller's function that looks on, called at the end of every predicted latent step.
 
     It gets the pipeline, the number of the predicted step (from 0) and that of the latent step in the clip. With them
-    come the tensors that it asked for: "latents" "b 1 c h w". It may set `pipeline._interrupt = True` to end the rollout.
+    come the tensors that it asked for: "latents" "b 1 c h w". It may set `pipeline._interrupt = True`, which ends the
+    rollout.
 
     Raises:
         UserError: it asks for a tensor that there is not.
