@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -378,14 +379,7 @@ class VideoStream:
         actions: Float[Tensor, "b t g"], text: dict[str, TextTokens], *,
         generator: Generators, sampler: Sampler | None, graph: bool, tap: Tap | None = None,
     ) -> None:  # fmt: skip
-        """Use `WorldModelPipeline.start`.
-
-        Args:
-            context: clean, normalised latents.
-            actions: grouped ones of the context.
-            text: the result of `WorldModelPipeline.text_conditioning`.
-            generator, sampler, graph, tap: as in `start`.
-        """
+        """Use `start`; from clean, normalised latents, their grouped actions and a text's conditioning."""
         self.pipeline, self.generator = pipeline, generator
         if graph and context.is_cuda:
             pipeline.transformer.compile_blocks()
@@ -399,13 +393,14 @@ class VideoStream:
 
     @torch.no_grad()
     def step(
-        self, actions: Float[Tensor, "b k a"] | None, noise: Float[Tensor, "b 1 c h w"] | None = None
-    ) -> Float[Tensor, "b k 3 H W"]:
+        self, actions: Float[Tensor, "b k a"] | None, noise: Float[Tensor, "b 1 c h w"] | None = None,
+        past_noise: Float[Tensor, "b 1 c h w"] | None = None,
+    ) -> Float[Tensor, "b k 3 H W"]:  # fmt: skip
         """The next frames in [-1, 1] under the actions that lead to them.
 
         Args:
             actions: one for each frame; k is the autoencoder's time stride. None: without actions.
-            noise: the starting noise, instead of the generator's.
+            noise, past_noise: the starting noise, and that on the finished step, instead of the generator's.
 
         Raises:
             UserError: actions or noise that do not fit.
@@ -419,7 +414,8 @@ class VideoStream:
             for one in actions:
                 check_actions(one, size=len(self.pipeline.trained_on.action_names))
             grouped = self.pipeline.group(actions.to(self.last.device))[:, 1:]  # the first group is a clip's beginning
-        self.last = self.stream.step(grouped, drawn_or_given("noise", noise, self.last, self.generator))
+        noise = drawn_or_given("noise", noise, self.last, self.generator)
+        self.last = self.stream.step(grouped, noise, past_noise)
         return self.decoder.step(self.pipeline.denormalise(self.last))
 
     @torch.no_grad()
@@ -442,3 +438,10 @@ class VideoStream:
         context, grouped = self.pipeline.beginning(frames, actions)
         self.stream.reset(rows, context, grouped)
         self.decoder.reset(rows, self.pipeline.denormalise(context))
+
+    def select(self, rows: Sequence[int]) -> VideoStream:
+        """A stream of its own that goes on from some rows of this one, in that order; a row may come several times."""
+        other = copy.copy(self)
+        other.stream, other.decoder = self.stream.select(rows), self.decoder.select(rows)
+        other.last = self.last[list(rows)]
+        return other

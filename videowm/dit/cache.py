@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -139,6 +140,16 @@ class KVCache:
         self.begins.index_fill_(0, rows, fresh.first)
         self.youngest, self.in_order = max(self.youngest, fresh.first), False
         self.prepare()
+
+    def select(self, rows: Int[Tensor, " r"]) -> KVCache:
+        """A cache of its own with some rows of the batch, in that order; a row may come several times."""
+        other = copy.copy(self)
+        other.keys, other.values, other.kept = ([x[rows] for x in xs] for xs in (self.keys, self.values, self.kept))
+        other.shape, other.begins = (len(rows), *self.shape[1:]), self.begins[rows]
+        other.step, other.angles = self.step.clone(), tuple(angle.clone() for angle in self.angles)
+        other.where = {window: places.clone() for window, places in self.where.items()}
+        other.visible = {window: seen[rows] for window, seen in self.visible.items()}
+        return other
 
     def store(self, block: int, steps: int, *, static: bool) -> tuple[Store, Mask]:
         """Where a block writes its keys and values, and the mask over what it then sees.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -217,6 +218,17 @@ class LatentStream:
             self.denoise()
             self.cache.advance(1)
         return self.step_out.clone()
+
+    def select(self, rows: Sequence[int]) -> LatentStream:
+        """A stream of its own that goes on from some rows of this one, in that order; a row may come several times."""
+        b, other, device = len(self.noise), copy.copy(self), self.noise.device
+        own = torch.tensor(list(rows), device=device)
+        every = torch.cat([own + i * b for i in range(len(self.branches))])
+        other.graphs, other.cache, other.text = {}, self.cache.select(every), self.text.of_rows(every)
+        other.level, other.network_level = self.level[every], self.network_level[every]
+        for name in ("noise", "action", "written", "step_out"):
+            setattr(other, name, getattr(self, name)[own])
+        return other
 
     def denoise(self) -> None:
         """All passes of one latent step, from `noise` to `step_out`."""

@@ -10,6 +10,7 @@ clip's up to rounding (sums of other lengths), below 1e-5 in float32.
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,13 @@ class Cohort:
         stay = ~torch.isin(self.rows, rows)
         past = {name: past[stay.to(past.device)] for name, past in self.past.items()}
         return Cohort(self.rows[stay], past, self.begun)
+
+    def select(self, rows: Sequence[int]) -> Cohort:
+        """Those of some rows of the batch that are here, at their places among `rows`."""
+        places = {row: place for place, row in enumerate(self.rows.tolist())}
+        here = [(i, places[row]) for i, row in enumerate(rows) if row in places]
+        past = {name: x[[place for _, place in here]] for name, x in self.past.items()}
+        return Cohort(torch.tensor([i for i, _ in here], dtype=torch.int64), past, self.begun)
 
     @property
     def shapes(self) -> tuple:
@@ -111,6 +119,13 @@ class StreamDecoder:
         others = (cohort.without(fresh.rows) for cohort in self.cohorts)
         self.cohorts = [*(cohort for cohort in others if len(cohort.rows)), fresh]
         self.join()
+
+    def select(self, rows: Sequence[int]) -> StreamDecoder:
+        """A decoder of its own that goes on from some rows of this one's batch; a row may come several times."""
+        other = copy.copy(self)
+        chosen = [cohort.select(rows) for cohort in self.cohorts]
+        other.cohorts = [cohort for cohort in chosen if len(cohort.rows)]
+        return other
 
     def join(self) -> None:
         """Decode together what keeps equally much: no beginning reaches its newest frames any more."""

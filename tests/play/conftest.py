@@ -1,0 +1,57 @@
+"""What the tests of playing share: opened models, also of time strides 1 and 2, and a stage to play on."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import asdict
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def model(world_run):
+    """The trained tiny world model, shaken so that actions and noise change its frames."""
+    import torch
+
+    from videowm.play.model import Model
+
+    model = Model.open(world_run, torch.device("cpu"), threading.RLock())
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.pipeline.transformer.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="session")
+def with_stride(model):
+    """A model of random weights whose autoencoder has another time stride, for the same recording."""
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from videowm.actions.group import grouped_size
+    from videowm.dit import DiT
+    from videowm.dit.sample import Sampler
+    from videowm.pipeline import WorldModelPipeline
+    from videowm.play.model import Model
+    from videowm.vae.codec import weights_hash
+    from videowm.vae.patch import PatchAutoencoder
+
+    def build(stride: int, **more) -> Model:
+        torch.manual_seed(stride)
+        vae = PatchAutoencoder(4, stride, 8, 16, 1).eval()
+        about = asdict(model.pipeline.trained_on) | {"vae_hash": weights_hash(vae)} | more
+        transformer = DiT(depth=1, channels=4, hidden=32, actions=grouped_size(3, stride), trained_on=about).eval()
+        for parameter in transformer.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        pipeline = WorldModelPipeline(vae, transformer, FlowMatchEulerDiscreteScheduler(shift=1.0))
+        return Model(f"stride-{stride}", pipeline, Sampler(2, "euler", context_level=0.0), 1, lock=model.lock)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def stage(model, dataset, tmp_path_factory):
+    """One model and the recording that it was trained on."""
+    from videowm.play.stage import Stage
+
+    return Stage.of([model], dataset, tmp_path_factory.mktemp("played"))

@@ -1,0 +1,131 @@
+"""A finished run, opened once and shared by all players."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from videowm import config as configuration
+from videowm.data.dataset import Dataset
+from videowm.data.latents import LatentsIndex
+from videowm.dit.sample import Sampler
+from videowm.evaluate import explorer
+from videowm.evaluate.explorer import Directions
+from videowm.pipeline import WorldModelPipeline
+from videowm.play.messages import Direction, Run
+from videowm.record import RunRecord
+from videowm.types import UserError
+
+DIRECTIONS, CLIPS = 8, 32  # sliders, and about how many held-out clips they are found from
+
+
+@dataclass
+class Model:
+    """A world model, how it draws a latent step, and what is known of it.
+
+    `lock` is held while any model computes: an autoencoder's layers may keep a stream's past for the time of a call.
+    """
+
+    name: str
+    pipeline: WorldModelPipeline
+    sampler: Sampler
+    depth: int
+    flops: float | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    found: tuple[Directions, list[Direction]] | None = None
+
+    @classmethod
+    def open(cls, run: Path, device: torch.device, lock: threading.RLock) -> Model:
+        """A finished run, in bf16 on a GPU.
+
+        Raises:
+            UserError: it is not finished, or damaged.
+        """
+        pipeline = WorldModelPipeline.open(run).to(device)
+        if device.type == "cuda":
+            pipeline.transformer.to(torch.bfloat16)
+        record = RunRecord.read(run)
+        return cls(run.name, pipeline, sampler_of(run), pipeline.transformer.depth, record.flops.get("train"), lock)
+
+    @property
+    def stride(self) -> int:
+        """Frames of a latent step."""
+        return self.pipeline.time_stride
+
+    @property
+    def context_frames(self) -> int:
+        """Frames that fill the window of the first predicted step."""
+        return 1 + self.stride * max(0, self.pipeline.trained_on.window - 2)
+
+    def about(self) -> Run:
+        """What the page says of it."""
+        parameters = list(self.pipeline.transformer.parameters())
+        trained_on = self.pipeline.trained_on
+        return Run(name=self.name, depth=self.depth, parameters=sum(p.numel() for p in parameters), flops=self.flops,
+                   stride=self.stride, steps=self.sampler.steps, text=self.pipeline.reads is not None,
+                   guidance=trained_on.drop_actions > 0,
+                   bytes=sum(p.numel() * p.element_size() for p in parameters))  # fmt: skip
+
+    def directions(self, dataset: Dataset) -> tuple[Directions, list[Direction]]:
+        """The principal directions of its latents over held-out clips, found once.
+
+        Raises:
+            UserError: no held-out episode is as long as a clip.
+        """
+        with self.lock:
+            if self.found is None:
+                explored = explorer.explore(self.pipeline.codec, dataset, clips=CLIPS)
+                count = min(DIRECTIONS, *(n - 1 for n in explored.latents.shape))
+                found = explorer.principal_directions(explored.latents, count)
+                rows = explorer.correlations(explored, found)
+                self.found = found, [Direction(share=r["explained"], best=r["best"], r2=r["r2"]) for r in rows]
+        return self.found
+
+
+def sampler_of(run: Path) -> Sampler:
+    """The sampler that a run was evaluated with, or the default."""
+    content = configuration.read(run / "config.yaml") if (run / "config.yaml").exists() else {}
+    given = (content.get("rollout") or {}).get("sampler") or {}
+    return configuration.build(Sampler, given, where=f"{run}/config.yaml, rollout.sampler")
+
+
+def dataset_of(run: Path) -> Path:
+    """The recording that a run's latents were made of.
+
+    Raises:
+        UserError: the run's latents are gone.
+    """
+    latents = Path(configuration.read(run / "config.yaml").get("latents", ""))
+    if not (latents / "latents.json").exists():
+        raise UserError(f"{run} was trained on {latents}, which is not there: name a recording with --from DATA")
+    return Path(LatentsIndex.read(latents).data)
+
+
+def check_together(models: list[Model], dataset: Dataset) -> None:
+    """Refuse models that cannot play under the same keys, or not from this recording.
+
+    Raises:
+        UserError: worlds, actions or frames differ.
+    """
+    first = models[0].pipeline.trained_on
+    for model in models[1:]:
+        other = model.pipeline.trained_on
+        if (other.world, other.action_names) != (first.world, first.action_names):
+            raise UserError(
+                f"{model.name} plays {other.world} ({', '.join(other.action_names)}), {models[0].name} {first.world} "
+                f"({', '.join(first.action_names)}): name runs of one world"
+            )
+    if list(dataset.action_names) != list(first.action_names):
+        raise UserError(
+            f"{dataset.root} has the actions {', '.join(dataset.action_names)}, {models[0].name} takes "
+            f"{', '.join(first.action_names)}: give --from a recording of {first.world}"
+        )
+    for model in models:
+        shape, stride = model.pipeline.transformer.config, model.pipeline.codec.stride
+        size = (shape.height * stride[1], shape.width * stride[2])
+        if size != dataset.size:
+            raise UserError(f"{dataset.root} has frames of {dataset.size}, {model.name} takes {size}: give another "
+                            "--from")  # fmt: skip
