@@ -17,6 +17,7 @@ file. The message is one sentence. Progress is shown on stderr.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from videowm.options import (
     GenerateOptions,
     ImportOptions,
     LatentsOptions,
+    PlayOptions,
     QuickstartOptions,
     RecordOptions,
     TrainOptions,
@@ -43,8 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CaptionOptions", "EncodeOptions", "EndpointOptions", "EvaluateOptions", "ExpandOptions", "GenerateOptions",
-    "ImportOptions", "LatentsOptions", "QuickstartOptions", "RecordOptions", "TrainOptions", "UserError",
-    "caption", "encode", "evaluate", "expand", "generate", "import_", "info", "latents", "quickstart", "record",
+    "ImportOptions", "LatentsOptions", "PlayOptions", "QuickstartOptions", "RecordOptions", "TrainOptions", "UserError",
+    "caption", "encode", "evaluate", "expand", "generate", "import_", "info", "latents", "play", "quickstart", "record",
     "train",
 ]  # fmt: skip
 
@@ -230,6 +232,22 @@ def evaluate(run: AnyPath, options: EvaluateOptions = EvaluateOptions()) -> dict
     from videowm.measure import measure
 
     return measure(Path(run), configuration.check(options))
+
+
+def play(runs: AnyPath | Sequence[AnyPath], options: PlayOptions = PlayOptions()) -> None:
+    """Serve a page on which finished world models are played in a browser, until Ctrl-C.
+
+    Args:
+        runs: one finished world model, or several of one world, which play side by side under the same keys.
+        options: recording that games begin in, address, token, device.
+
+    Raises:
+        UserError: an unfinished run, runs of unlike worlds, a port that is taken, or `videowm[play]` is not installed.
+    """
+    from videowm.play.launch import play as serve
+
+    o = configuration.check(options)
+    serve([Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)], o)
 
 
 def info(path: AnyPath, *, verify: bool = False) -> str:

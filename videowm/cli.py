@@ -25,6 +25,7 @@ examples:
   videowm latents runs/vae --data data/carracing --out latents.png
   videowm generate runs/world --from data/carracing --episode 3 --actions "left*8 gas*16" --out clip.mp4
   videowm evaluate runs/world
+  videowm play runs/world                                     in a browser
   videowm info runs/world
   videowm config list                                         the configurations that come with the package
   python -m scaling run configs/sweep/quickstart.yaml"""
@@ -36,6 +37,7 @@ STOPPED = {  # what is true after Ctrl-C
     "caption": "the same command captions the clips that have none",
     "encode": "the same command encodes the shards that are missing",
     "train": "the same command goes on from the last checkpoint",
+    "play": "what was saved is kept",
     "evaluate": "nothing was kept, the same command measures from the start",
 }
 Verb = Callable[[str, str, str], argparse.ArgumentParser]  # (name, help, example) -> its parser
@@ -154,6 +156,12 @@ def run_verbs(verb: Verb) -> None:
     p.add_argument("run", type=Path, help="run directory")
     add_options(p, api.EvaluateOptions)
 
+    p = verb(play, "play the dream of one or several runs in a browser, beside the real game",
+             "videowm play runs/world\n"
+             "  videowm play runs/quickstart/1x runs/quickstart/16x --from data/carracing")  # fmt: skip
+    p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories of world models of one world")
+    add_options(p, api.PlayOptions, FROM)
+
     p = verb(info, "describe what a dataset, a latents folder or a run holds", "videowm info data/carracing")
     p.add_argument("path", type=Path, help="dataset, latents or run directory")
     p.add_argument("--verify", action="store_true", help="also compare every file with its sha256")
@@ -248,6 +256,10 @@ def evaluate(args: argparse.Namespace) -> None:
     for name in single(metrics):
         between = "  ".join(f"{label} {shown}" for label, shown in bounds(metrics, name).items())
         print(f"{name:44s} {value_with_error(metrics, name):20s} {between}".rstrip())
+
+
+def play(args: argparse.Namespace) -> None:
+    api.play(args.runs, options_from(api.PlayOptions, args, FROM))
 
 
 def info(args: argparse.Namespace) -> None:

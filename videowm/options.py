@@ -138,6 +138,19 @@ class GenerateOptions:
 
 
 @dataclass(frozen=True)
+class PlayOptions:
+    """How runs are played in a browser; see `videowm.api.play`."""
+
+    data: Path | None = None  # recording that games begin in; default: the one that the first run was trained on
+    port: Annotated[int, Range(at_least=0, at_most=65535)] = 8000  # to listen on; 0: any that is free
+    host: str = "127.0.0.1"  # address to listen on; 0.0.0.0: every network of this machine, with a token
+    token: str | None = None  # secret in the page's address; default: none on this machine, else a new one
+    device: str | None = None  # cpu or cuda; default: a GPU where there is one
+    out: Path = Path("played")  # folder of what is saved: a dataset for each run, and mp4
+    sessions: Count = 4  # players at the same time
+
+
+@dataclass(frozen=True)
 class EvaluateOptions:
     """How a finished run is measured; see `videowm.api.evaluate`."""
 

@@ -18,7 +18,7 @@ from videowm.types import UserError
 LONGEST = 64  # actions in one message
 MOST_BYTES = 32_768  # of a message from the page
 By = Literal["person", "episode", "script", "random"]  # who plays
-Format = Literal["raw", "png", "webp", "jpeg"]  # of pictures
+Format = Literal["raw", "jpeg"]  # of pictures: RGB as it is, for a page on this machine; 14 times smaller
 Number = Annotated[float, Field(ge=-1e4, le=1e4)]
 Whole = Annotated[int, Field(ge=0, le=10**9)]
 
@@ -243,9 +243,8 @@ def picture(views: list[np.ndarray], kind: Format) -> bytes:
     sheet = np.concatenate([np.concatenate(list(view), axis=1) for view in views])
     if kind == "raw":
         return sheet.tobytes()
-    settings = {"png": {"compress_level": 1}, "webp": {"quality": 90, "method": 0}, "jpeg": {"quality": 92}}[kind]
     buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, kind, **settings)
+    Image.fromarray(sheet).save(buffer, "JPEG", quality=92, subsampling=0)
     return buffer.getvalue()
 
 

@@ -61,6 +61,7 @@ class Session:
         self.reel = Reel([*self.names, REAL])
         self.begun: m.Start | None = None
         self.at = 0
+        self.queued = 0.0  # ms that the present message waited for this session
         self.held: tuple[Float32[np.ndarray, " a"], int] | None = None
         self.known = {tuple(np.float32(c.action).tolist()): c.name for c in stage.hello.controls}
         self.ways: dict[type, Callable[[Any], Iterator[bytes | m.Message]]] = {
@@ -385,7 +386,7 @@ class Session:
         names = [] if actions is None else [self.known.get(tuple(action.tolist()), "") for action in actions]
         header = m.Shown(what=what, number=number, at=self.at, frames=len(pictures[0]), size=self.dataset.size,
                          views=views, format=self.form, by=self.by, actions=names, coordinates=coordinates,
-                         ms={**(ms or {}), "pack": passed(began)})  # fmt: skip
+                         ms={"queue": self.queued, **(ms or {}), "pack": passed(began)})  # fmt: skip
         return m.pack(header, content)
 
 

@@ -1,0 +1,194 @@
+"""The page in a real browser: loading, keys, futures, latents, budgets, reconnecting."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+import pytest
+from test_server import started
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SIZES = {"laptop": (1280, 800), "phone": (390, 844)}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Playwright's own Chromium, or the system's."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as started_one:
+        own = started_one.chromium.executable_path
+        system = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+        path = own if os.path.exists(own) else next(filter(None, system), None)
+        if path is None:
+            pytest.skip("no Chromium here: apt-get install chromium, or playwright install chromium")
+        browser = started_one.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(fork, world_run, dataset, tmp_path_factory) -> str:
+    """A server that plays the tiny run twice, as two budgets."""
+    out = tmp_path_factory.mktemp("kept")
+    return started(fork("play", world_run, world_run, "--from", dataset, "--port", "0", "--out", out))
+
+
+class Page:
+    """A page that plays, and what its console said."""
+
+    def __init__(self, browser, address: str, size: str = "laptop", **more) -> None:
+        width, height = SIZES[size]
+        self.context = browser.new_context(viewport={"width": width, "height": height}, **more)
+        self.page, self.said = self.context.new_page(), []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.goto(address)
+        self.until("state.steps > 1")
+
+    def see(self, expression: str):
+        """The value of a JavaScript expression, the page's own measurements within reach."""
+        return self.page.evaluate(
+            f"(() => {{ const {{ state, latencies }} = window.videowm ?? {{ state: {{}}, latencies: {{}} }}; "
+            f"return {expression}; }})()"
+        )
+
+    def until(self, expression: str, seconds: float = 30) -> None:
+        """Wait until an expression is true."""
+        end = time.monotonic() + seconds
+        while not self.see(expression):
+            assert time.monotonic() < end, (expression, self.see("state"), self.said)
+            time.sleep(0.03)
+
+    def pixels(self, view: int = 0) -> str:
+        """What a view shows."""
+        return self.see(f"document.querySelectorAll('#views canvas')[{view}].toDataURL()")
+
+    def one_step(self, *keys: str) -> str:
+        """Restart, then take one step with some keys held; the dream's pixels after it."""
+        self.page.click("#restart")
+        self.until("state.at === 0")
+        for key in keys:
+            self.page.keyboard.down(key)
+        self.page.click("#single")
+        self.until("state.at === 4 && document.querySelectorAll('#ticks .on').length === 4")
+        for key in keys:
+            self.page.keyboard.up(key)
+        return self.pixels()
+
+
+@pytest.fixture(scope="module")
+def opened(browser, address):
+    """One page for the tests that leave it as it was."""
+    page = Page(browser, address)
+    yield page
+    page.context.close()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_it_loads(browser, address, size):
+    """Guards errors in the console, views that are missing, and a page wider than its window."""
+    page = Page(browser, address, size, has_touch=size == "phone")
+    assert page.see("state.views") == ["dream", "dream", "real"] and page.said == []
+    assert page.see("document.querySelectorAll('#views canvas').length") == 4
+    assert page.see("document.documentElement.scrollWidth <= innerWidth")
+    assert [b.get_attribute("data-action") for b in page.page.query_selector_all("#keys button")] == [
+        "gas", "brake", "left", "right"
+    ]  # fmt: skip
+    page.until("state.fps > 3")
+    if size == "phone":
+        page.page.locator("#keys [data-action=left]").dispatch_event("pointerdown", {"pointerId": 1, "button": 0})
+        page.until("state.actions[0] === 'left'")
+        page.page.locator("#keys [data-action=left]").dispatch_event("pointerup", {"pointerId": 1})
+        page.until("state.actions[0] === 'coast'")
+    assert page.said == []
+    page.context.close()
+
+
+def test_keys_change_frames(opened):
+    """Guards keys that never reach the model: one step with a key differs from one without, which can be repeated."""
+    opened.page.click("#pause")
+    still, left = opened.one_step(), opened.one_step("ArrowLeft")
+    assert opened.see("state.actions") == ["left"] * 4 and left != still
+    assert opened.one_step("KeyW", "KeyA") != left and opened.see("state.actions") == ["gas_left"] * 4
+    assert opened.one_step() == still
+    opened.page.click("#pause")
+
+
+def test_the_latency_is_measured(opened):
+    """Guards a number that is none: a key's time is its wait for the step and the rest, and both are seen."""
+    opened.see("window.videowm.forget()")
+    for _ in range(3):
+        count = opened.see("latencies.totals.length")
+        opened.page.keyboard.press("ArrowUp", delay=60)
+        opened.until(f"latencies.totals.length > {count}")
+    parts = opened.see("latencies.totals.map((t, i) => [t, latencies.waits[i] + latencies.rests[i]])")
+    assert all(abs(total - both) < 1 and total > 0 for total, both in parts)
+    assert min(opened.see("latencies.waits")) >= 0 and min(opened.see("latencies.rests")) > 0
+    opened.until("document.getElementById('key95').textContent !== '-'")
+
+
+def test_futures(opened):
+    """Guards branches that cannot be picked, by mouse or by number."""
+    opened.page.keyboard.press("b")
+    opened.until("state.futures && state.views.length === 4 && state.steps > 3")
+    opened.page.locator("#views figure").nth(2).click()
+    opened.until("!state.futures && state.views.join() === 'dream,dream,real'")
+    opened.page.keyboard.press("n")
+    opened.until("state.futures && state.views.length === 9")
+    opened.page.keyboard.press("4")
+    opened.until("!state.futures && state.views.length === 3")
+    assert opened.see("state.errors") == [] and opened.said == []
+
+
+def test_latents(opened):
+    """Guards sliders that show nothing: a moved one adds a picture, and puts two futures side by side."""
+    opened.page.click("#explorer summary")
+    opened.until("state.sliders === 8")
+    opened.until("document.querySelector('#sliders .now').style.left !== ''")
+    opened.page.locator("#sliders input").first.fill("3.5")
+    opened.until("document.querySelector('#views figure[data-kind=moved] canvas') !== null && !state.playing")
+    opened.page.click("#cause")
+    opened.until("state.futures && state.views.length === 2 && state.playing")
+    opened.page.keyboard.press("2")
+    opened.until("!state.futures")
+    opened.page.click("#explorer summary")
+    assert opened.see("state.errors") == [] and opened.said == []
+
+
+def test_budgets(opened):
+    """Guards models side by side that cannot be told apart, or brought to the front."""
+    assert opened.see("[...document.querySelectorAll('figcaption b')].slice(0, 2).map((b) => b.textContent)") == [
+        "world", "world-2"
+    ]  # fmt: skip
+    opened.page.locator("#views figure").nth(1).click()
+    opened.until("document.querySelectorAll('#views figure')[1].getAttribute('aria-pressed') === 'true'")
+    opened.page.locator("#views figure").nth(0).click()
+    opened.until("document.querySelectorAll('#views figure')[0].getAttribute('aria-pressed') === 'true'")
+
+
+def test_who_plays_and_what_is_kept(opened):
+    """Guards a hand-over that the page forgets, and a save that says nothing."""
+    opened.page.click("#players [data-value=random]")
+    opened.until("state.by === 'random' && state.at > 0")
+    opened.page.click("#players [data-value=person]")
+    opened.page.click("#speeds [data-value='Infinity']")
+    opened.until("state.at > 40")
+    opened.page.click("#save")
+    opened.until("document.getElementById('said').textContent.startsWith('saved')")
+    opened.page.click("#speeds [data-value='1']")
+    assert opened.see("state.errors") == []
+
+
+def test_it_reconnects(opened):
+    """Guards a page that is dead after the connection is lost: it says so, comes back, and plays on."""
+    opened.see("window.videowm.drop()")
+    opened.until("!document.getElementById('lost').hidden")
+    opened.until("state.connected && document.getElementById('lost').hidden")
+    steps = opened.see("state.steps")
+    opened.until(f"state.steps > {steps + 2}")
+    assert opened.see("state.errors") == []

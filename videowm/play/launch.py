@@ -1,0 +1,60 @@
+"""`videowm play`: open runs and their recording, then serve the page."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from videowm.options import PlayOptions
+from videowm.types import UserError
+
+
+def play(runs: list[Path], options: PlayOptions) -> None:
+    """Serve a page on which `runs` are played, until Ctrl-C.
+
+    Raises:
+        UserError: the extra is not installed, a run is not finished, or runs and recording do not fit each other.
+    """
+    check_installed()
+    from videowm.play.access import Access
+    from videowm.play.model import Model, dataset_of
+    from videowm.play.server import serve
+    from videowm.play.stage import Stage
+
+    device, lock = device_of(options.device), threading.RLock()
+    models = [Model.open(run, device, lock) for run in runs]
+    stage = Stage.of(models, options.data or dataset_of(runs[0]), options.out)
+    serve(stage, Access.of(options.host, options.token), options.port, sessions=options.sessions)
+
+
+def check_installed() -> None:
+    """Refuse to begin without the packages of the extra.
+
+    Raises:
+        UserError: one is not installed.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed: pip install 'videowm[play]'") from None
+
+
+def device_of(name: str | None):
+    """The device of that name; None: a GPU where there is one.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    import torch
+
+    from videowm.device import default_device
+
+    if name is None:
+        return default_device()
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {name!r} is not here: give cpu, or cuda on a machine with a GPU") from None
+    return device
