@@ -40,8 +40,8 @@ class Access:
     def refusal(self, scope: Scope) -> str | None:
         """Why a request is refused; None where it is not.
 
-        A page of another site can have a browser send requests here (cross-site WebSocket hijacking), also under a
-        name of its own that resolves to this machine (DNS rebinding). So Origin and Host are compared.
+        A page of another site can have a browser send requests here (cross-site WebSocket hijacking). It can also do
+        so under a name of its own that resolves to this machine (DNS rebinding). So Origin and Host are compared.
         """
         host = header(scope, b"host")
         if host is None or not self.knows(name_of(host)):
