@@ -46,7 +46,10 @@ class LinearPath(DiffusersCodec):
         vae.down, vae.up = nn.Conv2d(pixels, channels, 1), nn.Conv2d(channels, pixels, 1)
         set_maps(vae.down, vae.up, pca)
         with torch.no_grad():
-            for layer in (vae.quant_conv, vae.decoder.conv_out):
+            for layer in (
+                vae.quant_conv,
+                vae.decoder.conv_out.conv_t,
+            ):  # the last ones: of two zeros in a row none learns
                 for parameter in layer.parameters():
                     parameter.zero_()
 

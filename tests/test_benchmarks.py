@@ -24,6 +24,7 @@ import stages
 import study
 import timing
 import train_step
+import vae_rollouts
 import video
 import words
 
@@ -206,3 +207,21 @@ def test_readers_of_video_are_timed(dataset, monkeypatch):
     monkeypatch.setattr(video.AVVideo, "frame", lambda self, index, frame=video.AVVideo.frame: frame(self, 0))
     with pytest.raises(SystemExit, match="differ on clips of 9 frames"):
         video.measure(Dataset(dataset), 9, count=3, rounds=1)
+
+
+def test_trials_of_latents_are_compared_clip_by_clip(dataset, tmp_path, capsys, monkeypatch):
+    """Guards differences that are not paired, a trial that no autoencoder can be built of, and a call that goes wrong."""
+    one, other = ({"psnr": [value + 1, value], "floor": [1, 2], "ceiling": [9, 9], "episode": [0, 1], "action_gap": 0.1}
+                  for value in (20, 17))  # fmt: skip
+    row = vae_rollouts.summary([one, one], [other])
+    assert row["lead"] == 19 and row["difference"] == 3 and row["difference_se"] == 0 < row["lead_se"]
+    monkeypatch.chdir(Path(__file__).parents[1])
+    call = ["vae_rollouts", "--data", str(dataset), "--runs", str(tmp_path), "--trials", "8 channels, time stride 1",
+            "--budget", "1e8", "--depth", "1", "--seeds", "1", "--clips", "1", "--vae", "vae.size.width=8",
+            "train.steps=1", "train.batch=1", "evaluate.clips=1", "train.warmup=0", "train.trackers=[]"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", call)
+    vae_rollouts.main()
+    assert "| 8 channels, time stride 1 |" in capsys.readouterr().out
+    for settings in vae_rollouts.TRIALS.values():
+        data = configuration.read("configs/vae/base.yaml", vae_rollouts.overrides(settings))
+        registry.build(data)

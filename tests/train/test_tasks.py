@@ -75,6 +75,16 @@ def test_resident_frames_are_the_read_ones(dataset, vae_run):
         assert torch.equal(enough.resident.frames, on.resident.frames)
 
 
+def test_latent_noise_is_a_function_of_the_step(dataset, vae_run):
+    """Guards noise from a generator of its own: a resumed run would see another."""
+    settings = configuration.read(vae_run / "config.yaml") | {"data": str(dataset), "loss": {"noise": 0.2}}
+    task = build_task(configuration.build(VAERun, settings))
+    task.to(torch.device("cpu"))
+    batch, slots = task.load(0, range(2)), range(2)
+    losses = [task.loss(task.model, batch, Draws(0, step, slots, 2, "cpu"))[0].item() for step in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_the_rule_becomes_numbers(train_world, tmp_path):
     """Guards a run whose own configuration still says `rule`, and a batch that spends another budget than was asked."""
     record = train_world(tmp_path / "ruled", "budget=1.6e8", "train.batch=rule", "train.lr=rule",

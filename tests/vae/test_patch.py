@@ -47,6 +47,22 @@ def test_blocks_there_and_back():
     torch.testing.assert_close(vae.coarser(finer), flat, rtol=0, atol=0)
 
 
+def test_latent_noise_is_in_deviations(vae, clips):
+    """Guards noise that an autoencoder escapes from by larger latents, and noise that does not reach the decoder."""
+    model = Autoencoder(DiffusersCodec(vae))
+    frames = clips[0]
+    noise = 0.2 * torch.randn(2, 3, 6, 4, 6, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        (clean, latents), (noisy, same) = model(frames), model(frames, noise)
+        for layer in (vae.down.weight, vae.down.bias):
+            layer.mul_(10)
+        vae.up.weight.div_(10)
+        larger, _ = model(frames, noise)
+    torch.testing.assert_close(latents, same, rtol=0, atol=0)
+    assert (noisy - clean).abs().mean() > 0.01
+    torch.testing.assert_close(noisy, larger)
+
+
 def test_components_are_those_of_the_data():
     """Guards the fit against numpy's decomposition of the centred rows, in batches of unequal size."""
     rows = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.1]) + 1

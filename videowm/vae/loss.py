@@ -27,6 +27,9 @@ class VAELossConfig:
     that moved, over the number of all: each of them counts 1 + `moved` times. lpips: learned perceptual distance
     (Zhang et al. 2018, VGG) through the user's own installation of the package.
 
+    `noise` is added to the latents that are decoded in training, in deviations of their channel within the batch. What
+    a decoder can do without shrinks below it, so a world model has less to predict that does not matter.
+
     With `log` the logarithm of a clip's squared and absolute error counts, as in PSNR, so that no clip with large
     errors outweighs the others. That is, but for constants, twice a colour's negative log-likelihood at the variance
     that suits its clip best (Rybkin et al. 2021, arXiv:2006.13202). Other terms stay what they are: at an error of
@@ -41,6 +44,7 @@ class VAELossConfig:
     motion: NonNegative = 0.0  # MSE between frame differences
     moved: NonNegative = 0.0  # squared error of the pixels that moved
     lpips: NonNegative = 0.0  # learned perceptual distance; needs the package lpips
+    noise: NonNegative = 0.0  # of the decoded latents in training, in deviations of a channel; 0.2 is good
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
 
 

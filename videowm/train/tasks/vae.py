@@ -87,7 +87,7 @@ class VAETask(Task):
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         frames = to_float(self.resident.of(batch, self.config.frames))
-        decoded, latents = model(frames)
+        decoded, latents = model(frames, *self.noise(frames, draws))
         loss, terms = vae_loss(decoded, frames, latents, self.config.loss, self.perceptual)
         if self.model.critic is None:
             return loss, terms
@@ -95,6 +95,14 @@ class VAETask(Task):
         listens = draws.step >= adversarial.start * self.config.train.steps
         loss, more = with_critic(self.model.critic, decoded, frames, loss, adversarial.weight if listens else 0.0)
         return loss, terms | more
+
+    def noise(self, frames: Tensor, draws: Draws) -> list[Tensor]:
+        """What is added to the latents of frames "b f 3 H W" in deviations of their channels; empty: nothing."""
+        if not self.config.loss.noise:
+            return []
+        time, down, across = self.codec.stride
+        steps, (height, width) = latent_steps(frames.shape[1], time), frames.shape[3:]
+        return [self.config.loss.noise * draws.normal(steps, self.codec.channels, height // down, width // across)]
 
     def evaluate(self) -> Iterator[tuple[str, Any]]:
         yield from reconstruction(self.codec, self.dataset, self.config.evaluate, self.pca)
@@ -147,24 +155,25 @@ class Autoencoder(nn.Module):
     def uncompile(self) -> None:
         self.graphs = None
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames "b f 3 H W" -> decoded frames, latents."""
+    def forward(self, frames: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames "b f 3 H W", perhaps noise "b t c h w" in deviations of a channel -> decoded frames, latents."""
         if self.graphs is None or not torch.is_grad_enabled():
-            return self.reconstruct(frames)
+            return self.reconstruct(frames, *noise)
         if frames.shape not in self.graphs:
             try:
-                self.graphs[frames.shape] = capture(self.codec[0].vae, self.reconstruct, (frames,))
+                self.graphs[frames.shape] = capture(self.codec[0].vae, self.reconstruct, (frames, *noise))
             except RuntimeError as error:  # an autoencoder that looks at its numbers between kernels
                 logger.warning("not recorded as a CUDA graph (%s): training is slower", str(error).splitlines()[0])
                 self.graphs = None
-                return self.reconstruct(frames)
-        return self.graphs[frames.shape](frames)
+                return self.reconstruct(frames, *noise)
+        return self.graphs[frames.shape](frames, *noise)
 
-    def reconstruct(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, frames: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor]:
         """The same as plain PyTorch."""
         codec = self.codec[0]
         latents = codec.encode(frames)
-        return codec.decode_raw(latents), latents
+        deviation = latents.detach().float().std((0, 1, 3, 4), keepdim=True)  # scaling latents up is no way out
+        return codec.decode_raw(sum((deviation * part for part in noise), latents)), latents
 
 
 CONFIG, TASK = VAERun, VAETask
