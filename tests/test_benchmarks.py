@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import Namespace
 from dataclasses import replace
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import carry_over
 import design
 import evaluation
+import large_latents
 import peers
 import rollout
 import stages
@@ -225,3 +227,16 @@ def test_trials_of_latents_are_compared_clip_by_clip(dataset, tmp_path, capsys, 
     for settings in vae_rollouts.TRIALS.values():
         data = configuration.read("configs/vae/base.yaml", vae_rollouts.overrides(settings))
         registry.build(data)
+
+
+def test_made_up_latents_give_the_batches_of_real_ones(tmp_path, monkeypatch):
+    """Guards a benchmark of files that training would not take, and batches other than all latents in memory give."""
+    for name, value in {"CLIPS": 4, "STEPS": 9, "SHAPE": (4, 8, 8)}.items():
+        monkeypatch.setattr(large_latents, name, value)
+    monkeypatch.setattr(large_latents, "CONTENTS", 4)
+    folder = tmp_path / "made/latents"
+    index = large_latents.make(folder, 0)
+    large_latents.remembered(folder, index)
+    index.verify(folder)
+    assert len(large_latents.same_batches(folder, tmp_path / "out", 20)) == 16
+    assert large_latents.memory(os.getpid())[0] > 100 and large_latents.cpu_seconds(os.getpid()) > 0
