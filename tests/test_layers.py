@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"types"},
     {"limits", "files", "lock", "bootstrap", "metrics", "device", "shipped"},
-    {"config", "record", "options"},
+    {"config", "record", "options", "parts"},
     {"reference", "worlds"},
     {"arguments", "exits", "actions"},
     {"data", "vae", "dit"},

@@ -65,6 +65,7 @@ def record(world: str, out: AnyPath, options: RecordOptions) -> Path:
         UserError: an unknown world, or a folder that holds something else.
     """
     from videowm.data.recording import record_episodes
+    from videowm.parts import Part
 
     o = configuration.check(options)
     named = {"size": o.size, "policy": o.policy, "hold": o.hold, "state": o.state, "image": o.image}
@@ -73,7 +74,7 @@ def record(world: str, out: AnyPath, options: RecordOptions) -> Path:
         configuration.apply_override(arguments, argument)
     return record_episodes(world, out, episodes=o.episodes, seed=o.seed, workers=o.workers, frames=o.frames,
                            frame_skip=o.frame_skip, test_share=o.test_share, lossless=o.lossless,
-                           arguments=arguments, trust=o.trust)  # fmt: skip
+                           arguments=arguments, trust=o.trust, part=Part.current(o.part))  # fmt: skip
 
 
 def import_(source: AnyPath, out: AnyPath, options: ImportOptions = ImportOptions()) -> Path:
@@ -165,6 +166,7 @@ def encode(data: AnyPath, vae: AnyPath, out: AnyPath, options: EncodeOptions = E
     from videowm.data.encode import encode_dataset
     from videowm.data.played import PlayedSource
     from videowm.device import Process, default_device
+    from videowm.parts import Part
     from videowm.vae.codec import DiffusersCodec, load_vae, to_float
 
     o, process, dataset = configuration.check(options), Process.current(), Dataset(data)
@@ -173,7 +175,7 @@ def encode(data: AnyPath, vae: AnyPath, out: AnyPath, options: EncodeOptions = E
     played = None if o.play is None else PlayedSource(dataset, episodes=o.play, seed=o.seed, workers=o.workers,
                                                         trust=o.trust)  # fmt: skip
     encode_dataset(dataset, codec, Path(out), frames=o.frames, vae=str(vae), dtype=o.dtype, played=played,
-                   batch=o.batch or (64 if device.type == "cuda" else 4), process=process,
+                   part=Part.current(o.part), batch=o.batch or (64 if device.type == "cuda" else 4), process=process,
                    to_frames=lambda pixels: to_float(pixels, device))  # fmt: skip
     return Path(out)
 

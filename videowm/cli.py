@@ -211,11 +211,11 @@ def train(args: argparse.Namespace) -> None:
 
 def encode(args: argparse.Namespace) -> None:
     """Encode a dataset. Only the first process prints what was made."""
-    from videowm.data.latents import LatentsIndex
+    from videowm.data.latents import FILE, LatentsIndex
     from videowm.device import Process
 
     out = api.encode(args.data, args.vae, args.out, options_from(api.EncodeOptions, args))
-    if Process.current().rank > 0:
+    if Process.current().rank > 0 or not (out / FILE).exists():  # other parts are not made yet
         return
     index = LatentsIndex.read(out)
     lossless = index.rounding_db is None

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,6 +127,29 @@ def write_atomic(path: Path, content: bytes) -> None:
         aside.write_bytes(content)
 
 
+def write_new(path: Path, content: bytes) -> bool:
+    """Write `content` to `path`, whole, unless there is such a file; returns whether it was written.
+
+    Of several hosts that call this at once, one writes. File systems without hard links cannot promise that.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name[:200]}.{uuid.uuid4().int}.tmp")
+    try:
+        aside.write_bytes(content)
+        aside.chmod(0o666 & ~UMASK)
+        sync(aside)
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS) or path.exists():
+            raise
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
+
+
 def check_output(path: Path, suffix: str) -> None:
     """Refuse a file that could not be written at the end of the work; makes its folder.
 
@@ -141,8 +165,13 @@ def check_output(path: Path, suffix: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON, whole or not at all. NaN and infinity become null, which every reader of JSON takes."""
+    write_atomic(path, as_json(content))
+
+
+def as_json(content: Any) -> bytes:
+    """What `write_json` writes."""
     text = json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, (text + "\n").encode())
+    return (text + "\n").encode()
 
 
 def finite(content: Any) -> Any:

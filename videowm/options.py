@@ -35,6 +35,7 @@ class RecordOptions:
     world_args: tuple[str, ...] = ()  # more arguments of the world, as KEY=VALUE; of a gym: world gymnasium's
     test_share: HeldOut = 0.1  # share of the episodes that are held out
     lossless: bool = False  # store bit-exact video, several times larger
+    part: str | None = None  # 3/8: record the third of eight parts; default: this task's of a SLURM array, else all
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class EncodeOptions:
     seed: Seed = 1  # seed of the played episodes; it must differ from the dataset's
     workers: Count = 1  # processes that play; the latents are the same for any number
     trust: bool = False  # load a policy that holds code (.zip of stable-baselines3) to play
+    part: str | None = None  # 3/8: encode the third of eight parts; default: this task's of a SLURM array, else all
 
 
 @dataclass(frozen=True)

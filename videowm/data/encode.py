@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,18 +22,22 @@ from videowm.data.digests import Digests
 from videowm.data.latents import DTYPES, FILE, SPLITS, LatentsIndex, Origin
 from videowm.data.played import PlayedSource
 from videowm.device import Process
-from videowm.files import atomic, remove_leftovers, sha256_of, short_hash, visible
+from videowm.files import as_json, atomic, read_json, remove_leftovers, sha256_of, short_hash, visible, write_new
+from videowm.parts import WHOLE, Part, exactly_once, forget_parts, refuse_parts
 from videowm.types import Clip, UserError, VideoCodec, latent_steps
 
 SHARD = 64  # clips a file
+SETTINGS = ".settings.json"  # of parts that are being made
 
 
 def encode_dataset(
     dataset: Dataset, codec: VideoCodec, out: Path, *, frames: int, vae: str,
     to_frames: Callable[[np.ndarray], Tensor], batch: int = 4, dtype: str = "fp16",
-    played: PlayedSource | None = None, process: Process = Process(),  # noqa: B008 - frozen
+    played: PlayedSource | None = None, process: Process = Process(), part: Part = WHOLE,  # noqa: B008 - frozen
 ) -> LatentsIndex | None:  # fmt: skip
     """Encode both splits into `out`; the same call again makes only the shards that are missing or damaged.
+
+    Of several parts, the one that ends last writes the index.
 
     With `played` the training clips come from newly played episodes: no frame of them went through video encoding,
     whose loss is in the test split only.
@@ -48,9 +53,10 @@ def encode_dataset(
         dtype: the type that latents are stored in.
         played: newly played training episodes.
         process: which of several this one is; each makes its own shards, the first writes the index.
+        part: the shards that are made by this call; others make theirs, on this host or on another.
 
     Returns:
-        The index; None in all processes but the first.
+        The index; None in all processes but the first, and where other parts are not made yet.
 
     Raises:
         UserError: `frames` fits no clip, `out` holds other latents, the dataset is damaged, or the disk is full.
@@ -60,14 +66,17 @@ def encode_dataset(
         raise UserError(f"batch {batch} cannot be used: give the number of clips encoded at once, 1 or more")
     origin = Origin(data=str(dataset.root), data_hash=dataset.hash, vae=vae, vae_hash=codec.hash, frames=frames,
                     dtype=dtype, played=played and played.note)  # fmt: skip
-    work = Encoding(dataset, codec, out, origin, to_frames, batch, played, process)
-    missing = {split: [i for i in work.share(split) if not work.intact(work.path(split, i))] for split in work.sizes}
-    for split, numbers in missing.items():
-        work.make(split, numbers)
-    if process.rank > 0:
-        return None
-    work.wait()
-    return work.finish()
+    work = Encoding(dataset, codec, out, origin, to_frames, batch, played, process, part)
+    if part == WHOLE:
+        refuse_parts(out)
+    claims = part != WHOLE and work.index is None and process.rank == 0
+    with part.working(out) if claims else nullcontext():
+        work.agree()
+        work.make_missing()
+        if process.rank > 0:
+            return None
+        work.wait()
+    return work.finish() if part == WHOLE else work.finish_parts()
 
 
 class Encoding:
@@ -76,12 +85,14 @@ class Encoding:
     def __init__(
         self, dataset: Dataset, codec: VideoCodec, out: Path, origin: Origin,
         to_frames: Callable[[np.ndarray], Tensor], batch: int, played: PlayedSource | None, process: Process,
+        part: Part,
     ) -> None:  # fmt: skip
-        self.dataset, self.codec, self.out, self.origin = dataset, codec, out, origin
+        self.dataset, self.codec, self.out, self.origin, self.part = dataset, codec, out, origin, part
         self.to_frames, self.batch, self.frames, self.process = to_frames, batch, origin.frames, process
         self.index = finished_index(out, origin)
         self.listed = self.index.files if self.index else {}
         self.sound: set[Path] = set()  # shards that were made or checked here
+        self.made = False  # whether one was made
         self.sources = {"train": played or Stored(dataset, "train"), "test": Stored(dataset, "test")}
         self.sizes = {split: source.sizes(self.frames) for split, source in self.sources.items()}
         if not all(self.sizes.values()):
@@ -103,9 +114,26 @@ class Encoding:
             self.sound |= {path} if listed or is_shard(path, self.origin) else set()
         return path in self.sound
 
+    def agree(self) -> None:
+        """Write down the settings for the other parts, or compare with theirs.
+
+        Raises:
+            UserError: they encode with other settings.
+        """
+        path = self.out / SETTINGS
+        if self.part != WHOLE and self.index is None and not write_new(path, as_json(asdict(self.origin))):
+            self.origin.check_same(Origin(**read_json(path, "remove the folder")), self.out)
+
     def share(self, split: str) -> range:
         """This process's shards, whatever is there already: so no shard falls between two processes."""
-        return range(self.process.rank, len(self.sizes[split]), self.process.count)
+        mine = self.part.share(range(len(self.sizes[split])))
+        return mine[self.process.rank :: self.process.count]
+
+    def make_missing(self) -> None:
+        """Make those of this process's shards that are not there or not whole. All are looked at before one is made."""
+        missing = {split: [i for i in self.share(split) if not self.intact(self.path(split, i))] for split in SPLITS}
+        for split, numbers in missing.items():
+            self.make(split, numbers)
 
     def make(self, split: str, missing: list[int]) -> None:
         """Encode the shards of a split that are missing of this process's share; the first process shows progress."""
@@ -113,13 +141,14 @@ class Encoding:
         if not missing:
             return
         total, count = sum(sizes[i] for i in self.share(split)), self.process.count
-        whose = f" (process 1 of {count})" if count > 1 else ""
+        whose = f" ({self.part})" * (self.part != WHOLE) + f" (process 1 of {count})" * (count > 1)
         with tqdm(total=total, initial=total - sum(sizes[i] for i in missing), desc=f"encode {split}{whose}",
                   unit=source.unit, dynamic_ncols=True, disable=self.process.rank > 0) as bar:  # fmt: skip
             for number, clips in zip(missing, source.shards(missing, self.frames), strict=True):
                 path = self.path(split, number)
                 write_shard(path, self.encode(clips), self.origin)
                 self.sound.add(path)
+                self.made = True
                 bar.update(sizes[number])
 
     @torch.no_grad()
@@ -147,13 +176,32 @@ class Encoding:
 
     def wait(self, *, seconds: float = 0.5) -> None:
         """Until the other processes' shards are there; whoever started them ends this one when one of them fails."""
-        left = [self.path(split, number) for split, sizes in self.sizes.items() for number in range(len(sizes))]
+        left = [self.path(split, number) for split, sizes in self.sizes.items()
+                for number in self.part.share(range(len(sizes)))]  # fmt: skip
         while left := [path for path in left if not self.intact(path)]:
             time.sleep(seconds)
+
+    def finish_parts(self) -> LatentsIndex | None:
+        """The index, once all parts are made; of those that end at the same time one writes it."""
+        if self.index is not None and not self.made:
+            return self.index
+        if self.index is None and (left := self.part.left(self.out)):
+            tqdm.write(f"{self.part} of {self.out} is encoded; without {', '.join(map(str, left))} it is unfinished")
+            return None
+
+        def complete() -> None:
+            self.part, self.process = WHOLE, Process()  # whatever another part lost or damaged is made here
+            self.make_missing()
+            self.finish()
+
+        exactly_once(self.out / ".finishing", lambda: self.index is None and (self.out / FILE).exists(), complete)
+        return LatentsIndex.read(self.out)
 
     def finish(self) -> LatentsIndex:
         """Write the index, or bring the hashes of shards that were made again into the one that is there."""
         remove_leftovers(self.out)
+        forget_parts(self.out)
+        (self.out / SETTINGS).unlink(missing_ok=True)
         if self.index is None:
             test = next(self.sources["test"].shards([0], self.frames))[: self.batch]
             cost = rounding_cost(self.codec, pixels(test), self.to_frames, self.empty.dtype)

@@ -29,9 +29,10 @@ from tqdm import tqdm
 from videowm import config
 from videowm.data.layout import NOTE as NOTE_KEY
 from videowm.data.layout import Layout, check_width, fingerprint, finish, write_group
-from videowm.files import leftovers, read_json, write_atomic, write_json, writing
+from videowm.files import as_json, leftovers, read_json, write_atomic, write_new, writing
 from videowm.limits import Count, Frames, HeldOut, Seed
-from videowm.lock import FolderLock
+from videowm.lock import FolderLock, held
+from videowm.parts import WHOLE, Part, exactly_once, forget_parts, refuse_parts
 from videowm.types import Episode, UserError
 from videowm.worlds import World, open_world
 
@@ -66,8 +67,11 @@ class Recording:
         return config.build(cls, read_json(root / NOTE, "restore it, or record anew"), where=str(root / NOTE))
 
     def write(self, root: Path) -> None:
-        """Write meta/recording.json. Settings without arguments give the bytes that they gave before there were any."""
-        write_json(root / NOTE, {key: value for key, value in self.kept.items() if key != "arguments" or value})
+        """Write meta/recording.json unless there is one, perhaps another's.
+
+        Settings without arguments give the bytes that they gave before there were any.
+        """
+        write_new(root / NOTE, as_json({k: value for k, value in self.kept.items() if k != "arguments" or value}))
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -96,11 +100,12 @@ class Recording:
 def record_episodes(
     world: str, out: str | Path, *, episodes: int, seed: int = 0, workers: int = 1, frames: int = 261,
     frame_skip: int | None = None, test_share: float = 0.1, lossless: bool = False, group: int = 10,
-    arguments: dict[str, Any] | None = None, trust: bool = False,
+    arguments: dict[str, Any] | None = None, trust: bool = False, part: Part = WHOLE,
 ) -> Path:  # fmt: skip
     """Record `episodes` episodes into the folder `out`, and return it.
 
-    The same call again makes what is missing or damaged, or does nothing.
+    The same call again makes what is missing or damaged, or does nothing. Of several parts, the one that ends last
+    finishes the dataset.
 
     Args:
         world: name of the world.
@@ -115,6 +120,7 @@ def record_episodes(
         group: episodes a file.
         arguments: more of what the world's constructor takes.
         trust: whether a policy that holds code may be loaded.
+        part: the file groups that are recorded here; others record theirs, on this host or on another.
 
     Raises:
         UserError: the world is unknown, a number is out of range, `out` holds something else or cannot be written, or
@@ -133,16 +139,24 @@ def record_episodes(
         if (out / "meta/info.json").exists() and not changed_files(out):
             tqdm.write(f"{out} is already recorded: {episodes} episodes of {world}, seed {seed}")
             return out
-        lock = FolderLock(out, f"another process is recording into {out}: wait for it, or give another --out")
+        taken, lock = f"another process is recording into {out}: wait for it, or give another --out", None
         try:
-            check_folder(out, settings)  # once more: another process may have begun before the lock was free
-            record_missing(settings, out, layout, workers)
+            if part == WHOLE:
+                lock = FolderLock(out, taken)
+                refuse_parts(out)
+                check_folder(out, settings)  # once more: another process may have begun before the lock was free
+                record_missing(settings, out, layout, workers)
+            elif held(out):
+                raise UserError(taken)
+            else:
+                record_part(settings, out, layout, workers, part)
         except KeyboardInterrupt:
             kept = sum(len(settings.members(i)) for i in settings.groups if is_whole(out, layout.paths(i)))
             text = f"{kept} of {episodes} episodes are kept in {out}, the same command goes on from there"
             raise KeyboardInterrupt(text) from None
         finally:
-            lock.remove()
+            if lock is not None:
+                lock.remove()
     return out
 
 
@@ -171,7 +185,8 @@ def check_folder(out: Path, settings: Recording) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file, expected a folder: give another --out")
     if not (out / NOTE).exists():
-        if out.is_dir() and any(path.is_file() and not path.name.startswith(".") for path in out.rglob("*")):
+        other = out.is_dir() and any(path.is_file() and not path.name.startswith(".") for path in out.rglob("*"))
+        if other and not (out / NOTE).exists():  # asked again: another part may just have begun
             raise UserError(f"{out} holds something else than a recording: give a new or empty folder")
         return
     present, wanted = Recording.read(out).kept, settings.kept
@@ -202,8 +217,7 @@ def is_whole(out: Path, paths: tuple[str, str]) -> bool:
 def record_missing(settings: Recording, out: Path, layout: Layout, workers: int) -> None:
     """Record what is missing or damaged, and finish the dataset. The caller holds the folder's lock."""
     clean(out)
-    if not (out / NOTE).exists():
-        settings.write(out)
+    settings.write(out)
     damaged = changed_files(out) if (out / "meta/info.json").exists() else []
     if damaged:
         tqdm.write(f"{out}: {len(damaged)} files are missing or damaged ({damaged[0]} first) and are made again")
@@ -211,19 +225,57 @@ def record_missing(settings: Recording, out: Path, layout: Layout, workers: int)
     missing = [i for i in settings.groups if set(layout.paths(i)) & set(damaged) or not is_whole(out, layout.paths(i))]
     for file_index in missing:
         (out / layout.paths(file_index)[0]).unlink(missing_ok=True)
-    todo = sum(len(settings.members(i)) for i in missing) * settings.frames
-    with tqdm(total=todo, unit=" frames", desc=f"record {settings.world}", smoothing=0.1) as bar:
-        if workers == 1:
-            for file_index in missing:
-                record_group(settings, out, file_index, bar.update)
-        else:
-            record_parallel(settings, out, missing, workers, bar)
+    record_groups(settings, out, missing, workers)
     clean(out)  # once more: the workers of a killed run end a moment after it
     captions = out / "captions.jsonl"
     added = captions.read_bytes() if damaged and captions.exists() else None
     finish(out, layout, settings.test_share)
     if added is not None:  # there may be more than the original ones
         write_atomic(captions, added)
+    forget_parts(out)
+
+
+def record_part(settings: Recording, out: Path, layout: Layout, workers: int, part: Part) -> None:
+    """Record what is missing of a part's file groups; the last part to end finishes the dataset, once.
+
+    Raises:
+        UserError: another job records this part, the dataset is damaged, or groups vanished.
+    """
+    info = out / "meta/info.json"
+    if info.exists():
+        if changed := changed_files(out):
+            raise UserError(f"{changed[0]} of {out} is missing or damaged: give --part 1/1, which makes it again")
+        return
+    with part.working(out):
+        settings.write(out)
+        check_folder(out, settings)  # another part may have come with other settings at this moment
+        mine = part.share(settings.groups)
+        missing = [i for i in mine if not is_whole(out, layout.paths(i))]
+        tqdm.write(f"{part} of {out}: {len(mine)} of {len(settings.groups)} file groups, {len(missing)} to record")
+        record_groups(settings, out, missing, workers)
+    if left := part.left(out):
+        tqdm.write(f"{part} of {out} is recorded; without {', '.join(map(str, left))} the dataset is unfinished")
+        return
+
+    def complete() -> None:
+        if lost := [i for i in settings.groups if not is_whole(out, layout.paths(i))]:
+            raise UserError(f"{layout.paths(lost[0])[0]} of {out} was lost: run the same command with --part 1/1")
+        clean(out)
+        finish(out, layout, settings.test_share)
+        forget_parts(out)
+
+    exactly_once(out / ".finishing", info.exists, complete)
+
+
+def record_groups(settings: Recording, out: Path, numbers: list[int], workers: int) -> None:
+    """Record file groups, with a progress bar."""
+    todo = sum(len(settings.members(i)) for i in numbers) * settings.frames
+    with tqdm(total=todo, unit=" frames", desc=f"record {settings.world}", smoothing=0.1) as bar:
+        if workers == 1:
+            for file_index in numbers:
+                record_group(settings, out, file_index, bar.update)
+        else:
+            record_parallel(settings, out, numbers, workers, bar)
 
 
 def clean(out: Path) -> None:
