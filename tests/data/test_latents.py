@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from videowm.data.clips import pick
 from videowm.data.dataset import Dataset
 from videowm.data.encode import write_shard
 from videowm.data.latents import Latents, LatentsIndex, Origin, normalised
+from videowm.parts import Part
 from videowm.types import UserError
 from videowm.vae.codec import DiffusersCodec, load_vae, to_float
 
@@ -206,6 +208,30 @@ def test_several_processes_go_on_together(encode, codec, vae_run, dataset, fork,
     assert all((out / name).read_bytes() == (alone / name).read_bytes() for name in names)
     assert (out / "train-00001.safetensors").stat().st_mtime_ns == whole
     check_reading(out)
+
+
+def test_parts_give_the_bytes_of_the_whole(encode, codec, vae_run, tmp_path, capfd):
+    """Guards shards that no part makes, or two, and statistics that depend on who made what.
+
+    One part was killed and is made again. A shard that another part lost is made by the last. Other settings are
+    refused. A lost shard of a finished folder is made again by whichever part it belongs to.
+    """
+    out, alone = tmp_path / "parts", encode(tmp_path / "alone", codec, vae_run, frames=5)
+    assert encode(out, codec, vae_run, frames=5, part=Part(1, 2)) and not (out / "latents.json").exists()
+    assert "without 2 it is unfinished" in "".join(capfd.readouterr())
+    with pytest.raises(UserError, match="parts was encoded with frames 5, this call has 9"):
+        encode(out, codec, vae_run, frames=9, part=Part(2, 2))
+    (out / "train-00000.safetensors").unlink()
+    (out / ".part-2-of-2").write_text(f"{socket.gethostname()} {2**22 + 1}")
+    encode(out, codec, vae_run, frames=5, part=Part(2, 2))
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in alone.iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    (out / "train-00001.safetensors").unlink()
+    for number in (1, 2):
+        encode(out, codec, vae_run, frames=5, part=Part(number, 2))
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in alone.iterdir()}
+    after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {"train-00001.safetensors"}
 
 
 def check_reading(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import videowm.types
 from videowm.data.dataset import Dataset
 from videowm.data.recording import Recording, play_episode, record_episodes
 from videowm.files import visible
+from videowm.parts import Part
 from videowm.types import UserError
 from videowm.worlds.carracing import CarRacing
 
@@ -46,6 +48,30 @@ def test_workers_do_not_change_a_byte(lossy, tmp_path, settings):
     """Guards order, shared state and encoder threads: a second process must not show in any file."""
     parallel = record_episodes("carracing", tmp_path / "two", **settings, workers=2)
     assert contents(parallel) == contents(lossy)
+
+
+def test_parts_give_the_bytes_of_the_whole(lossy, tmp_path, capfd, settings):
+    """Guards groups that no part records, or two, and a dataset that is finished by none: as jobs on several hosts.
+
+    The second part is killed and started again; what it left is of no process. Other settings are refused.
+    """
+    out = tmp_path / "parts"
+    record_episodes("carracing", out, **settings, part=Part(1, 2))
+    assert "part 1 of 2" in (said := "".join(capfd.readouterr())) and "without 2 the dataset is unfinished" in said
+    first = {path: path.stat().st_mtime_ns for path in visible(out, "videos/*/*/*.mp4")}
+    assert len(first) == 2 and not (out / "meta/info.json").exists()
+    with pytest.raises(UserError, match="seed 7 there, 8 now"):
+        record_episodes("carracing", out, **(settings | {"seed": 8}), part=Part(2, 2))
+    (out / ".part-2-of-2").write_text(f"{socket.gethostname()} {2**22 + 1}")
+    (out / "data/chunk-000/.file-001.parquet.4194305.tmp.parquet").write_bytes(b"half")
+    record_episodes("carracing", out, **settings, part=Part(2, 2))
+    assert contents(out) == contents(lossy)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in first.items())
+    record_episodes("carracing", out, **settings, part=Part(2, 2))
+    assert "already recorded" in "".join(capfd.readouterr())
+    visible(out, "videos/*/*/*.mp4")[1].unlink()
+    with pytest.raises(UserError, match="file-001.mp4 of .* is missing or damaged: give --part 1/1"):
+        record_episodes("carracing", out, **settings, part=Part(1, 2))
 
 
 def test_kill_and_run_again_gives_the_same_bytes(lossy, tmp_path, settings):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -22,6 +23,7 @@ from scaling import slurm
 from scaling.__main__ import parser, run
 from scaling.plan import plan
 from scaling.point import load_sweep, planned
+from videowm.data.recording import record_episodes
 from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -161,6 +163,20 @@ def restarts(task: str) -> int:
     """How often a task was requeued."""
     shown = subprocess.check_output(["scontrol", "show", "job", task], text=True)
     return int(re.search(r"Restarts=(\d+)", shown)[1])
+
+
+def test_an_array_records_one_dataset(cluster, tiny_package, tmp_path, monkeypatch):
+    """Guards tasks of an array that record the same groups, none, or an unfinished dataset: the bytes of one host."""
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tiny_package}")
+    alone, out = tmp_path / "alone", tmp_path / "array"
+    record_episodes("tiny", alone, episodes=22, frames=9)
+    command = f"{sys.executable} -m videowm record tiny --out {out} --episodes 22 --frames 9"
+    subprocess.run(["sbatch", "--wait", "--array=1-2", f"--output={tmp_path}/%a.log", f"--wrap={command}"], check=True)
+    logs = [(tmp_path / f"{task}.log").read_text() for task in (1, 2)]
+    assert "part 1 of 2" in logs[0] and "part 2 of 2" in logs[1], logs
+    files = [{p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+             for root in (alone, out)]  # fmt: skip
+    assert files[0] == files[1] and len(files[0]) > 10
 
 
 @pytest.mark.parametrize(
