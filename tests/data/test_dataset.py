@@ -15,7 +15,7 @@ import pytest
 
 from videowm.data.dataset import Dataset
 from videowm.data.layout import Layout, finish, write_group
-from videowm.data.recording import play_episode
+from videowm.data.playing import play_episode
 from videowm.types import Episode, UserError
 from videowm.worlds.carracing import CarRacing
 

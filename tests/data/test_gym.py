@@ -15,7 +15,8 @@ from videowm import api
 from videowm.actions.script import opposite_actions
 from videowm.cli import main
 from videowm.data.dataset import Dataset
-from videowm.data.recording import Recording, attempts, game_seed, play_episode, record_episodes
+from videowm.data.playing import attempts, game_seed, play_episode
+from videowm.data.recording import Recording, record_episodes
 from videowm.evaluate.counterfactual import Replay
 from videowm.generation import named_actions
 from videowm.types import UserError

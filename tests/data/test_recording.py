@@ -16,7 +16,8 @@ import pytest
 
 import videowm.types
 from videowm.data.dataset import Dataset
-from videowm.data.recording import Recording, play_episode, record_episodes
+from videowm.data.playing import play_episode
+from videowm.data.recording import Recording, record_episodes
 from videowm.files import visible
 from videowm.parts import Part
 from videowm.types import UserError

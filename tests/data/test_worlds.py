@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from videowm.data.dataset import Dataset
-from videowm.data.recording import Recording, attempts, game_seed, play_once, record_episodes
+from videowm.data.playing import attempts, game_seed, play_once
+from videowm.data.recording import Recording, record_episodes
 from videowm.evaluate.reader import state_table
 from videowm.types import UserError
 from videowm.worlds import BUILT_IN, open_world, world_class

@@ -11,7 +11,7 @@ import torch
 
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
-from videowm.data.recording import attempts, game_seed
+from videowm.data.playing import attempts, game_seed
 from videowm.evaluate.counterfactual import Replay
 from videowm.evaluate.keeps import HeldOut, held_out, ratio_of_means, read_back, replayed_boxes, small_things
 from videowm.evaluate.reader import Reader

@@ -17,10 +17,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +29,7 @@ from tqdm import tqdm
 from videowm import config
 from videowm.data.layout import NOTE as NOTE_KEY
 from videowm.data.layout import Layout, check_width, fingerprint, finish, write_group
+from videowm.data.playing import play_episode
 from videowm.files import as_json, leftovers, read_json, write_atomic, write_new, writing
 from videowm.limits import Count, Frames, HeldOut, Seed
 from videowm.lock import FolderLock, held
@@ -37,7 +38,6 @@ from videowm.types import Episode, UserError
 from videowm.worlds import World, open_world
 
 NOTE = "meta/recording.json"
-ATTEMPTS = 100  # at an episode that ends at once
 
 
 @dataclass(frozen=True)
@@ -256,15 +256,20 @@ def record_part(settings: Recording, out: Path, layout: Layout, workers: int, pa
     if left := part.left(out):
         tqdm.write(f"{part} of {out} is recorded; without {', '.join(map(str, left))} the dataset is unfinished")
         return
+    exactly_once(out / ".finishing", info.exists, partial(finish_parts, settings, out, layout))
 
-    def complete() -> None:
-        if lost := [i for i in settings.groups if not is_whole(out, layout.paths(i))]:
-            raise UserError(f"{layout.paths(lost[0])[0]} of {out} was lost: run the same command with --part 1/1")
-        clean(out)
-        finish(out, layout, settings.test_share)
-        forget_parts(out)
 
-    exactly_once(out / ".finishing", info.exists, complete)
+def finish_parts(settings: Recording, out: Path, layout: Layout) -> None:
+    """Finish a dataset whose parts are all made.
+
+    Raises:
+        UserError: file groups vanished since.
+    """
+    if lost := [i for i in settings.groups if not is_whole(out, layout.paths(i))]:
+        raise UserError(f"{layout.paths(lost[0])[0]} of {out} was lost: run the same command with --part 1/1")
+    clean(out)
+    finish(out, layout, settings.test_share)
+    forget_parts(out)
 
 
 def record_groups(settings: Recording, out: Path, numbers: list[int], workers: int) -> None:
@@ -382,66 +387,3 @@ def record_group(settings: Recording, out: Path, file_index: int, progress: Any)
         episodes.append(play_episode(world, settings.seed, number, settings.frames))
         progress(settings.frames)
     write_group(out, file_index, episodes, settings.layout(world))
-
-
-def attempts(seed: int, number: int) -> Iterator[np.random.Generator]:
-    """The random numbers of an episode, and of each that is drawn in its place while they end at once."""
-    for attempt in range(ATTEMPTS):
-        yield np.random.default_rng([seed, number] + [attempt] * (attempt > 0))
-
-
-def play_episode(world: World, seed: int, number: int, frames: int) -> Episode:
-    """Episode `number` of the recording with `seed`; drawn anew in the rare case that it ends at once.
-
-    Raises:
-        UserError: it ended at once a hundred times.
-    """
-    for rng in attempts(seed, number):
-        episode = play_once(world, rng, frames)
-        if len(episode.frames) >= min(world.shortest, frames):
-            return episode
-    raise UserError(f"{ATTEMPTS} tries at episode {number} of {world.name} ended in {world.shortest} frames: change "
-                    "the seed")  # fmt: skip
-
-
-def game_seed(rng: np.random.Generator) -> int:
-    """The first number drawn from an attempt's `rng`."""
-    return int(rng.integers(2**31))
-
-
-def check_promises(world: World, frame: np.ndarray, state: np.ndarray, action: np.ndarray) -> None:
-    """Refuse a world whose picture, state or driver does not give what its attributes promise.
-
-    Raises:
-        UserError: a shape or type differs from the promised one.
-    """
-    promised = {
-        "picture": (frame, (*world.size, 3), np.uint8),
-        "state": (state, (len(world.state_names),), np.float32),
-        "driver's action": (action, (len(world.action_names),), np.float32),
-    }
-    for what, (given, shape, kind) in promised.items():
-        if given.shape != shape or given.dtype != kind:
-            raise UserError(f"the {what} of world {world.name!r} is {given.dtype} {given.shape}, expected "
-                            f"{np.dtype(kind)} {shape}: correct the world")  # fmt: skip
-
-
-def play_once(world: World, rng: np.random.Generator, frames: int) -> Episode:
-    """One episode of `frames` rows, fewer where the game ends.
-
-    Raises:
-        UserError: the world does not keep the promises of its attributes.
-    """
-    world.reset(game_seed(rng))
-    driver, rows, done = world.driver(rng), [], False
-    while len(rows) < frames and not done:
-        frame, state, action = world.render(), world.state(), next(driver)
-        if not rows:
-            check_promises(world, frame, state, action)
-        reward, done = world.step(action)
-        rows.append((frame, action, reward, done, state))
-    if done and world.shows_end and len(rows) < frames:  # its action leads nowhere and earns nothing
-        rows.append((world.render(), action, 0.0, done, world.state()))
-    pixels, actions, rewards, dones, states = (np.stack(column) for column in zip(*rows, strict=True))
-    caption = world.caption(states, actions, rng, over=done)
-    return Episode(pixels, actions, rewards.astype(np.float32), dones, states, caption)

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from videowm.data.dataset import Dataset
-from videowm.data.recording import Recording, attempts, game_seed
+from videowm.data.playing import attempts, game_seed
+from videowm.data.recording import Recording
 from videowm.evaluate.curves import MetricCurve
 from videowm.evaluate.pictures import by_frame, psnr
 from videowm.evaluate.reader import Reader, state_table
