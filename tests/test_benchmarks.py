@@ -212,7 +212,7 @@ def test_readers_of_video_are_timed(dataset, monkeypatch):
 
 
 def test_trials_of_latents_are_compared_clip_by_clip(dataset, tmp_path, capsys, monkeypatch):
-    """Guards differences that are not paired, a trial that no autoencoder can be built of, and a call that goes wrong."""
+    """Guards differences that are not paired, a trial that no autoencoder can be built of, and a wrong call."""
     one, other = ({"psnr": [value + 1, value], "floor": [1, 2], "ceiling": [9, 9], "episode": [0, 1], "action_gap": 0.1}
                   for value in (20, 17))  # fmt: skip
     row = vae_rollouts.summary([one, one], [other])
