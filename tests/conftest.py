@@ -143,6 +143,12 @@ def latents(encode, codec, vae_run, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def world_sizes() -> list[str]:
+    """What the command line takes to train a tiny world model, but for `out` and `latents`."""
+    return TINY_WORLD
+
+
+@pytest.fixture(scope="session")
 def world_arguments(latents) -> list[str]:
     """What the command line takes to train a tiny world model, but for `out`."""
     return [f"latents={latents}", *TINY_WORLD]
@@ -278,6 +284,77 @@ def tiny_package(tmp_path_factory):
     sys.path.insert(0, str(folder))
     yield folder
     sys.path.remove(str(folder))
+
+
+DOTS = '''
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class Dots(gym.Env):
+    """A dot that two parts of an action move; it ends at the right edge. Its picture is an observation only."""
+
+    metadata = {"render_fps": 12}
+    action_space = spaces.MultiDiscrete([3, 2])
+    observation_space = spaces.Dict({"picture": spaces.Box(0, 255, (32, 48), np.uint8), "x": spaces.Box(-1, 99, (1,))})
+    born = 0
+
+    def __init__(self, start=4):
+        self.start, self.log = start, []
+        Dots.born += 1
+
+    def observed(self):
+        picture = np.zeros((32, 48), np.uint8)
+        picture[8 * self.y + 4 : 8 * self.y + 8, self.x : self.x + 4] = 200
+        return {"picture": picture, "x": np.array([self.x], np.float32)}, {"spot": (self.x, self.y), "word": "none"}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.y = self.start + int(self.np_random.integers(4)), int(np.random.randint(3))
+        return self.observed()
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.log.append(action.tolist())
+        self.x += 2 * int(action[0])
+        self.y = max(0, min(3, self.y + 2 * int(action[1]) - 1))
+        observation, info = self.observed()
+        return observation, float(action[0]), self.x >= 40, False, info
+
+
+gym.register("Dots-v0", Dots)
+
+
+def right(observation, info, rng):
+    assert observation["picture"].shape == (32, 48) and info["spot"][0] == observation["x"][0]
+    return np.array([2, rng.integers(2)])
+
+
+def slow(observation, info, rng):
+    return np.array([rng.random() < 0.4, rng.integers(2)], int)
+
+
+def wrong(observation, info, rng):
+    return [7, 0]
+
+
+def broken(observation, info, rng):
+    raise KeyError("nothing")
+'''
+
+
+@pytest.fixture
+def dots(tmp_path, monkeypatch):
+    """The folder of a module `dots_env` that registers an environment, as the present one; returns the world's name."""
+    import gymnasium as gym
+
+    (tmp_path / "dots_env.py").write_text(DOTS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    yield "gym:dots_env:Dots-v0"
+    sys.modules.pop("dots_env", None)
+    gym.registry.pop("Dots-v0", None)
 
 
 @pytest.fixture(scope="session")

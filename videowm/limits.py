@@ -64,8 +64,40 @@ def frame_size(text: str) -> tuple[int, int]:
     Raises:
         UserError: the text is no such size.
     """
-    height, _, width = text.lower().partition("x")
-    sides = tuple(int(side) if side.isascii() and side.isdigit() else 0 for side in (height, width or height))
-    if not all(16 <= side <= 2048 and side % 2 == 0 for side in sides):
+    words = text.lower().split("x")
+    sides = tuple(int(word) if word.isascii() and word.isdigit() else 0 for word in words * (3 - len(words)))
+    if len(sides) != 2 or not all(16 <= side <= 2048 and side % 2 == 0 for side in sides):
         raise UserError(f"size {text!r} cannot be used: give HxW pixels such as 64x96, even numbers from 16 to 2048")
     return sides
+
+
+def fitting(size: tuple[int, int], multiple: int) -> str:
+    """The nearest sizes whose sides are multiples of a number, in words such as "80x64 or 96x64"."""
+    below = [max(multiple, side // multiple * multiple) for side in size]
+    above = [-(-side // multiple) * multiple for side in size]
+    return " or ".join(dict.fromkeys(f"{height}x{width}" for height, width in (below, above)))
+
+
+SPACE, PATCH = 8, 2  # strides of the configurations that come with the package: of the autoencoder, of the world model
+
+
+def check_fit(size: tuple[int, int], stride: int) -> None:
+    """Refuse frames of `size` (H, W) pixels that an autoencoder of this space stride does not take.
+
+    Raises:
+        UserError: a side is no multiple of the stride; the sentence names the nearest sizes that fit.
+    """
+    if any(side % stride for side in size):
+        raise UserError(
+            f"frames of {size[0]}x{size[1]} do not fit the autoencoder's space stride {stride}: record or import them "
+            f"at {fitting(size, stride)}"
+        )
+
+
+def unfit(size: tuple[int, int], stride: int = SPACE) -> str | None:
+    """Which sizes would suit a world model where frames of `size` do not, with patches of 2; None where they do."""
+    if not any(side % (stride * PATCH) for side in size):
+        return None
+    patch = "" if any(side % stride for side in size) else "; as they are, world models need patch=1"
+    return (f"frames of {size[0]}x{size[1]} do not fit a space stride of {stride} and patches of {PATCH}, as the "
+            f"configurations have: {fitting(size, stride * PATCH)} would{patch}")  # fmt: skip

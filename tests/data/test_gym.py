@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import zipfile
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -23,71 +21,6 @@ from videowm.types import UserError
 from videowm.worlds import find_world, open_world, world_class
 from videowm.worlds.gym import colours, proportional
 from videowm.worlds.gym_actions import columns_of
-
-MODULE = '''
-import gymnasium as gym
-import numpy as np
-from gymnasium import spaces
-
-
-class Dots(gym.Env):
-    """A dot that two parts of an action move; it ends at the right edge. Its picture is an observation only."""
-
-    metadata = {"render_fps": 12}
-    action_space = spaces.MultiDiscrete([3, 2])
-    observation_space = spaces.Dict({"picture": spaces.Box(0, 255, (32, 48), np.uint8), "x": spaces.Box(-1, 99, (1,))})
-    born = 0
-
-    def __init__(self, start=4):
-        self.start, self.log = start, []
-        Dots.born += 1
-
-    def observed(self):
-        picture = np.zeros((32, 48), np.uint8)
-        picture[8 * self.y + 4 : 8 * self.y + 8, self.x : self.x + 4] = 200
-        return {"picture": picture, "x": np.array([self.x], np.float32)}, {"spot": (self.x, self.y), "word": "none"}
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.x, self.y = self.start + int(self.np_random.integers(4)), int(np.random.randint(3))
-        return self.observed()
-
-    def step(self, action):
-        assert self.action_space.contains(action)
-        self.log.append(action.tolist())
-        self.x += 2 * int(action[0])
-        self.y = max(0, min(3, self.y + 2 * int(action[1]) - 1))
-        observation, info = self.observed()
-        return observation, float(action[0]), self.x >= 40, False, info
-
-
-gym.register("Dots-v0", Dots)
-
-
-def right(observation, info, rng):
-    assert observation["picture"].shape == (32, 48) and info["spot"][0] == observation["x"][0]
-    return np.array([2, rng.integers(2)])
-
-
-def wrong(observation, info, rng):
-    return [7, 0]
-
-
-def broken(observation, info, rng):
-    raise KeyError("nothing")
-'''
-
-
-@pytest.fixture
-def dots(tmp_path, monkeypatch):
-    """The folder of a module `dots_env` that registers an environment, as the present one; returns the world's name."""
-    (tmp_path / "dots_env.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    yield "gym:dots_env:Dots-v0"
-    sys.modules.pop("dots_env", None)
-    gym.registry.pop("Dots-v0", None)
-
 
 DOTS = {"image": "picture", "size": "32x64", "state": "x,spot"}
 

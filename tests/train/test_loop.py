@@ -249,7 +249,7 @@ def test_a_model_that_cannot(vae_run, tmp_path):
         (["train.log_every=0", "out=OTHER"], "train.log_every: 0 is out of range"),
         (["window=10", "out=OTHER"], "window 10 does not fit the 9 latent steps"),
         (["window=1", "out=OTHER"], "window 1 does not fit"),
-        (["patch=3", "out=OTHER"], "patch 3 does not divide the latent size 8x8"),
+        (["patch=3", "out=OTHER"], "patch 3 does not divide the latents of 8x8: give patch=2"),
         (["hidden=100", "out=OTHER"], "hidden 100: give"),
         (["hidden=null", "depth=0", "out=OTHER"], "depth: 0 is out of range"),
         (["train.keep_at=[2,99]", "out=OTHER"], r"train.keep_at \[99\] lies beyond the run's 4 steps"),

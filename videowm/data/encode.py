@@ -23,6 +23,7 @@ from videowm.data.latents import DTYPES, FILE, SPLITS, LatentsIndex, Origin
 from videowm.data.played import PlayedSource
 from videowm.device import Process
 from videowm.files import as_json, atomic, read_json, remove_leftovers, sha256_of, short_hash, visible, write_new
+from videowm.limits import check_fit, unfit
 from videowm.parts import WHOLE, Part, exactly_once, forget_parts, refuse_parts
 from videowm.types import Clip, UserError, VideoCodec, latent_steps
 
@@ -59,9 +60,13 @@ def encode_dataset(
         The index; None in all processes but the first, and where other parts are not made yet.
 
     Raises:
-        UserError: `frames` fits no clip, `out` holds other latents, the dataset is damaged, or the disk is full.
+        UserError: neither `frames` nor the frames' size fits the autoencoder, `out` holds other latents, the dataset is
+            damaged, or the disk is full.
     """
     latent_steps(frames, codec.stride[0])
+    check_fit(dataset.size, codec.stride[1])
+    if process.rank == 0 and (note := unfit(dataset.size, codec.stride[1])):
+        tqdm.write(note)
     if batch < 1:
         raise UserError(f"batch {batch} cannot be used: give the number of clips encoded at once, 1 or more")
     origin = Origin(data=str(dataset.root), data_hash=dataset.hash, vae=vae, vae_hash=codec.hash, frames=frames,

@@ -31,7 +31,7 @@ from videowm.data.layout import NOTE as NOTE_KEY
 from videowm.data.layout import Layout, check_width, fingerprint, finish, write_group
 from videowm.data.playing import play_episode
 from videowm.files import as_json, leftovers, read_json, write_atomic, write_new, writing
-from videowm.limits import Count, Frames, HeldOut, Seed
+from videowm.limits import Count, Frames, HeldOut, Seed, unfit
 from videowm.lock import FolderLock, held
 from videowm.parts import WHOLE, Part, exactly_once, forget_parts, refuse_parts
 from videowm.types import Episode, UserError
@@ -134,6 +134,8 @@ def record_episodes(
     check_workers(workers)
     layout = settings.layout(game)
     check_width(game.size[1])
+    if note := unfit(game.size):
+        tqdm.write(f"{out}: {note}")
     with writing(out):
         check_folder(out, settings)
         if (out / "meta/info.json").exists() and not changed_files(out):

@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videowm.config import check, suggest
 from videowm.files import short_hash_of
-from videowm.limits import LARGEST_SIZE, Count, Range, Size
+from videowm.limits import LARGEST_SIZE, Count, Range, Size, check_fit
 from videowm.types import UserError, latent_steps, pixel_frames
 from videowm.vae.cosmos import adapt
 from videowm.vae.patch import PatchAutoencoder
@@ -289,12 +289,7 @@ class DiffusersCodec:
         Raises:
             UserError: height or width is no multiple of its space stride.
         """
-        height, width = frames.shape[-2:]
-        if height % self.stride[1] or width % self.stride[2]:
-            raise UserError(
-                f"frames of {height}x{width} do not fit the space stride {self.stride[1]}: "
-                f"height and width must be multiples of {self.stride[1]}"
-            )
+        check_fit(tuple(frames.shape[-2:]), self.stride[1])
 
     def check_finite(self, frames: Float[Tensor, "b f 3 H W"]) -> None:
         """Refuse pixels that are not finite: one of them spreads over everything that its receptive field reaches.

@@ -288,7 +288,8 @@ def make_model(config: WorldRun, index: LatentsIndex) -> DiT:
     """
     channels, height, width = index.shape
     if height % config.patch or width % config.patch:
-        raise UserError(f"patch {config.patch} does not divide the latent size {height}x{width}: use 1 or a divisor")
+        raise UserError(f"patch {config.patch} does not divide the latents of {height}x{width}: give patch="
+                        f"{max(n for n in range(1, config.patch) if not (height % n or width % n))}")  # fmt: skip
     hidden = config.hidden or 64 * config.depth
     if config.depth < 1 or hidden % 8 or hidden % max(1, hidden // 64):
         raise UserError(
