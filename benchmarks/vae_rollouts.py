@@ -4,8 +4,8 @@
     python benchmarks/vae_rollouts.py --runs runs/trials --table        (benchmarks/vae.json holds what it gave)
 
 Every trial is configs/vae/base.yaml with a few keys changed. World models differ in latents and seed alone. All roll
-out from the same held-out frames, so differences are taken clip by clip. The same command goes on where it was stopped. On
-one H200 it takes about four minutes a trial with two seeds.
+out from the same held-out frames, so differences are taken clip by clip. The same command goes on where it was stopped.
+On one H200 it takes about four minutes a trial with two seeds.
 """
 
 from __future__ import annotations
