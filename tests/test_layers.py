@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"types"},
     {"limits", "files", "lock", "bootstrap", "metrics", "device", "shipped"},
-    {"config", "record", "options", "parts"},
+    {"config", "record", "options", "parts", "hub"},
     {"reference", "worlds"},
     {"arguments", "exits", "actions"},
     {"data", "vae", "dit"},
@@ -29,6 +29,8 @@ LAYERS = [
         "info",
         "generation",
         "explore",
+        "publish",
+        "card",
         "quickstart",
         "cli",
         "__main__",

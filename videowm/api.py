@@ -32,6 +32,8 @@ from videowm.options import (
     ImportOptions,
     LatentsOptions,
     PlayOptions,
+    PullOptions,
+    PushOptions,
     QuickstartOptions,
     RecordOptions,
     TrainOptions,
@@ -41,13 +43,15 @@ from videowm.types import UserError
 if TYPE_CHECKING:
     from videowm.caption import Captioned
     from videowm.generation import Generated
+    from videowm.publish import Pushed
     from videowm.record import RunRecord
 
 __all__ = [
     "CaptionOptions", "EncodeOptions", "EndpointOptions", "EvaluateOptions", "ExpandOptions", "GenerateOptions",
-    "ImportOptions", "LatentsOptions", "PlayOptions", "QuickstartOptions", "RecordOptions", "TrainOptions", "UserError",
-    "caption", "encode", "evaluate", "expand", "generate", "import_", "info", "latents", "play", "quickstart", "record",
-    "train",
+    "ImportOptions", "LatentsOptions", "PlayOptions", "PullOptions", "PushOptions", "QuickstartOptions",
+    "RecordOptions", "TrainOptions", "UserError",
+    "caption", "encode", "evaluate", "expand", "generate", "import_", "info", "latents", "play", "pull", "push",
+    "quickstart", "record", "train",
 ]  # fmt: skip
 
 AnyPath = str | Path
@@ -200,13 +204,14 @@ def latents(
 
 
 def generate(
-    run: AnyPath, data: AnyPath, out: AnyPath | None = None, options: GenerateOptions = GenerateOptions()
-) -> Generated:
+    run: AnyPath, data: AnyPath | None = None, out: AnyPath | None = None,
+    options: GenerateOptions = GenerateOptions(),
+) -> Generated:  # fmt: skip
     """Continue frames of a dataset under given actions; returns the frames, uint8 "f H W 3", and what led to them.
 
     Args:
         run: finished world model.
-        data: dataset that the first frames come from.
+        data: dataset that the first frames come from; None: the stretches that a pushed run brought along.
         out: video of truth, prediction and difference to write, whose name ends in .mp4; None: write nothing.
         options: first frames, actions, prompt, sampler, seed.
 
@@ -216,7 +221,8 @@ def generate(
     """
     from videowm.generation import generate as roll_out
 
-    return roll_out(Path(run), Path(data), None if out is None else Path(out), configuration.check(options))
+    data, out = (None if path is None else Path(path) for path in (data, out))
+    return roll_out(Path(run), data, out, configuration.check(options))
 
 
 def evaluate(run: AnyPath, options: EvaluateOptions = EvaluateOptions()) -> dict[str, Any]:
@@ -261,6 +267,38 @@ def info(path: AnyPath, *, verify: bool = False) -> str:
     from videowm.info import info as describe
 
     return describe(Path(path), verify=verify)
+
+
+def push(source: AnyPath, to: str, options: PushOptions = PushOptions()) -> Pushed:
+    """Push a run or a dataset to the hub, with a card made of its record; returns where it is and what went.
+
+    Args:
+        source: finished run of a world model or an autoencoder, or dataset.
+        to: user/name on the hub, or folder:DIR for a new folder of the same layout.
+        options: licence, number format, held-out stretches that go along.
+
+    Raises:
+        UserError: it is unfinished, the hub cannot be reached or refuses the key, or the folder holds something.
+    """
+    from videowm.publish import push as publish
+
+    return publish(Path(source), to, configuration.check(options))
+
+
+def pull(name: str, out: AnyPath, options: PullOptions = PullOptions()) -> Path:
+    """Download a run or a dataset from the hub; returns the folder `out`, which is whole or not there.
+
+    Args:
+        name: user/name on the hub.
+        out: new folder.
+        options: branch, tag or commit.
+
+    Raises:
+        UserError: no repository has that name, the hub cannot be reached, or `out` holds something else.
+    """
+    from videowm.publish import pull as fetch
+
+    return fetch(name, Path(out), configuration.check(options))
 
 
 def quickstart(out: AnyPath = "runs/quickstart", options: QuickstartOptions = QuickstartOptions()) -> Path:

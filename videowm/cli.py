@@ -27,6 +27,7 @@ examples:
   videowm evaluate runs/world
   videowm play runs/world                                     in a browser
   videowm info runs/world
+  videowm push runs/world user/name                           to the hub, with a card; pull brings it back
   videowm config list                                         the configurations that come with the package
   python -m scaling run configs/sweep/quickstart.yaml"""
 
@@ -38,6 +39,8 @@ STOPPED = {  # what is true after Ctrl-C
     "encode": "the same command encodes the shards that are missing",
     "train": "the same command goes on from the last checkpoint",
     "play": "what was saved is kept",
+    "push": "nothing is seen yet, the same command uploads what is missing",
+    "pull": "the same command downloads what is missing",
     "evaluate": "nothing was kept, the same command measures from the start",
 }
 Verb = Callable[[str, str, str], argparse.ArgumentParser]  # (name, help, example) -> its parser
@@ -63,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         p.set_defaults(function=function)
         return p
 
-    for add in (data_verbs, word_verbs, model_verbs, run_verbs, config_verb):
+    for add in (data_verbs, word_verbs, model_verbs, run_verbs, hub_verbs, config_verb):
         add(verb)
     return top
 
@@ -146,7 +149,8 @@ def run_verbs(verb: Verb) -> None:
              "keys of --sampler: method=euler shift=2 history_guidance=1.5 sinks=2 levels=[1,0.6,0.2,0]\n"
              "context_level=0 (noise on finished steps; 0.3 holds longer, the default)")  # fmt: skip
     p.add_argument("run", type=Path, help="run directory of a world model")
-    p.add_argument(FROM["data"], dest="data", type=Path, required=True, help="dataset of the first frames")
+    p.add_argument(FROM["data"], dest="data", type=Path,
+                   help="dataset of the first frames; default: what a pushed run brought along")  # fmt: skip
     p.add_argument("--out", type=Path, default=Path("clip.mp4"), help="video to write (default: %(default)s)")
     add_options(p, api.GenerateOptions)
 
@@ -165,6 +169,24 @@ def run_verbs(verb: Verb) -> None:
     p = verb(info, "describe what a dataset, a latents folder or a run holds", "videowm info data/carracing")
     p.add_argument("path", type=Path, help="dataset, latents or run directory")
     p.add_argument("--verify", action="store_true", help="also compare every file with its sha256")
+
+
+def hub_verbs(verb: Verb) -> None:
+    """To the hub and back."""
+    p = verb(push, "push a finished run or a dataset to the Hugging Face Hub, with a card made of its record",
+             "videowm push runs/world user/name --license apache-2.0\n"
+             "  videowm push data/carracing user/carracing --private\n"
+             "  videowm push runs/world folder:demos/carracing --dtype fp16 --starts 4\n"
+             "No checkpoint goes, and paths of this machine are shortened to their last part.")  # fmt: skip
+    p.add_argument("source", type=Path, help="run directory of a world model or an autoencoder, or dataset")
+    p.add_argument("to", help="user/name on the hub, or folder:DIR for a new folder of the same layout")
+    add_options(p, api.PushOptions, FROM)
+
+    p = verb(pull, "download a run or a dataset from the Hugging Face Hub, whole or not at all",
+             "videowm pull user/name --out runs/x")  # fmt: skip
+    p.add_argument("name", help="user/name on the hub")
+    p.add_argument("--out", type=Path, required=True, help="new folder")
+    add_options(p, api.PullOptions)
 
 
 def config_verb(verb: Verb) -> None:
@@ -264,6 +286,18 @@ def play(args: argparse.Namespace) -> None:
 
 def info(args: argparse.Namespace) -> None:
     print(printable(api.info(args.path, verify=args.verify)))
+
+
+def push(args: argparse.Namespace) -> None:
+    """Where it is, how much went, and in which files paths were shortened."""
+    done = api.push(args.source, args.to, options_from(api.PushOptions, args, FROM))
+    print(f"{done.where}: {done.files} files, {done.size / 1e6:.1f} MB")
+    if done.shortened:
+        print(f"paths of this machine were shortened to their last part in {', '.join(done.shortened)}")
+
+
+def pull(args: argparse.Namespace) -> None:
+    print(f"{api.pull(args.name, args.out, options_from(api.PullOptions, args))}: pulled from {args.name}")
 
 
 def config(args: argparse.Namespace) -> None:

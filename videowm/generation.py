@@ -13,6 +13,7 @@ from videowm import config as configuration
 from videowm.actions.group import check_actions
 from videowm.actions.script import TABLES, parse_actions, read_action_table
 from videowm.data.dataset import Dataset
+from videowm.data.starts import starts_of
 from videowm.device import default_device
 from videowm.dit.sample import Sampler
 from videowm.files import check_output
@@ -35,8 +36,8 @@ class Generated:
     prompt: str | None  # as the model read it
 
 
-def generate(run: Path, data: Path, out: Path | None, options: GenerateOptions) -> Generated:
-    """Roll `run` out from frames of `data`; with `out` also write the comparison video.
+def generate(run: Path, data: Path | None, out: Path | None, options: GenerateOptions) -> Generated:
+    """Roll `run` out from frames of `data`, or of what it brought along; with `out` also write the comparison video.
 
     Raises:
         UserError: `--expand` comes without a prompt, `out` is no .mp4, or run, data and actions do not fit each other.
@@ -46,7 +47,7 @@ def generate(run: Path, data: Path, out: Path | None, options: GenerateOptions) 
     if options.expand and options.prompt is None:
         raise UserError("--expand was given without --prompt: give the prompt that is to be expanded")
     sampler = sampler_of(options)
-    pipeline, dataset = WorldModelPipeline.open(run).to(default_device()), Dataset(data)
+    pipeline, dataset = WorldModelPipeline.open(run).to(default_device()), Dataset(data or starts_of(run))
     episode = dataset.split("test")[0] if options.episode is None else options.episode
     actions, truth = future(dataset, episode, pipeline.trained_on.world, options)
     context = to_float(dataset.frames(episode, range(options.start, options.start + options.context)))

@@ -168,6 +168,26 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True)
+class PushOptions:
+    """How a run or a dataset is pushed; see `videowm.api.push`."""
+
+    private: bool = False  # whether a new repository is seen by its owner alone
+    revision: str | None = None  # branch; default: main
+    license: str = "unknown"  # the hub's word for the licence, such as apache-2.0
+    trained_on: str | None = None  # name of the training data on the hub, for the card
+    dtype: Literal["fp32", "fp16", "bf16"] | None = None  # number format of the weights; default: as they are
+    starts: Annotated[int, Range(at_least=2, at_most=1000)] | None = None  # held-out stretches that go along
+    data: Path | None = None  # dataset of these stretches; default: the one that the run was trained on
+
+
+@dataclass(frozen=True)
+class PullOptions:
+    """How a run or a dataset is pulled; see `videowm.api.pull`."""
+
+    revision: str | None = None  # branch, tag or commit; default: main
+
+
+@dataclass(frozen=True)
 class QuickstartOptions:
     """How the quickstart runs; see `videowm.api.quickstart`."""
 

@@ -17,7 +17,7 @@ from videowm import config as configuration
 from videowm import keywords
 from videowm.actions.group import check_actions, group_actions, grouped_size
 from videowm.data.latents import normalised
-from videowm.dit import DiT
+from videowm.dit import DiT, remote
 from videowm.dit.flow import Generators
 from videowm.dit.model import Tap
 from videowm.dit.sample import Sampler
@@ -73,17 +73,22 @@ class WorldModelPipeline(keywords.WithoutOffload, DiffusionPipeline):
         """Save all parts in one folder, as diffusers does, with a hash of the transformer; files follow the umask."""
         self.register_to_config(transformer_hash=network_hash(self.transformer))
         super().save_pretrained(folder, **settings)
+        remote.add_code(Path(folder), REMEDY)
         share(Path(folder))
 
     @classmethod
+    def load_config(cls, *folder: Any, **settings: Any) -> Any:
+        """As diffusers does, for classes of this package: no code that lies in the folder is run."""
+        return remote.without_code(super().load_config(*folder, **settings))
+
+    @classmethod
     def from_pretrained(cls, folder: str | Path, **settings: Any) -> WorldModelPipeline:
-        """Load a saved pipeline (as diffusers does) from a folder or the hub.
+        """Load a saved pipeline (as diffusers does) from a folder or the hub; no record is needed.
 
         Raises:
-            UserError: a file is missing, cut or damaged, or the weights changed since they were saved.
+            UserError: there is none, a file is missing, cut or damaged, or the weights changed since they were saved.
         """
-        if Path(folder).is_dir():
-            check_folder(Path(folder))
+        check_folder(folder := remote.local(folder, settings))
         with loading(folder), unwarned():
             return super().from_pretrained(folder, **{"low_cpu_mem_usage": False} | settings)
 
@@ -97,7 +102,7 @@ class WorldModelPipeline(keywords.WithoutOffload, DiffusionPipeline):
         run = Path(run)
         if not (run / "model_index.json").exists() or not (run / "record.json").exists():
             raise UserError(f"{run} holds no finished world model (no record.json): finish it with videowm train")
-        if read_json(run / "model_index.json", REMEDY).get("_class_name") != cls.__name__:
+        if remote.class_name(read_json(run / "model_index.json", REMEDY)) != cls.__name__:
             raise UserError(f"{run} holds no world model: name the run directory of a task: world")
         diffusers_logging.disable_progress_bar()
         return cls.from_pretrained(run)

@@ -1,0 +1,54 @@
+"""A few held-out stretches that travel with a pushed model, so that it can be rolled out where no dataset is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from videowm.data import layout
+from videowm.data.clips import even_clips
+from videowm.data.dataset import Dataset
+from videowm.types import Episode, UserError
+
+STARTS = "starts"  # their folder within a run's
+FRAMES = 81  # most frames of a stretch: a context of nine, and a few seconds
+
+
+def starts_of(run: Path) -> Path:
+    """The stretches that a pushed run brought along.
+
+    Raises:
+        UserError: it brought none.
+    """
+    if not (run / STARTS / "meta/info.json").is_file():
+        raise UserError(f"{run} brought no frames to start from (no {STARTS}/): name a dataset with --from")
+    return run / STARTS
+
+
+def write_starts(data: Dataset, out: Path, count: int) -> None:
+    """Write a small dataset of held-out stretches, spread over the episodes; all of it is for test.
+
+    Raises:
+        UserError: fewer than two stretches can be cut.
+    """
+    held = [int(data.lengths[episode]) for episode in data.split("test")]
+    length = min(FRAMES, max(held, default=0))
+    where = even_clips(data, frames=length, split="test", count=count)
+    if len(where) < 2:
+        raise UserError(f"{data.root} holds {len(where)} held-out stretches of {length} frames: record more episodes")
+    form = layout.Layout(data.name, data.fps, data.size, data.action_names, data.state_names, group=len(where))
+    layout.write_group(out, 0, [cut(data, episode, first, length) for episode, first in where], form)
+    layout.finish(out, form, test_share=1.0)
+
+
+def cut(data: Dataset, episode: int, first: int, length: int) -> Episode:
+    """A stretch of a recorded episode, as an episode; without rewards and ends where none were recorded."""
+    part, features = slice(first, first + length), data.info["features"]
+    none = np.zeros(length, np.float32)
+    reward, done = (
+        data.column(episode, name)[part] if name in features else none for name in ("next.reward", "next.done")
+    )
+    states = data.states(episode)[part] if data.state_names else none[:, None][:, :0]
+    return Episode(data.frames(episode, range(first, first + length)), data.all_actions(episode)[part], reward,
+                   done.astype(bool), states, data.caption(episode))  # fmt: skip
