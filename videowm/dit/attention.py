@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from videowm.dit import passes
+
 try:
     from videowm.dit import fused
 except ImportError:  # no Triton, so no GPU that it could serve
@@ -132,6 +134,8 @@ def heads_of(
     """Queries and keys, normalised with `gains` and turned by `angles` (cosine and sine "l k/2"), and values."""
     if fused is not None and qkv.is_cuda and qkv.shape[-1] & (qkv.shape[-1] - 1) == 0:
         return tuple(x.transpose(1, 2) for x in fused.norm_rotate(qkv, gains, *angles))
+    if passes.serves(qkv):
+        return passes.NormRotate.apply(qkv, gains, *angles)
     query, key, value = rearrange(qkv, "b l three n k -> three b n l k")
     return rotate(unit(query, gains[0]), *angles), rotate(unit(key, gains[1]), *angles), value
 

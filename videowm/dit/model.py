@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from videowm.dit import passes
 from videowm.dit.attention import Attention, Mask, Rotary, Store, block_causal_blocks, block_causal_mask, fused
 from videowm.dit.cache import KVCache
 from videowm.dit.graph import capture
@@ -50,6 +51,8 @@ def add_modulate(
     """
     if fused is not None and x.is_cuda:
         return fused.add_modulate(x, update, gate, shift, scale)
+    if passes.serves(x, update, gate, shift, scale):
+        return passes.AddModulate.apply(x, update, gate, shift, scale)
     x = x + gate * update
     return x, F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
@@ -90,7 +93,7 @@ class Block(nn.Module):
             x, h = add_modulate(x, update, gate, *third[:2])
             update, gate = self.cross(h, text), third[2]
         x, h = add_modulate(x, update, gate, shift2, scale2)
-        return x, self.down(F.gelu(self.up(h), approximate="tanh")), gate2.contiguous()
+        return x, self.down(passes.gelu(self.up(h))), gate2.contiguous()
 
 
 class Head(nn.Module):
@@ -283,7 +286,7 @@ class DiT(ModelMixin, ConfigMixin):
     def tapped(tap: Tap, block: int, stream: Stream) -> Stream:
         """The stream after a tap: the block's last update is added at once, and nothing is left for the next block."""
         x, update, gate = stream
-        whole = x.float() + gate.float() * update.float()  # rounded once, as the kernels do
+        whole = torch.addcmul(x.float(), gate.float(), update.float())  # rounded once, as the kernels do
         return tap(block, whole.to(x.dtype)), torch.zeros_like(update), gate
 
     def stream(self, latents: Float[Tensor, "b t c h w"]) -> Stream:

@@ -59,16 +59,33 @@ class Muon(torch.optim.AdamW):
                 # AdamW looks for a step in every state that it loads.
                 self.state[p] |= {"step": torch.zeros((), device=p.device), "momentum_buffer": torch.zeros_like(p)}
         buffers, shape = [self.state[p]["momentum_buffer"] for p in matrices], matrices[0].shape
+        bad = getattr(self, "found_inf", None)
+        if matrices[0].is_cpu:
+            if not bad:
+                move_in_place(matrices, buffers, lr, weight_decay)
+            return
         gradient, weight = stacked([p.grad for p in matrices]), stacked(matrices)
         before = stacked(buffers)
         momentum = before.lerp(gradient, 1 - MOMENTUM)
         update = orthogonal(gradient.lerp(momentum, MOMENTUM)).to(weight.dtype)
         rate = lr * MATCHED * max(weight.shape[-2:]) ** 0.5
         after = weight * (1 - lr * weight_decay) - rate * update
-        if (bad := getattr(self, "found_inf", None)) is not None:
+        if bad is not None:
             after, momentum = torch.where(bad > 0, weight, after), torch.where(bad > 0, before, momentum)
         torch._foreach_copy_(matrices, [one.view(shape) for one in after])
         torch._foreach_copy_(buffers, [one.view(shape) for one in momentum])
+
+
+def move_in_place(matrices: list[Tensor], buffers: list[Tensor], lr: float, weight_decay: float) -> None:
+    """`Muon.move` in fewer passes over memory, which count on a CPU, and more calls, which count on a GPU."""
+    gradients = [p.grad for p in matrices]
+    torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
+    update = orthogonal(stacked(torch._foreach_lerp(gradients, buffers, MOMENTUM)))
+    rate = lr * MATCHED * max(update.shape[-2:]) ** 0.5
+    if weight_decay:
+        torch._foreach_mul_(matrices, 1 - lr * weight_decay)
+    moves = update.to(matrices[0].dtype).unbind()
+    torch._foreach_add_(matrices, [one.reshape(p.shape) for one, p in zip(moves, matrices)], alpha=-rate)
 
 
 def stacked(tensors: list[Tensor]) -> Tensor:
