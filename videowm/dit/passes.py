@@ -17,7 +17,7 @@ from torch.nn import functional as F
 EPS = 1e-6
 
 
-def serves(*tensors: Tensor) -> bool:
+def serves(*tensors: Float[Tensor, "..."]) -> bool:
     """Whether these functions take such tensors: on a CPU, of one dtype, and nothing is being compiled."""
     first = tensors[0]
     return first.is_cpu and all(t.dtype == first.dtype for t in tensors) and not torch.compiler.is_compiling()
@@ -39,7 +39,10 @@ class AddModulate(torch.autograd.Function):
     """`videowm.dit.model.add_modulate`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, update: Tensor, gate: Tensor, shift: Tensor, scale: Tensor):
+    def forward(
+        ctx: Any, x: Float[Tensor, "b t s d"], update: Float[Tensor, "b t s d"], gate: Float[Tensor, "b t 1 d"],
+        shift: Float[Tensor, "b t 1 d"], scale: Float[Tensor, "b t 1 d"],
+    ) -> tuple[Float[Tensor, "b t s d"], Float[Tensor, "b t s d"]]:  # fmt: skip
         out, scale = torch.addcmul(x, gate, update), scale + 1
         inverse = inverse_norm(out)
         unit = out * inverse
@@ -47,7 +50,7 @@ class AddModulate(torch.autograd.Function):
         return out, torch.addcmul(shift, unit, scale)
 
     @staticmethod
-    def backward(ctx: Any, d_out: Tensor, d_h: Tensor):
+    def backward(ctx: Any, d_out: Float[Tensor, "b t s d"], d_h: Float[Tensor, "b t s d"]) -> tuple[Tensor, ...]:
         update, gate, scale, unit, inverse = ctx.saved_tensors
         d_unit = d_h * scale
         d_unit = torch.addcmul(d_unit, unit, along(d_unit * unit), value=-1)
@@ -60,7 +63,10 @@ class NormRotate(torch.autograd.Function):
     """`videowm.dit.attention.heads_of`."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, gains: Tensor, cos: Tensor, sin: Tensor):
+    def forward(
+        ctx: Any, qkv: Float[Tensor, "b l 3 n k"], gains: Float[Tensor, "2 k"], cos: Float[Tensor, "#l half"],
+        sin: Float[Tensor, "#l half"],
+    ) -> tuple[Float[Tensor, "b n l k"], Float[Tensor, "b n l k"], Float[Tensor, "b n l k"]]:  # fmt: skip
         parts = qkv.permute(2, 0, 3, 1, 4).contiguous()  # "3 b n l k"
         inverse = inverse_norm(parts[:2])
         unit = parts[:2] * inverse
@@ -69,7 +75,9 @@ class NormRotate(torch.autograd.Function):
         return *turned(unit * gains, cos, sin), parts[2]
 
     @staticmethod
-    def backward(ctx: Any, d_query: Tensor, d_key: Tensor, d_value: Tensor):
+    def backward(
+        ctx: Any, d_query: Float[Tensor, "b n l k"], d_key: Float[Tensor, "b n l k"], d_value: Float[Tensor, "b n l k"]
+    ) -> tuple[Tensor | None, ...]:
         unit, inverse, gains, cos, sin = ctx.saved_tensors
         d_unit = torch.stack([turned(d, cos, -sin) for d in (d_query, d_key)])
         seen = d_unit * unit
@@ -83,7 +91,9 @@ class NormRotate(torch.autograd.Function):
         return d_qkv, d_gains, None, None
 
 
-def turned(x: Float[Tensor, "*axes l k"], cos: Tensor, sin: Tensor) -> Float[Tensor, "*axes l k"]:
+def turned(
+    x: Float[Tensor, "*axes l k"], cos: Float[Tensor, "#l half"], sin: Float[Tensor, "#l half"]
+) -> Float[Tensor, "*axes l k"]:
     """As `videowm.dit.attention.rotate`, each half written once."""
     out = torch.empty_like(x)
     (first, second), half = x.chunk(2, dim=-1), x.shape[-1] // 2
