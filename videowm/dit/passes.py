@@ -17,7 +17,7 @@ from torch.nn import functional as F
 EPS = 1e-6
 
 
-def serves(*tensors: Float[Tensor, "..."]) -> bool:
+def serves(*tensors: Float[Tensor, ...]) -> bool:
     """Whether these functions take such tensors: on a CPU, of one dtype, and nothing is being compiled."""
     first = tensors[0]
     return first.is_cpu and all(t.dtype == first.dtype for t in tensors) and not torch.compiler.is_compiling()
@@ -64,7 +64,7 @@ class NormRotate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Float[Tensor, "b l 3 n k"], gains: Float[Tensor, "2 k"], cos: Float[Tensor, "#l half"],
+        ctx: Any, qkv: Float[Tensor, "b l 3 n k"], gains: Float[Tensor, ...], cos: Float[Tensor, "#l half"],
         sin: Float[Tensor, "#l half"],
     ) -> tuple[Float[Tensor, "b n l k"], Float[Tensor, "b n l k"], Float[Tensor, "b n l k"]]:  # fmt: skip
         parts = qkv.permute(2, 0, 3, 1, 4).contiguous()  # "3 b n l k"
