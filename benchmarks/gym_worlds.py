@@ -40,8 +40,8 @@ RECIPES = {
                        ("--hold", "3", "--world-args", "tile_size=8")),
     "pusht": Recipe("PushT", "gym:gym_pusht/PushT-v0",
                     ("--world-args", "visualization_width=96", "visualization_height=96")),
-    "cube": Recipe("OGBench cube", "gym:light_cube:LightCube-v0", ("--world-args", "width=64", "height=64"),
-                   written="light_cube.py"),
+    "cube": Recipe("OGBench cube", "gym:light_cube:LightCube-v0",
+                   ("--episodes", "20", "--world-args", "width=64", "height=64"), written="light_cube.py"),
 }  # fmt: skip
 SMALL = {  # what makes every stage tiny, for a test
     "record": ["--episodes", "4", "--frames", "49", "--test-share", "0.5"],
@@ -64,12 +64,12 @@ def stages(recipe: Recipe, out: Path, more: dict[str, list[str]]) -> dict[str, l
     data, vae, latents, world = (str(out / name) for name in ("data", "vae", "latents", "world"))
     configs = HERE.parent / "configs"
     commands = {
-        "record": ["record", recipe.world, "--out", data, *recipe.record],
+        "record": ["record", recipe.world, "--out", data, *more["record"], *recipe.record],
         "autoencoder": ["train", str(configs / "vae/quickstart.yaml"), f"data={data}", f"out={vae}"],
         "encode": ["encode", data, "--vae", vae, "--out", latents],
         "world model": ["train", str(configs / "world/quickstart.yaml"), f"latents={latents}", f"out={world}"],
     }
-    return {name: [*command, *more[name]] for name, command in commands.items()}
+    return {name: command if name == "record" else [*command, *more[name]] for name, command in commands.items()}
 
 
 def timed(command: list[str], threads: int) -> tuple[float, float]:
@@ -157,12 +157,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--result", type=Path, help="JSON to write, such as benchmarks/gym_worlds.json")
     parser.add_argument("--picture", type=Path, help="PNG to write, such as docs/gymnasium.png")
     parser.add_argument("--small", action="store_true", help="tiny stages, to see that all of it runs")
-    parser.add_argument("--world", help="another environment for the only recipe, for a test")
     args = parser.parse_args(argv)
     os.environ.setdefault("MUJOCO_GL", "egl")
     recipes = {name: RECIPES[name] for name in args.only}
-    if args.world:
-        recipes = {name: Recipe("test", args.world) for name in args.only}
     found = {name: run(recipe, args.out / name, SMALL if args.small else FULL, args.threads)
              for name, recipe in recipes.items()}  # fmt: skip
     for row in found.values():

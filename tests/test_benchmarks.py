@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import carry_over
 import design
 import evaluation
+import gym_worlds
 import large_latents
 import peers
 import rollout
@@ -240,3 +241,18 @@ def test_made_up_latents_give_the_batches_of_real_ones(tmp_path, monkeypatch):
     index.verify(folder)
     assert len(large_latents.same_batches(folder, tmp_path / "out", 20)) == 16
     assert large_latents.memory(os.getpid())[0] > 100 and large_latents.cpu_seconds(os.getpid()) > 0
+
+
+def test_what_a_user_types_for_four_gymnasium_environments(tmp_path, capsys):
+    """A command of the benchmark that the program no longer takes, and lines that a user wrote but are not counted."""
+    for recipe in gym_worlds.RECIPES.values():
+        for sizes in (gym_worlds.SMALL, gym_worlds.FULL):
+            commands = gym_worlds.stages(recipe, tmp_path, sizes)
+            assert [parser().parse_args(command).verb for command in commands.values()] == [
+                "record", "train", "encode", "train",
+            ]  # fmt: skip
+            assert all(Path(word).exists() for command in commands.values() for word in command if "configs/" in word)
+    assert [gym_worlds.lines_of(recipe) for recipe in gym_worlds.RECIPES.values()] == [0, 0, 0, 8]
+    with pytest.raises(SystemExit) as ended:
+        gym_worlds.main(["--help"])
+    assert ended.value.code == 0 and "--only" in capsys.readouterr().out

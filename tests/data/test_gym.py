@@ -15,8 +15,10 @@ from videowm.cli import main
 from videowm.data.dataset import Dataset
 from videowm.data.playing import attempts, game_seed, play_episode
 from videowm.data.recording import Recording, record_episodes
+from videowm.dit.saved import TrainedOn
 from videowm.evaluate.counterfactual import Replay
 from videowm.generation import named_actions
+from videowm.play.controls import controls
 from videowm.types import UserError
 from videowm.worlds import find_world, open_world, world_class
 from videowm.worlds.gym import colours, proportional
@@ -70,6 +72,13 @@ def test_a_policy_is_held_to_the_space(action):
         columns.vector(action)
 
 
+def trained_on(names) -> TrainedOn:
+    """What a model of `gym:nowhere:Gone-v0` remembers."""
+    ones = [1.0] * len(names)
+    return TrainedOn(latents_mean=[0.0], latents_std=[1.0], action_mean=ones, action_std=ones, action_names=list(names),
+                     world="gym:nowhere:Gone-v0", fps=10.0, window=4, vae_hash="")  # fmt: skip
+
+
 def test_named_actions_need_no_environment():
     """`--actions` of a model on a machine without the simulator: the names of the columns say it all."""
     names = columns_of(spaces.Discrete(3), ["NOOP", "LEFT", "RIGHT"]).names
@@ -80,6 +89,8 @@ def test_named_actions_need_no_environment():
     assert named_actions("gym:x", columns_of(spaces.MultiBinary(2)).names)["none"] == (0, 0)
     with pytest.raises(UserError, match="no named actions"):
         named_actions("gym:x", columns_of(spaces.Box(0, 1, (2,))).names)
+    offered = {control.name: control.keys for control in controls(trained_on(names))}
+    assert offered["left"] == ["ArrowLeft", "KeyA"] and len(offered) == 3, "keys of a player"
     axes = opposite_actions("gym:x", ("axis_0",), [0.5], [0.25])
     assert list(axes.values()) == [(0.25,), (0.75,)]
     assert not find_world("gym:x").has("caption") and world_class("gym:x") is find_world("gym:x")

@@ -31,7 +31,7 @@ DEVIATIONS = 2.0  # how far a key moves a number of an unnamed action, in standa
 def controls(trained_on: TrainedOn) -> list[Control]:
     """Every action that the page offers, the one without keys first."""
     world = find_world(trained_on.world)
-    named = dict(world.NAMED_ACTIONS) if world and world.NAMED_ACTIONS else dict(unnamed(trained_on))
+    named = (dict(world.named_actions(trained_on.action_names)) if world else {}) or dict(unnamed(trained_on))
     neutral = next((name for name, action in named.items() if not any(action)), next(iter(named)))
     spare, taken = iter(SPARE), set()
     found = []
