@@ -242,7 +242,7 @@ BAD = {  # command line -> words of its one line
     "record carracing --out x --episodes 9 --test-share 1": ["--test-share: 1.0 is out of range"],
     "record carracing --out x --episodes 9 --test-share nan": ["--test-share: expected float, got 'nan'"],
     "record carracing --out x --episodes 9 --workers 0": ["--workers: 0 is out of range"],
-    "import x --out y --size 9999": ["--size: 9999 is out of range"],
+    "import x --out y --size 9999": ["size 9999x9999 cannot be stored: give --size with even numbers, 16 to 2048"],
     "caption x --retries -1": ["--retries: -1 is out of range"],
     "caption x --timeout 0": ["--timeout: 0.0 is out of range"],
     "caption x --answer yaml": ["--answer: 'yaml' is not a choice"],

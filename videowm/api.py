@@ -85,19 +85,17 @@ def import_(source: AnyPath, out: AnyPath, options: ImportOptions = ImportOption
     """Bring foreign recordings into a new dataset; returns the folder `out`.
 
     Args:
-        source: a LeRobot v3 folder, or a folder of videos with action tables: a.mp4 beside a.csv, a.npz or a.parquet,
-            and a.txt where there is a caption.
-        out: new or empty folder.
-        options: size of the stored frames, share that is held out.
+        source: a LeRobot folder (layout v2.0, v2.1 or v3), or a folder of videos with action tables: a.mp4 beside
+            a.csv, a.npy, a.npz or a.parquet, and a.txt where there is a caption.
+        out: new or empty folder. Of an interrupted import only the missing episodes are made.
+        options: what is taken, and how frames are stored.
 
     Raises:
         UserError: a video that is cut off, actions that do not fit the frames, or a folder that holds something else.
     """
     from videowm.data.import_ import import_dataset
 
-    o = configuration.check(options)
-    size = None if o.size is None else (o.size, o.size)
-    return import_dataset(source, out, size=size, test_share=o.test_share, video_key=o.video_key, lossless=o.lossless)
+    return import_dataset(source, out, configuration.check(options))
 
 
 def caption(data: AnyPath, options: CaptionOptions = CaptionOptions()) -> Captioned:

@@ -87,9 +87,10 @@ def data_verbs(verb: Verb) -> None:
     p.add_argument("--out", type=Path, required=True, help="dataset directory to write")
     add_options(p, api.RecordOptions)
 
-    p = verb(import_, "bring in a LeRobot v3 folder, or videos with action tables",
-             "videowm import ~/robot_videos --out data/robot --size 64")  # fmt: skip
-    p.add_argument("source", type=Path, help="LeRobot v3 folder, or a.mp4 + a.csv|npz|parquet (+ a.txt) side by side")
+    p = verb(import_, "bring in a LeRobot folder, or videos with action tables",
+             "videowm import ~/robot_videos --out data/robot --size 96x128\n"
+             "  videowm import ~/hub/pusht --out data/pusht --camera observation.image --episodes 0-99")  # fmt: skip
+    p.add_argument("source", type=Path, help="LeRobot folder, or a.mp4 + a.csv|npz|parquet (+ a.txt) side by side")
     p.add_argument("--out", type=Path, required=True, help="dataset directory to write")
     add_options(p, api.ImportOptions)
 

@@ -6,6 +6,7 @@ then renamed. A process that dies leaves the old file, a full disk leaves the ol
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import json
@@ -204,6 +205,20 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (holds a {type(content).__name__}, expected a dict): {remedy}")
     return content
+
+
+def decode_text(content: bytes) -> tuple[str, str]:
+    """Text and its encoding: UTF-8, UTF-16 where it begins with its mark, else Windows-1252, which fits any bytes.
+
+    Raises:
+        UnicodeDecodeError: the content begins with the mark of UTF-16 and is none.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16"), "utf-16"
+    try:
+        return content.decode("utf-8-sig"), "utf-8"
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace"), "windows-1252"
 
 
 def sync(path: Path) -> None:

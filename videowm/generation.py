@@ -11,7 +11,8 @@ import torch
 
 from videowm import config as configuration
 from videowm.actions.group import check_actions
-from videowm.actions.script import TABLES, parse_actions, read_action_table
+from videowm.actions.script import parse_actions
+from videowm.actions.tables import TABLES, read_action_table
 from videowm.data.dataset import Dataset
 from videowm.data.starts import starts_of
 from videowm.device import default_device
@@ -101,7 +102,7 @@ def future(
     if options.actions is None:
         actions = own[: known + options.frames]
         return actions, dataset.frames(episode, range(start, start + len(actions) + 1))
-    if Path(options.actions).suffix in TABLES:
+    if Path(options.actions).suffix.lower() in TABLES:
         names, given = read_action_table(Path(options.actions))
         if set(names) == set(dataset.action_names):  # a header may name them in another order
             given = given[:, [names.index(name) for name in dataset.action_names]]

@@ -42,9 +42,16 @@ class RecordOptions:
 class ImportOptions:
     """How foreign recordings are brought in; see `videowm.api.import_`."""
 
-    size: Pixels | None = 64  # height and width of the stored frames, in pixels
-    test_share: HeldOut = 0.1  # share of the episodes that are held out; a LeRobot folder keeps its own split
-    video_key: str | None = None  # which video of a LeRobot folder with several cameras
+    size: Pixels | str = 64  # of the stored frames in pixels: HxW, one number for both, or keep
+    fit: Literal["stretch", "crop", "pad"] = "stretch"  # how frames of another aspect become that size
+    fps: Positive | None = None  # rate of the stored frames; others are resampled, frames and actions (default: theirs)
+    episodes: str | None = None  # which to take, counted from 0, such as 0,2,5-9 (default: all)
+    test_share: HeldOut | None = None  # share held out, the last ones; default: a LeRobot folder's own split, else 0.1
+    camera: str | None = None  # which video of a LeRobot folder with several (default: its first)
+    action_key: str | None = None  # feature, array of an .npz or column of a .parquet that holds the actions
+    columns: tuple[str, ...] = ()  # columns that are actions, in this order (default: all that do not count time)
+    one_hot: tuple[str, ...] = ()  # columns of text or whole numbers of which each value becomes a column
+    no_actions: bool = False  # take video alone: every action is one 0
     lossless: bool = False  # store bit-exact video, several times larger
 
 

@@ -20,6 +20,7 @@ from videowm.data.import_ import import_dataset
 from videowm.data.latents import Latents, LatentsIndex
 from videowm.data.recording import Recording
 from videowm.info import info
+from videowm.options import ImportOptions
 from videowm.types import UserError
 
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
@@ -228,20 +229,20 @@ def test_a_damaged_shard_is_not_sealed(encode, codec, vae_run, latents, tmp_path
 
 def test_import_again_mends_an_import(lossy, tmp_path):
     """Guards a remedy that does nothing: the same import makes a cut video again, and added captions stay."""
-    out = import_dataset(lossy, tmp_path / "out", size=(32, 32))
+    out = import_dataset(lossy, tmp_path / "out", ImportOptions(size=32))
     before, added = Dataset(out).hash, '{"episode_index": 1, "caption": "Mine."}\n'
     with open(out / "captions.jsonl", "a") as file:
         file.write(added)
     video = out / "videos/observation.image/chunk-000/file-001.mp4"
     stamp = video.stat().st_mtime_ns
-    import_dataset(lossy, out, size=(32, 32))
+    import_dataset(lossy, out, ImportOptions(size=32))
     assert video.stat().st_mtime_ns == stamp, "a whole import is left as it is"
-    with pytest.raises(UserError, match="size .32, 32. there, .40, 40. now.*another --out"):
-        import_dataset(lossy, out, size=(40, 40))
+    with pytest.raises(UserError, match="size 32 there, 40 now.*another --out"):
+        import_dataset(lossy, out, ImportOptions(size=40))
     os.truncate(video, 100)
     with pytest.raises(UserError, match="file-001.mp4 has 100 bytes.*: run the same import command again"):
-        Dataset(out).frames(2, [0])
-    import_dataset(lossy, out, size=(32, 32))
+        Dataset(out).frames(1, [0])
+    import_dataset(lossy, out, ImportOptions(size=32))
     Dataset(out).verify()
     assert Dataset(out).hash == before and Dataset(out).caption(1) == "Mine."
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
@@ -14,7 +11,6 @@ from videowm.config import suggest
 from videowm.types import UserError
 from videowm.worlds import find_world
 
-TABLES = (".csv", ".npy", ".npz", ".parquet")
 MOST = 1_000_000  # actions of one script
 STILL = 1e-3  # standard deviation below which an action never changed; latents.json holds none smaller
 
@@ -43,78 +39,6 @@ def parse_actions(text: str, named: dict[str, tuple[float, ...]]) -> Float32[np.
     if not rows:
         raise UserError(f"no actions in {text!r}; write for example {next(iter(named), 'name')}*8")
     return np.array(rows, dtype=np.float32)
-
-
-def read_action_table(path: Path) -> tuple[tuple[str, ...], Float32[np.ndarray, "n a"]]:
-    """Column names (none where the file has none) and rows of a table of actions, one row a frame.
-
-    A .csv may have a header, and commas or spaces between its numbers. Of an .npz the array `actions` is read, or the
-    only one. Every column of a .parquet is read; a column of lists gives several.
-
-    Raises:
-        UserError: the file is missing, damaged, empty, or holds anything but finite numbers.
-    """
-    remedy = f"give {', '.join(TABLES[:-1])} or {TABLES[-1]} with one row of numbers a frame"
-    try:
-        names, rows = READERS.get(path.suffix, read_csv)(path)
-        table = np.asarray(rows, dtype=np.float32)
-        table = table.reshape(len(table), -1)
-    except (ValueError, TypeError, LookupError, OSError, EOFError, csv.Error, zipfile.BadZipFile) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"{path} is no action table ({why}): {remedy}") from None
-    if not table.size:
-        raise UserError(f"{path} is no action table (it is empty): {remedy}")
-    bad = np.flatnonzero(~np.isfinite(table).all(1))
-    if len(bad):
-        raise UserError(f"row {bad[0]} of {path} is {table[bad[0]].tolist()}, expected finite numbers: correct it")
-    return names, table
-
-
-Table = tuple[tuple[str, ...], Sequence]  # names and rows
-
-
-def read_csv(path: Path) -> Table:
-    """A text table; its first row is a header where not all of it are numbers."""
-    with path.open(newline="") as file:
-        lines = [line for line in file if line.strip()]
-    cells = list(csv.reader(lines)) if lines and "," in lines[0] else [line.split() for line in lines]
-    header = [cell.strip() for cell in cells[0]] if cells and not all(map(is_number, cells[0])) else []
-    return tuple(header), [[float(cell) for cell in row] for row in cells[bool(header) :]]
-
-
-def is_number(cell: str) -> bool:
-    """Whether a cell is written as a number; `nan` is one, and refused as such."""
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def read_npz(path: Path) -> Table:
-    """The array `actions` of an archive, or its only one."""
-    with np.load(path, allow_pickle=False) as archive:
-        if "actions" not in archive.files and len(archive.files) != 1:
-            raise ValueError(f"its arrays are {', '.join(archive.files)}, none is called actions")
-        return (), archive["actions" if "actions" in archive.files else archive.files[0]]
-
-
-def read_parquet(path: Path) -> Table:
-    """All columns side by side."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from None
-    columns = {name: np.array(table[name].to_pylist(), np.float32) for name in table.column_names}
-    parts = {name: values.reshape(len(values), -1) for name, values in columns.items()}
-    names = [n if p.shape[1] == 1 else f"{n}_{i}" for n, p in parts.items() for i in range(p.shape[1])]
-    return tuple(names), np.concatenate(list(parts.values()), axis=1)
-
-
-READERS = {".npy": lambda path: ((), np.load(path, allow_pickle=False)), ".npz": read_npz, ".parquet": read_parquet}
 
 
 def opposite_actions(

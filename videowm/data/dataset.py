@@ -181,7 +181,9 @@ class Dataset:
         rows = np.flatnonzero(self._read_column(path, "episode_index") == episode)
         if len(rows) != length:
             raise UserError(f"{path} holds {len(rows)} rows of episode {episode}, expected {length}: {self.remedy}")
-        return self._read_column(path, name)[rows[0] : rows[0] + length]
+        if rows[-1] - rows[0] == length - 1:
+            return self._read_column(path, name)[rows[0] : rows[0] + length]
+        return self._read_column(path, name)[rows]  # rows of other episodes stand between
 
     def caption(self, episode: int) -> str:
         """The newest caption of an episode; LeRobot's task where there is none."""

@@ -1,13 +1,17 @@
-"""Bring foreign recordings into a dataset: a LeRobot v3 folder, or a folder of videos with action tables.
+"""Bring foreign recordings into a dataset: a LeRobot folder, or a folder of videos with action tables.
 
-Every frame is decoded once, strictly, because decoders pass over damage without a word. Video that decord cannot be
-trusted with (any codec but H.264, open groups of pictures) or that gets another size is encoded again.
+What can be refused cheaply is refused before anything is written: tables, time stamps, sizes and names are read first.
+Then the episodes are written one by one, one frame in memory at a time. Every frame is decoded once, strictly, because
+decoders pass over damage without a word.
+
+An import that is repeated keeps the episodes that were made of the same files with the same options, and no others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import dataclasses
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,63 +19,74 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from videowm.actions.script import TABLES, read_action_table
 from videowm.data import layout
 from videowm.data.dataset import Dataset
+from videowm.data.foreign_video import Painter, Reel
 from videowm.data.layout import Layout
-from videowm.files import read_json, remove_leftovers, visible, write_atomic, write_json, writing
+from videowm.data.lerobot import plan_lerobot, untouched
+from videowm.data.takes import NO_ACTIONS, Notes, Plan, Take, wanted_size
+from videowm.data.video_folder import plan_videos
+from videowm.files import (
+    read_json,
+    remove_leftovers,
+    sha256_of,
+    short_hash,
+    visible,
+    write_atomic,
+    write_json,
+    writing,
+)
+from videowm.lock import FolderLock
+from videowm.options import ImportOptions
 from videowm.types import Episode, UserError
 
 NOTE = "meta/import.json"
-Size = tuple[int, int]  # (H, W) pixels
-VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
-def import_dataset(
-    src: str | Path, out: str | Path, *, size: Size | None = None, test_share: float = 0.1,
-    video_key: str | None = None, lossless: bool = False,
-) -> Path:  # fmt: skip
+def import_dataset(src: str | Path, out: str | Path, options: ImportOptions = ImportOptions()) -> Path:
     """Check foreign recordings and write them as a dataset; returns `out`.
 
-    The same call again makes a dataset that was interrupted or damaged anew, or does nothing.
+    The same call again goes on with an import that was interrupted or damaged, or does nothing.
 
     Args:
-        src: LeRobot v3 folder, or a folder of videos with action tables.
+        src: LeRobot folder, or a folder of videos with action tables.
         out: new folder, or one of the same import.
-        size: (H, W) pixels that frames are resized to, even and 16 or more; None keeps their size.
-        test_share: share of the videos that are held out; a LeRobot folder keeps its own split.
-        video_key: which video of a LeRobot folder that has several.
-        lossless: whether video that is encoded again keeps every bit.
+        options: what is taken, and how frames are stored.
 
     Raises:
         UserError: the source is damaged or no source, `out` holds something else, or the disk is full.
     """
     src, out = Path(src), Path(out)
+    wanted_size(options.size)
     if not src.is_dir():
-        raise UserError(f"no folder at {src}: give a LeRobot v3 dataset or a folder of videos with action tables")
-    if size is not None and (min(size) < 16 or size[0] % 2 or size[1] % 2):
-        raise UserError(f"size {size[0]}x{size[1]} cannot be encoded: give even numbers from 16 on")
-    settings = {"src": src.name, "size": size and list(size), "video_key": video_key, "lossless": lossless}
+        raise UserError(f"no folder at {src}: give a LeRobot dataset or a folder of videos with action tables")
+    settings = {"src": src.name} | json.loads(json.dumps(dataclasses.asdict(options)))
     with writing(out):
-        if is_imported(out, settings):
+        if is_imported(out, settings, src):
             tqdm.write(f"{out} is already imported from {src}")
             return out
+        if src.resolve() in out.resolve().parents:
+            raise UserError(f"{out} lies within {src}, where it would be taken for a source: give another --out")
+        foreign = (src / "meta/info.json").exists()
+        plan = (plan_lerobot if foreign else plan_videos)(src, options)
+        lock = FolderLock(out, f"another process is importing into {out}: wait for it, or give another --out")
         try:
-            begin(out, settings)
-            if (src / "meta/info.json").exists():
-                import_lerobot(Dataset(src, video_key), out, size, lossless=lossless)
+            remove_leftovers(out)
+            if foreign and untouched(src, options, plan):
+                copy_lerobot(src, out, plan, settings)
             else:
-                import_videos(src, out, size, test_share, lossless=lossless)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{out} is unfinished, the same command begins again") from None
+                write_plan(out, plan, options, settings, src)
+        finally:
+            lock.remove()
+    tqdm.write(f"{out}: {taken(plan, src, options)}")
     return out
 
 
-def is_imported(out: Path, settings: dict[str, Any]) -> bool:
+def is_imported(out: Path, settings: dict[str, Any], src: Path) -> bool:
     """Whether `out` is a finished, whole import with these settings.
 
     Raises:
-        UserError: `out` holds something else, or was imported with other settings.
+        UserError: `out` holds something else, was imported with other settings, or the source has changed since.
     """
     note = out / NOTE
     if not note.is_file():
@@ -88,47 +103,151 @@ def is_imported(out: Path, settings: dict[str, Any]) -> bool:
     if differing := [f"{key} {present.get(key)} there, {value} now" for key, value in settings.items()
                      if present.get(key) != value]:  # fmt: skip
         raise UserError(f"{out} was imported with other settings ({'; '.join(differing)}): give another --out")
+    if present.get("source") != listing(src):
+        raise UserError(f"files of {src} have changed since they were imported to {out}: give another --out")
     return True
 
 
-def begin(out: Path, settings: dict[str, Any]) -> None:
-    """Make `out` an unfinished import: what an earlier one left in it is removed, captions that were added stay."""
+def listing(src: Path) -> str:
+    """A hash over the names and sizes of all files of a source."""
+    paths = [path for path in sorted(src.rglob("*")) if path.is_file()]
+    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(src).parts)]
+    return short_hash(*(f"{path.relative_to(src).as_posix()} {path.stat().st_size}\n" for path in paths))
+
+
+def write_plan(out: Path, plan: Plan, options: ImportOptions, settings: dict[str, Any], src: Path) -> None:
+    """Write the episodes of a plan that are not there yet, and finish the dataset."""
+    shared = Layout(plan.name, plan.fps, plan.size, plan.action_names, plan.state_names, options.lossless, group=1)
+    origins = origins_of(plan, shared, options)
+    missing = clean(out, origins, shared)
+    note_down(out, settings, src)
+    with tqdm(total=sum(len(plan.takes[i].shown) for i in missing), unit=" frames", desc="import") as bar:
+        reel: Reel | None = None
+        try:
+            for number in missing:
+                take = plan.takes[number]
+                if reel is None or reel.video is not take.video:
+                    reel = Reel(take.video, Painter(take.video, plan.size, options.fit))
+                write_take(out, number, take, reel, shared, origins[number], bar, whole=plan.whole)
+        except KeyboardInterrupt:
+            kept = sum(layout.origin_of(out / shared.paths(i)[0]) == origin for i, origin in enumerate(origins))
+            text = f"{kept} of {len(origins)} episodes are kept in {out}, the same command goes on from there"
+            raise KeyboardInterrupt(text) from None
+    note_down(out, settings, src, plan, options)
+    layout.finish(out, shared, plan.held_out / len(plan.takes))
+
+
+def write_take(
+    out: Path, number: int, take: Take, reel: Reel, shared: Layout, origin: str, bar: tqdm, *, whole: bool
+) -> None:
+    """Write one episode as a file group; with `whole`, its video is decoded to the end before that counts."""
+
+    def pictures() -> Iterator[np.ndarray]:
+        for picture in reel.read(take.frames):
+            bar.update()
+            yield picture
+        if whole:
+            reel.finish()
+
+    rows = take.rows().at(take.shown)
+    episode = Episode(pictures(), rows.actions, rows.rewards, rows.dones, rows.states, take.caption)
+    layout.write_group(out, number, [episode], shared, origin)
+
+
+def origins_of(plan: Plan, shared: Layout, options: ImportOptions) -> list[str]:
+    """For each episode a hash over all that decides its bytes."""
+    hashes = {path: sha256_of(path) for take in plan.takes for path in take.files}
+    common = f"{shared} {options.fit} {options.no_actions} {options.columns} {options.one_hot} {options.action_key}"
+    return [
+        short_hash(common, *(hashes[path] for path in take.files), take.caption, str(take.first), take.shown.tobytes())
+        for take in plan.takes
+    ]
+
+
+def clean(out: Path, origins: list[str], shared: Layout) -> list[int]:
+    """Make `out` an unfinished import that holds nothing but episodes with their `origins` -> those it lacks.
+
+    Captions that were added stay.
+    """
     (out / "meta/info.json").unlink(missing_ok=True)
+    places = [tuple(out / part for part in shared.paths(number)) for number in range(len(origins))]
+    kept = {number for number, (data, video) in enumerate(places)
+            if video.is_file() and layout.origin_of(data) == origins[number]}  # fmt: skip
+    kept -= damaged(out, places)
+    (out / "meta/files.json").unlink(missing_ok=True)
+    keep = {path for number in kept for path in places[number]}
     for pattern in ("data/**/*.parquet", "videos/**/*.mp4", "meta/episodes/**/*.parquet"):
         for path in visible(out, pattern):
-            path.unlink()
-    remove_leftovers(out)
-    write_json(out / NOTE, settings)
+            if path not in keep:
+                path.unlink()
+    return [number for number in range(len(origins)) if number not in kept]
 
 
-def import_lerobot(data: Dataset, out: Path, size: Size | None, *, lossless: bool) -> None:
-    """Copy a LeRobot v3 dataset with one of its videos, checked row by row and frame by frame."""
-    needed: dict[Path, int] = {}  # frames that the episodes claim of each video file
-    for episode, length in enumerate(data.lengths.tolist()):
-        data.all_actions(episode)
-        path = data.video_path(episode)
-        needed[path] = max(needed.get(path, 0), data.first_frame(episode) + length)
-    again = size not in (None, data.size) or not all(map(trusted, needed))
-    size = size or (data.size[0] // 2 * 2, data.size[1] // 2 * 2)
-    layout.check_width(size[1])
-    for path, frames in needed.items():
-        pictures = counted(read_video(path, size), path, frames)
-        if again:
-            content = layout.encode_video([pictures], data.fps, lossless=lossless)
-        else:
-            sum(1 for _ in pictures)
-            content = path.read_bytes()
-        write_atomic(out / path.relative_to(data.root), content)
+def damaged(out: Path, places: list[tuple[Path, ...]]) -> set[int]:
+    """Episodes of a finished import whose files are no longer as they were written."""
+    try:
+        files = read_json(out / "meta/files.json", "")
+    except UserError:
+        return set()
+    names = [[path.relative_to(out).as_posix() for path in pair] for pair in places]
+    return {number for number, pair in enumerate(names)
+            if any(name in files and layout.fingerprint(out / name) != files[name] for name in pair
+                   if (out / name).is_file())}  # fmt: skip
+
+
+def note_down(
+    out: Path, settings: dict[str, Any], src: Path, plan: Plan | None = None, options: ImportOptions | None = None
+) -> None:
+    """Write meta/import.json: the settings, and of a finished import what was taken and what is to be said of it."""
+    done = {"source": listing(src)}
+    if plan is not None:
+        done |= {"taken": taken(plan, src, options), "warnings": warnings(plan.notes)}
+        for line in done["warnings"]:
+            tqdm.write(f"note: {line}")
+    write_json(out / NOTE, settings | done)
+
+
+def warnings(notes: Notes) -> list[str]:
+    """One line for each thing that is to be said, with the first file that it is true of and the number of others."""
+    files: dict[str, list[str]] = {}
+    for name, text in notes:
+        files.setdefault(text, []).append(name)
+    return [f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {text}"
+            for text, names in files.items()]  # fmt: skip
+
+
+def taken(plan: Plan, src: Path, options: ImportOptions) -> str:
+    """What an import took, in one line."""
+    frames, sizes = sum(len(take.shown) for take in plan.takes), {take.video.size for take in plan.takes}
+    before, after = ", ".join(sorted("{}x{}".format(*size) for size in sizes)), "{}x{}".format(*plan.size)
+    aspect = any(size[0] * plan.size[1] != size[1] * plan.size[0] for size in sizes)
+    fit = {"stretch": "stretched", "crop": "cropped", "pad": "padded"}[options.fit]
+    change = after if before == after else f"{before} -> {after}" + f" ({fit})" * aspect
+    actions = "no actions" if plan.action_names == (NO_ACTIONS,) else f"actions {', '.join(plan.action_names)}"
+    camera = f", camera {plan.camera}" if plan.camera else ""
+    return (f"{len(plan.takes)} episodes ({plan.held_out} held out), {frames} frames from {src}{camera}, "
+            f"size {change}, {plan.fps:.5g} fps, {actions}")  # fmt: skip
+
+
+def copy_lerobot(src: Path, out: Path, plan: Plan, settings: dict[str, Any]) -> None:
+    """Copy a LeRobot v3 dataset with one of its videos, after every frame was decoded once."""
+    clean(out, [], Layout(plan.name, plan.fps, plan.size, plan.action_names))
+    note_down(out, settings, src)
+    data = Dataset(src, plan.camera)
+    for video in {take.video.path: take.video for take in plan.takes}.values():
+        Reel(video, Painter(video, None, "stretch")).finish()
+        write_atomic(out / video.path.relative_to(src), video.path.read_bytes())
     for pattern in ("data/*/*.parquet", "meta/stats.json", "meta/tasks.parquet"):
-        for path in visible(data.root, pattern):
-            write_atomic(out / path.relative_to(data.root), path.read_bytes())
-    if (captions := data.root / "captions.jsonl").exists():
+        for path in visible(src, pattern):
+            write_atomic(out / path.relative_to(src), path.read_bytes())
+    if (captions := src / "captions.jsonl").exists():
         layout.write_captions(out, captions.read_bytes())
-    layout.seal(out, one_video(data, out, size if again else None, lossless=lossless))
+    note_down(out, settings, src, plan, ImportOptions())
+    layout.seal(out, one_video(data, out))
 
 
-def one_video(data: Dataset, out: Path, size: Size | None, *, lossless: bool) -> dict[str, Any]:
-    """Write meta/episodes without the videos that are not imported -> info.json to match; `size` if encoded again."""
+def one_video(data: Dataset, out: Path) -> dict[str, Any]:
+    """Write meta/episodes without the videos that are not imported; returns info.json to match."""
     features = data.info["features"]
     others = [key for key, feature in features.items() if feature["dtype"] == "video" and key != data.video_key]
     gone = tuple(f"{kind}/{key}/" for key in others for kind in ("videos", "stats"))
@@ -136,149 +255,4 @@ def one_video(data: Dataset, out: Path, size: Size | None, *, lossless: bool) ->
         table = pq.read_table(path)
         table = table.drop_columns([name for name in table.column_names if name.startswith(gone)]) if gone else table
         layout.write_table(out / path.relative_to(data.root), table)
-    features = {key: dict(feature) for key, feature in features.items() if key not in others}
-    if size is not None:
-        features[data.video_key] |= layout.video_feature(size, data.info["fps"], lossless=lossless)
-    return data.info | {"features": features}
-
-
-def import_videos(src: Path, out: Path, size: Size | None, test_share: float, *, lossless: bool) -> None:
-    """Import every `a.mp4` with its actions in a table beside it, such as `a.csv`, and perhaps a caption in `a.txt`.
-
-    Raises:
-        UserError: the folder holds no videos, a file is damaged, or videos differ in frame rate, size or action names.
-    """
-    videos = sorted(path for path in src.iterdir() if path.suffix.lower() in VIDEOS and not path.name.startswith("."))
-    if not videos:
-        raise UserError(f"{src} holds no videos ({', '.join(VIDEOS)}) and no meta/info.json: give a folder that does")
-    first: Layout | None = None
-    for number, path in enumerate(videos):
-        episode, own = read_episode(path, size)
-        first = first or replace(own, lossless=lossless)
-        for key in ("fps", "size", "action_names"):
-            ours, theirs = getattr(own, key), getattr(first, key)
-            if ours != theirs:
-                raise UserError(f"{path} has {key} {ours}, {videos[0].name} has {theirs}: make them equal")
-        layout.write_group(out, number, [episode], first)
-    layout.finish(out, first, test_share)
-
-
-def read_episode(path: Path, size: Size | None) -> tuple[Episode, Layout]:
-    """A video with its actions and its caption, and what it must have in common with the others.
-
-    Raises:
-        UserError: the video, the table or the caption is damaged, or their lengths do not fit.
-    """
-    names, actions = read_action_table(table_beside(path))
-    width = actions.shape[1]
-    names = names or (("action",) if width == 1 else tuple(f"action_{i}" for i in range(width)))
-    frames = np.stack(list(counted(read_video(path, size), path, 2)))
-    if len(actions) not in (len(frames) - 1, len(frames)):
-        raise UserError(f"{path} has {len(frames)} frames and {len(actions)} actions: give one between two frames")
-    if len(actions) < len(frames):
-        actions = np.concatenate([actions, actions[-1:]])  # leads to a frame that is not there
-    none, states = np.zeros(len(frames), np.float32), np.zeros((len(frames), 0), np.float32)
-    own = Layout(path.parent.name, frame_rate(path), frames.shape[1:3], names, group=1)
-    return Episode(frames, actions, none, none > 0, states, read_caption(path.with_suffix(".txt"))), own
-
-
-def read_caption(path: Path) -> str:
-    """The words of a text file; none where there is no file.
-
-    Raises:
-        UserError: the file cannot be read as UTF-8.
-    """
-    try:
-        return " ".join(path.read_text(encoding="utf-8").split()) if path.exists() else ""
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"{path} is no text in UTF-8: save it as one, or remove it") from None
-
-
-def table_beside(video: Path) -> Path:
-    """The action table of a video: the one file of its name that is a table.
-
-    Raises:
-        UserError: no table stands beside the video, or more than one.
-    """
-    tables = [video.with_suffix(end) for end in TABLES if video.with_suffix(end).exists()]
-    if len(tables) != 1:
-        raise UserError(
-            f"{video} has {len(tables)} action tables beside it: give one of {', '.join(TABLES)} of its name"
-        )
-    return tables[0]
-
-
-def read_video(path: Path, size: Size | None = None) -> Iterator[np.ndarray]:
-    """Frames uint8 "H W 3" of a video, resized by area, up to the first damage that the decoder can see.
-
-    Raises:
-        UserError: the file is damaged or no video, or its number of frames differs from the declared one.
-    """
-    import av
-
-    try:
-        with av.open(str(path), options={"err_detect": "explode"}) as video:
-            stream = video.streams.video[0]
-            stream.codec_context.options = {"err_detect": "explode"}
-            declared, total = stream.frames, 0
-            height, width = size or (stream.height // 2 * 2, stream.width // 2 * 2)
-            for frame in video.decode(stream):
-                total += 1
-                yield frame.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray()
-    except (av.error.FFmpegError, IndexError, ValueError):
-        raise UserError(f"{path} is damaged or no video: download or make it again") from None
-    if declared and total != declared:
-        raise UserError(f"{path} declares {declared} frames, {total} decode: download or make it again")
-
-
-def counted(frames: Iterable[np.ndarray], path: Path, needed: int) -> Iterator[np.ndarray]:
-    """The same frames, counted.
-
-    Raises:
-        UserError: after the last frame, when they were fewer than `needed`.
-    """
-    total = 0
-    for frame in frames:
-        total += 1
-        yield frame
-    if total < needed:
-        raise UserError(f"{path} holds {total} frames, expected {needed} or more: download or make it again")
-
-
-def frame_rate(path: Path) -> float:
-    """Frames a second of a video, on average.
-
-    Raises:
-        UserError: the video names no frame rate.
-    """
-    import av
-
-    with av.open(str(path)) as video:
-        rate = video.streams.video[0].average_rate
-    if not rate:
-        raise UserError(f"{path} names no frame rate: make it again with one")
-    return float(rate)
-
-
-def trusted(path: Path) -> bool:
-    """Whether decord finds every frame: H.264 where no frame shown before a key frame is stored behind it.
-
-    Raises:
-        UserError: the file is damaged or no video.
-    """
-    import av
-
-    try:
-        with av.open(str(path)) as video:
-            stream, key = video.streams.video[0], None
-            if stream.codec_context.name != "h264":
-                return False
-            for packet in video.demux(stream):
-                if packet.pts is None:
-                    continue
-                key = packet.pts if packet.is_keyframe else key
-                if key is None or packet.pts < key:
-                    return False
-    except (av.error.FFmpegError, IndexError):
-        raise UserError(f"{path} is damaged or no video: download or make it again") from None
-    return True
+    return data.info | {"features": {key: feature for key, feature in features.items() if key not in others}}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -74,19 +74,19 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def encode_video(episodes: Iterable[Iterable[np.ndarray]], fps: float, *, lossless: bool) -> bytes:
-    """Frames uint8 "H W 3" of each episode -> one H.264 mp4 in which every episode starts at a key frame.
+def encode_video(path: Path, episodes: Iterable[Iterable[np.ndarray]], fps: float, *, lossless: bool) -> None:
+    """Write the frames uint8 "H W 3" of each episode as one H.264 mp4 in which every episode starts at a key frame.
 
     Groups of pictures are closed and hold no B-frames: decord returns wrong frames without a word from open ones.
-    One thread, because x264's output depends on their number.
+    One thread, because x264's output depends on their number. One frame is in memory at a time.
     """
     import av
 
     x264 = "keyint=12:min-keyint=1:scenecut=0:open-gop=0:bframes=0:threads=1:lookahead-threads=1"
     codec, pixels, crf = ("libx264rgb", "rgb24", "0") if lossless else ("libx264", PIXELS, "14")
     options = {"crf": crf, "x264-params": x264, "forced-idr": "1"}
-    kinds, buffer, stream = av.video.frame.PictureType, io.BytesIO(), None
-    with av.open(buffer, "w", format="mp4") as video:
+    kinds, stream = av.video.frame.PictureType, None
+    with atomic(path) as aside, av.open(str(aside), "w", format="mp4") as video:
         for frames in episodes:
             for i, picture in enumerate(frames):
                 if stream is None:
@@ -98,19 +98,28 @@ def encode_video(episodes: Iterable[Iterable[np.ndarray]], fps: float, *, lossle
                 frame.pict_type = kinds.I if i == 0 else kinds.NONE
                 video.mux(stream.encode(frame))
         video.mux(stream.encode())
-    return buffer.getvalue()
 
 
-def write_group(root: str | Path, file_index: int, episodes: Sequence[Episode], layout: Layout) -> None:
+def write_group(
+    root: str | Path, file_index: int, episodes: Sequence[Episode], layout: Layout, origin: str | None = None
+) -> None:
     """Write the consecutive `episodes`, the first of them number `file_index * layout.group`, as one file group.
 
     The parquet file is written last: a group with one is complete. Equal episodes give equal bytes.
+
+    Args:
+        root: the dataset.
+        file_index: number of the group.
+        episodes: their frames may come one at a time, as many as there are actions.
+        layout: what all episodes have in common.
+        origin: what the episodes were made of; `origin_of` reads it back.
     """
     data_path, video_path = layout.paths(file_index)
-    video = encode_video((e.frames for e in episodes), layout.fps, lossless=layout.lossless)
-    write_atomic(Path(root) / video_path, video)
-    lengths = [len(e.frames) for e in episodes]
-    note = {"lengths": lengths, "captions": [e.caption for e in episodes], "pixels": color_counts(episodes).tolist()}
+    counts = np.zeros((3, 256), np.int64)
+    encode_video(Path(root) / video_path, counted(episodes, counts), layout.fps, lossless=layout.lossless)
+    lengths = [len(e.actions) for e in episodes]
+    note = {"lengths": lengths, "captions": [e.caption for e in episodes], "pixels": counts.tolist()}
+    note |= {"origin": origin} if origin else {}
     first = file_index * layout.group
     frame = np.concatenate([np.arange(n) for n in lengths])
     columns = {
@@ -129,10 +138,27 @@ def write_group(root: str | Path, file_index: int, episodes: Sequence[Episode], 
     write_table(Path(root) / data_path, pa.table(columns).replace_schema_metadata({NOTE: json.dumps(note)}))
 
 
-def color_counts(episodes: Sequence[Episode]) -> np.ndarray:
-    """How many pixels have each value, int "3 256": all that the statistics of the frames need."""
-    counts = (np.bincount(e.frames[..., c].reshape(-1), minlength=256) for e in episodes for c in range(3))
-    return np.stack(list(counts)).reshape(-1, 3, 256).sum(0)
+def counted(episodes: Iterable[Episode], counts: np.ndarray) -> Iterator[Iterator[np.ndarray]]:
+    """The frames of each episode, while their pixels are added to `counts`, int "3 256": how many have each value.
+
+    That is all that the statistics of the frames need.
+    """
+
+    def count(frame: np.ndarray) -> np.ndarray:
+        for channel in range(3):
+            counts[channel] += np.bincount(frame[..., channel].reshape(-1), minlength=256)
+        return frame
+
+    return (map(count, episode.frames) for episode in episodes)
+
+
+def origin_of(path: Path) -> str | None:
+    """What the episodes of a group were made of; None where its parquet file at `path` is missing or no such thing."""
+    try:
+        note = (pq.read_schema(path).metadata or {}).get(NOTE)
+    except (OSError, pa.ArrowException):
+        return None
+    return json.loads(note).get("origin") if note else None
 
 
 def vector_column(values: np.ndarray) -> pa.Array:

@@ -27,8 +27,12 @@ def remedy(root: Path) -> str:
     return "record, import or download it again"
 
 
-def read_info(root: Path) -> dict[str, Any]:
+def read_info(root: Path, versions: tuple[str, ...] = ("v3.",)) -> dict[str, Any]:
     """The content of meta/info.json.
+
+    Args:
+        root: the dataset.
+        versions: how the versions of the layout begin that are read.
 
     Raises:
         UserError: it is missing, damaged, of another version of the layout, or lacks what the reader needs.
@@ -40,8 +44,9 @@ def read_info(root: Path) -> dict[str, Any]:
         raise UserError(f"{root} holds no finished dataset (no meta/info.json): {advice}")
     info = read_json(path, remedy(root))
     version = info.get("codebase_version")
-    if isinstance(version, str) and not version.startswith("v3."):
-        raise UserError(f"{root} has LeRobot layout {version}, expected v3.0: convert it with lerobot's own converter")
+    if isinstance(version, str) and not version.startswith(versions):
+        advice = "`videowm import` it" if version in ("v2.0", "v2.1") else "convert it with lerobot's own converter"
+        raise UserError(f"{root} has LeRobot layout {version}, expected v3.0: {advice}")
     problem = wrong_type(info) or wrong_value(info) or wrong_feature(info["features"])
     if problem:
         raise UserError(f"{path} cannot be used ({problem}): {remedy(root)}")
@@ -65,7 +70,8 @@ def wrong_value(info: dict[str, Any]) -> str | None:
         return f"fps is {info['fps']!r}, expected a number above 0"
     for key in ("data_path", "video_path"):
         try:
-            path = Path(info[key].format(video_key="video", chunk_index=0, file_index=0))
+            older = {"episode_chunk": 0, "episode_index": 0} if info["codebase_version"].startswith("v2.") else {}
+            path = Path(info[key].format(video_key="video", chunk_index=0, file_index=0, **older))
         except (LookupError, ValueError, AttributeError, TypeError):
             return f"{key} is {info[key]!r}"
         if path.is_absolute() or ".." in path.parts:
@@ -135,13 +141,16 @@ def read_files(root: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def read_episodes(root: Path, video_key: str, total_frames: int | None = None) -> dict[str, list]:
+def read_episodes(
+    root: Path, video_key: str, total_frames: int | None = None, *, gaps: bool = False
+) -> dict[str, list]:
     """The columns of meta/episodes that locate an episode, in episode order.
 
     Args:
         root: the dataset.
         video_key: the video whose files are located.
         total_frames: rows of the whole dataset, where info.json declares them.
+        gaps: whether numbers of episodes may be missing.
 
     Raises:
         UserError: the tables are missing or damaged, or hold numbers that locate nothing.
@@ -157,18 +166,20 @@ def read_episodes(root: Path, video_key: str, total_frames: int | None = None) -
         starts = np.array(columns[begin], np.float64)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{root}/meta/episodes is missing, damaged or lacks one of {wanted}: {remedy(root)}") from None
-    problem = wrong_numbers(numbers, starts, total_frames) or wrong_tasks(columns["tasks"])
+    problem = wrong_numbers(numbers, starts, total_frames, gaps=gaps) or wrong_tasks(columns["tasks"])
     if problem:
         raise UserError(f"{root}/meta/episodes cannot be used ({problem}): {remedy(root)}")
     return columns
 
 
-def wrong_numbers(numbers: dict[str, np.ndarray], starts: np.ndarray, total_frames: int | None) -> str | None:
+def wrong_numbers(
+    numbers: dict[str, np.ndarray], starts: np.ndarray, total_frames: int | None, *, gaps: bool
+) -> str | None:
     """What is wrong with the numbers that locate episodes, if anything is."""
     index, lengths = numbers["episode_index"], numbers["length"]
     if not len(index):
         return "it holds no episode"
-    if index.tolist() != list(range(len(index))):
+    if len(set(index.tolist())) < len(index) or not gaps and index.tolist() != list(range(len(index))):
         return "it does not number the episodes 0, 1, 2, …"
     most = LONGEST if total_frames is None else total_frames
     if lengths.min() < 1 or lengths.astype(float).sum() > most:
