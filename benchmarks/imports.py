@@ -24,8 +24,6 @@ from typing import Any
 
 import av
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from videowm.data.dataset import Dataset
 from videowm.data.import_ import import_dataset
@@ -50,13 +48,25 @@ def picture(number: int, size: tuple[int, int]) -> np.ndarray:
     return cells[rows][:, columns]
 
 
-def read_picture(frame: np.ndarray, box: tuple[float, float, float, float] = (0, 0, 1, 1)) -> tuple[int, np.ndarray]:
-    """The number of a frame and the colours of its corners "4 3"; `box` is where the picture is: top, left, and size."""
-    height, width = frame.shape[:2]
+Box = tuple[float, float, float, float]
+Matrix = tuple[int, int, int, int]
+
+
+def read_picture(frame: np.ndarray, box: Box = (0, 0, 1, 1), matrix: Matrix = (1, 0, 0, 1)) -> tuple[int, np.ndarray]:
+    """The number of a frame and the colours of its corners "4 3", in the order of `CORNERS`.
+
+    Args:
+        frame: uint8 "H W 3".
+        box: where in it the whole picture is: top, left, height and width, as shares of the frame's.
+        matrix: a, b, c, d of the display matrix: a stored point (x, y) is shown at (a x + c y, b x + d y).
+    """
+    a, b, c, d = matrix
 
     def cell(row: int, column: int) -> np.ndarray:
-        y, x = (box[0] + box[2] * (row + 0.5) / 4) * height, (box[1] + box[3] * (column + 0.5) / 4) * width
-        return frame[int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2].reshape(-1, 3).astype(float).mean(0)
+        x, y = column / 4 + 1 / 8 - 1 / 2, row / 4 + 1 / 8 - 1 / 2  # from the middle of the stored picture
+        places = (box[0] + box[2] * (b * x + d * y + 1 / 2), box[1] + box[3] * (a * x + c * y + 1 / 2))
+        row, column = (int(np.clip(place * side, 1, side - 2)) for place, side in zip(places, frame.shape))
+        return frame[row - 1 : row + 2, column - 1 : column + 2].reshape(-1, 3).astype(float).mean(0)
 
     number = sum(1 << i for i in range(8) if cell(1 + i // 4, i % 4).mean() > 128)
     return number, np.stack([cell(0, 0), cell(0, 3), cell(3, 0), cell(3, 3)])
@@ -68,7 +78,7 @@ def action(number: int | np.ndarray) -> np.ndarray:
     return np.stack([np.sin(number) * 2, number * 0.25 - 1], axis=-1).astype(np.float32)
 
 
-def yuv_frame(rgb: np.ndarray, space: str, full: bool, pixels: str) -> av.VideoFrame:
+def yuv_frame(rgb: np.ndarray, space: str, pixels: str, *, full: bool) -> av.VideoFrame:
     """A picture in YUV by the standard's own formula, every plane averaged over its cells."""
     red, blue = WEIGHTS[space]
     r, g, b = np.moveaxis(rgb / 255.0, -1, 0)
@@ -106,17 +116,16 @@ class Video:
     space: str | None = None  # colours by the formula and tagged, else by swscale and untagged
     full: bool = False
     curve: int | None = None  # AVColorTransferCharacteristic
-    matrix: tuple[int, int, int, int] | None = None  # a, b, c, d of the display matrix
+    matrix: Matrix | None = None  # a, b, c, d of the display matrix
     aspect: Fraction | None = None  # of a pixel
-    cover: str | None = None  # "first": a single picture before the video; "attached": cover art of an mp4
+    cover: bool = False  # a single picture before the video
     second: bool = False  # another, shorter video beside
-    cut: tuple[float, float] | None = None  # what an edit list shows, in s
-    interlaced: bool = False
+    clear: bool = False  # transparent at the left
 
     def write(self, folder: Path) -> None:
         """Write the file."""
         with av.open(str(folder / self.name), "w", options=self.container) as out:
-            if self.cover == "first":
+            if self.cover:
                 art = out.add_stream("mjpeg", rate=1)
                 art.width, art.height, art.pix_fmt = 32, 32, "yuvj420p"
             stream = out.add_stream(self.codec, rate=self.rate, options=self.options)
@@ -136,7 +145,7 @@ class Video:
             other = out.add_stream("libx264", rate=10) if self.second else None
             if other is not None:
                 other.width, other.height, other.pix_fmt = 64, 64, "yuv420p"
-            if self.cover == "first":
+            if self.cover:
                 out.mux(art.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), 9, np.uint8))))
                 out.mux(art.encode())
             for number in range(self.count):
@@ -150,10 +159,13 @@ class Video:
     def frame(self, number: int) -> av.VideoFrame:
         """Frame `number`, with its time."""
         rgb = picture(number, self.size)
-        if self.space is None:
+        if self.clear:
+            alpha = np.where(np.arange(self.size[1])[:, None] < 9, 0, 255).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(np.dstack([rgb, np.broadcast_to(alpha.T, self.size)]), format="rgba")
+        elif self.space is None:
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
         else:
-            frame = yuv_frame(rgb, self.space, self.full, self.pixels)
+            frame = yuv_frame(rgb, self.space, self.pixels, full=self.full)
             frame.colorspace, frame.color_range = SPACES[self.space], 2 if self.full else 1
         if self.curve is not None:
             frame.color_trc, frame.color_primaries = self.curve, 9
@@ -187,9 +199,8 @@ class Kind:
     rows: int | None = None  # of the table; None: one between two frames
     refused: str | None = None  # a part of the one sentence
     numbers: Sequence[int] | None = None  # of the imported frames; None: all
-    corners: tuple[int, int, int, int] = (0, 1, 2, 3)  # which colour is where
     size: tuple[int, int] | None = None  # (H, W) of the imported frames
-    box: tuple[float, float, float, float] = (0, 0, 1, 1)
+    box: Box = (0, 0, 1, 1)  # where the picture is in the imported frames
     colours: float = 10  # most grey levels that a corner may be off
     actions: Callable[[np.ndarray], np.ndarray] = action  # of the numbers of frames
     fps: float = 10
@@ -213,7 +224,10 @@ def check(kind: Kind, folder: Path) -> dict[str, Any]:
             data = Dataset(import_dataset(src, out, options))
     except UserError as error:
         right = kind.refused is not None and kind.refused in str(error) and "\n" not in str(error)
-        return row | {"result": "refused" if right else "REFUSED WRONGLY", "sentence": str(error).replace(str(src), "SRC")}
+        return row | {
+            "result": "refused" if right else "REFUSED WRONGLY",
+            "sentence": str(error).replace(str(src), "SRC"),
+        }
     notes = json.loads((out / "meta/import.json").read_text())["warnings"]
     return row | compare(kind, data) | ({"notes": notes} if notes else {})
 
@@ -224,10 +238,10 @@ def compare(kind: Kind, data: Dataset) -> dict[str, Any]:
         return {"wrong": "it was not refused"}
     wanted = np.array(range(kind.video.count) if kind.numbers is None else kind.numbers)
     frames, actions = data.frames(0, range(data.lengths[0])), data.all_actions(0)
-    read = [read_picture(frame, kind.box) for frame in frames]
+    read = [read_picture(frame, kind.box, kind.video.matrix or (1, 0, 0, 1)) for frame in frames]
     numbers = np.array([number for number, _ in read])
-    off = float(np.abs(np.stack([c for _, c in read]) - CORNERS[list(kind.corners)]).max())
-    short = kind.rows is None  # the last row was not there, and the one before is held
+    off = float(np.abs(np.stack([c for _, c in read]) - CORNERS).max())
+    short = kind.rows is None and kind.table is not None  # the last row was not there, and the one before is held
     expected = kind.actions(np.minimum(wanted, kind.video.count - 2) if short else wanted)
     notes = " ".join(json.loads((data.root / "meta/import.json").read_text())["warnings"])
     if numbers.tolist() != wanted.tolist():
