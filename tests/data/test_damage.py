@@ -230,7 +230,7 @@ def test_a_damaged_shard_is_not_sealed(encode, codec, vae_run, latents, tmp_path
 def test_import_again_mends_an_import(lossy, tmp_path):
     """Guards a remedy that does nothing: the same import makes a cut video again, and added captions stay."""
     out = import_dataset(lossy, tmp_path / "out", ImportOptions(size=32))
-    before, added = Dataset(out).hash, '{"episode_index": 1, "caption": "Mine."}\n'
+    before, added = Dataset(out)._files, '{"episode_index": 1, "caption": "Mine."}\n'
     with open(out / "captions.jsonl", "a") as file:
         file.write(added)
     video = out / "videos/observation.image/chunk-000/file-001.mp4"
@@ -244,7 +244,7 @@ def test_import_again_mends_an_import(lossy, tmp_path):
         Dataset(out).frames(1, [0])
     import_dataset(lossy, out, ImportOptions(size=32))
     Dataset(out).verify()
-    assert Dataset(out).hash == before and Dataset(out).caption(1) == "Mine."
+    assert Dataset(out)._files == before and Dataset(out).caption(1) == "Mine."
 
 
 def test_a_full_disk_and_the_umask(encode, codec, vae_run, tmp_path):

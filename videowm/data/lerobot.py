@@ -134,7 +134,7 @@ class LeRobot:
         Raises:
             UserError: rows or values are missing, or stand twice.
         """
-        columns = read_columns(entry.table, ("episode_index", "frame_index", *features))
+        columns = read_columns(entry.table, ("episode_index", "frame_index", *features), stamp(entry.table))
         mine = np.flatnonzero(columns["episode_index"][:, 0] == entry.number)
         frames = columns["frame_index"][mine, 0]
         mine = mine[np.argsort(frames, kind="stable")]
@@ -161,9 +161,14 @@ def is_depth(feature: Mapping[str, Any]) -> bool:
                for name in ("is_depth_map", "video.is_depth_map"))  # fmt: skip
 
 
+def stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file is written anew; zeros where there is none."""
+    return (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else (0, 0)
+
+
 @lru_cache(maxsize=2)
-def read_columns(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Columns of a data file, each "n k".
+def read_columns(path: Path, names: tuple[str, ...], _: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Columns of a data file, each "n k"; kept in memory for the episodes to come, until the file's `stamp` changes.
 
     Raises:
         UserError: the file is missing or damaged, or lacks a column or a value.
@@ -329,7 +334,7 @@ def in_order(src: Path, plan: Plan) -> bool:
     if names != [f"episode {number}" for number in range(len(names))]:
         return False
     for path in visible(src, "data/*/*.parquet"):
-        columns = read_columns(path, ("episode_index", "frame_index"))
+        columns = read_columns(path, ("episode_index", "frame_index"), stamp(path))
         for number in np.unique(columns["episode_index"]):
             frames = columns["frame_index"][columns["episode_index"] == number]
             if (frames != np.arange(len(frames))).any():
