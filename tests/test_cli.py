@@ -37,11 +37,12 @@ def one_sentence(ended, *words: str) -> None:
     assert all(word in said[0] for word in words), said[0]
 
 
-def test_a_mistake_in_a_real_process(python):
+def test_a_mistake_in_a_real_process(fork):
     """Guards a traceback that only the installed command shows: the whole of stderr is the one sentence."""
-    ended = python("-m", "videowm", "train", "configs/vae/quickstart.yaml", "train.stesp=3")
-    assert ended.returncode == 2 and ended.stdout == ""
-    [line] = ended.stderr.splitlines()
+    ended = fork("train", "configs/vae/quickstart.yaml", "train.stesp=3")
+    stdout, stderr = ended.communicate()
+    assert ended.returncode == 2 and stdout == ""
+    [line] = stderr.splitlines()
     assert line.startswith("videowm: ") and "unknown key 'train.stesp', did you mean 'train.steps'?" in line
 
 

@@ -7,8 +7,9 @@ suffixes of `BOUNDS` and `BESIDE`: `fidelity/psnr_by_frame_ceiling` is the curve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 Better = Literal["higher", "lower", None]
@@ -289,13 +290,14 @@ METRICS: tuple[Metric, ...] = (
 # fmt: on
 
 
-def find(name: str, among: Iterable[Metric] | None = None) -> Metric | None:
+@cache
+def find(name: str) -> Metric | None:
     """The metric called exactly `name`, else the first family that fits it; None where there is none."""
-    metrics = METRICS if among is None else tuple(among)
-    exact = next((metric for metric in metrics if metric.name == name), None)
-    return exact or next((metric for metric in metrics if metric.matches(name)), None)
+    exact = next((metric for metric in METRICS if metric.name == name), None)
+    return exact or next((metric for metric in METRICS if metric.matches(name)), None)
 
 
+@cache
 def base_name(name: str) -> str:
     """`name` without the suffixes of bounds, errors and curves."""
     while (metric := find(name)) is None or metric.name.endswith("{}"):  # such a family would fit any suffix

@@ -165,13 +165,16 @@ def curve_names(metrics: dict[str, Any], room: str) -> list[str]:
 def room_figure(metrics: dict[str, Any], names: list[str]) -> bytes:
     """The curves of a room in a grid under one legend, as PNG."""
     rows = -(-len(names) // COLUMNS)
-    figure, places = new_figure(4.2 * COLUMNS, 2.8 * rows + 0.3, rows, COLUMNS)
+    width, height = 4.2 * COLUMNS, 2.8 * rows + 0.3
+    margins = {"left": 0.75 / width, "bottom": 0.5 / height, "right": 1 - 0.1 / width, "top": 1 - 0.6 / height,
+               "wspace": 0.28, "hspace": 0.36}  # fmt: skip
+    figure, places = new_figure(width, height, rows, COLUMNS, margins)
     drawn = {}
     for axes, name in zip(places, names):
         drawn |= draw_curve(axes, metrics, name)
     for axes in places[len(names) :]:
         axes.set_visible(False)
-    figure.legend(drawn.values(), drawn, loc="outside upper left", ncols=len(drawn), frameon=False, fontsize=9)
+    figure.legend(drawn.values(), drawn, loc="upper left", ncols=len(drawn), frameon=False, fontsize=9)
     return encode_figure(figure, dpi=90)
 
 

@@ -160,14 +160,19 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
     write_atomic(path, encode_mp4(frames, fps))
 
 
-def new_figure(width: float = 5.6, height: float = 3.8, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Any]]:
-    """A figure and its axes row by row, in the look of all figures of a page."""
+def new_figure(
+    width: float = 5.6, height: float = 3.8, rows: int = 1, columns: int = 1, margins: dict[str, float] | None = None
+) -> tuple[Figure, list[Any]]:
+    """A figure and its axes row by row, in the look of all figures of a page.
+
+    Its margins (as of `Figure.subplots_adjust`) are found, which takes as long as drawing, unless they are given.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=margins).ravel().tolist()
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
     return figure, axes

@@ -188,16 +188,16 @@ def test_blocks_compile_without_graph_breaks(inputs, awake):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("local", [None, 2])
-def test_compiled_training_on_a_cpu_is_the_same(inputs, awake, local):
+def test_compiled_training_on_a_cpu_is_the_same(inputs, awake):
     """Guards `train.compile=on` on a CPU, where FlexAttention has no gradient: two steps move the weights alike.
 
+    Of the two blocks one looks back over two steps, the other over all.
     The compiler is the one that needs no C++ on the machine; it traces the backward pass as the real one does.
     """
     torch._dynamo.reset()
     trained = []
     for compiled in (False, True):
-        model = awake(depth=2, channels=3, height=4, width=4, actions=5, hidden=32, heads=2, local=local).train()
+        model = awake(depth=2, channels=3, height=4, width=4, actions=5, hidden=32, heads=2, local=2).train()
         before = model.embed.weight.clone()
         if compiled:
             model.compile_blocks(backend="aot_eager")
@@ -264,7 +264,7 @@ def test_more_shapes_than_torch_recompiles(awake):
     torch._dynamo.reset()
     model = awake(depth=1, channels=3, height=4, width=4, actions=5, hidden=32, heads=2)
     model.compile_blocks(backend="eager")
-    for t in range(2, 7):
+    for t in range(2, 5):
         inputs = torch.randn(1, t, 3, 4, 4), torch.rand(1, t), torch.randn(1, t, 5)
         with torch.no_grad():
             compiled = model(*inputs)

@@ -139,11 +139,11 @@ def test_best_of_few():
 
 def test_real_runs(check_file, tmp_path, capsys):
     """Guards the way through plan, training and records; one run at a rate that is none, so its gradient overflows."""
-    overrides = [f"out={tmp_path}", "check_lr.depths=[1,2]", "check_lr.tokens=[6e3,2.4e4]", "check_lr.seeds=1",
+    overrides = [f"out={tmp_path}", "check_lr.depths=[1,2]", "check_lr.tokens=[6e3]", "check_lr.seeds=1",
                  "check_lr.factors=[0.5,1,1e12]", "set.hidden=32"]  # fmt: skip
     sweep = check.check_sweep(load_sweep(check_file, overrides))
     points = plan(sweep)
-    assert len(points) == 2 * 2 * 3
+    assert len(points) == 2 * 3
     for point in points:
         if point.name.endswith("e+12"):
             with pytest.raises(UserError, match="is not finite"):
@@ -153,4 +153,4 @@ def test_real_runs(check_file, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["check-lr", str(check_file), *overrides])
     said = capsys.readouterr().out
-    assert said.count("1 diverged") == 4 and "allowed" in said
+    assert said.count("1 diverged") == 2 and "allowed" in said

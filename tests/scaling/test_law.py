@@ -201,12 +201,12 @@ def test_backtest_on_large_runs(read, fitted, held_out, bar, lazy):
 
 
 def test_interval_covers_the_run_it_predicts():
-    """Guards the 90 % interval of a 32 times larger run: 200 studies of 20 runs with 0.05 % noise, each checked against
+    """Guards the 90 % interval of a 32 times larger run: 100 studies of 20 runs with 0.05 % noise, each checked against
     a fresh noisy run. Intervals that are too wide fail as well (97 %), and their median width is bounded: 1 % of the
     loss is less than half of the gain that is predicted."""
     rng, inside, widths = np.random.default_rng(7), [], []
     n, d = chinchilla_optimum(TRUTH, TARGET)
-    for study in range(200):
+    for study in range(100):
         low, high = bootstrap_fit(grid(TRUTH, rng, 5e-4), draws=60, seed=study).interval(n, d)
         measured = evaluate("surface", TRUTH, n, d, None) * np.exp(5e-4 * rng.standard_normal())
         inside.append(low < measured < high)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +20,7 @@ from scaling.__main__ import main
 from scaling.local import share_gpus
 from scaling.plan import Speeds, plan, resolve, table
 from scaling.point import load_sweep
+from videowm.train.loop import launch
 from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +67,7 @@ def members(session: int) -> list[int]:
     return found
 
 
-def wait_for(condition, seconds: float = 90) -> None:
+def wait_for(condition, seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited in vain"
@@ -77,8 +76,8 @@ def wait_for(condition, seconds: float = 90) -> None:
 
 @pytest.fixture(scope="session")
 def finished_sweep(sweep_file, environment, fork) -> Path:
-    """The sweep, two points at once on two pretended GPUs: killed as a whole, stopped, its launcher killed beside a
-    second launcher, which ends it.
+    """The sweep, two points at once on two pretended GPUs: stopped in its midst, its launcher killed beside a second
+    launcher, which ends it.
 
     The first launcher is `python -m scaling run`, with nothing imported; the others plan at once.
     """
@@ -89,12 +88,7 @@ def finished_sweep(sweep_file, environment, fork) -> Path:
 
     command = [sys.executable, "-m", "scaling", "run", str(sweep_file), "--jobs", "2"]
     process = subprocess.Popen(command, env=environment | two_gpus, cwd=ROOT, stdout=subprocess.DEVNULL,
-                               start_new_session=True)  # fmt: skip
-    wait_for((out / "1x/checkpoints/step-00000020").exists)
-    for pid in members(process.pid):
-        os.kill(pid, signal.SIGKILL)
-    process.wait()
-    process = launch()
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
     wait_for(lambda: len(members(process.pid)) == 5)  # two `accelerate`, each with its worker
     gpus = {
         Path(f"/proc/{pid}/environ").read_bytes().split(b"CUDA_VISIBLE_DEVICES=")[1][:1]
@@ -102,9 +96,10 @@ def finished_sweep(sweep_file, environment, fork) -> Path:
         if pid != process.pid
     }
     assert gpus == {b"5", b"7"}, "a GPU of its own for each point"
+    wait_for((out / "1x/checkpoints/step-00000020").exists)
     process.terminate()
-    said = process.communicate(timeout=30)
-    assert process.returncode == 130 and "the same command goes on" in said[1], said
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 130 and "the same command goes on" in said, said
     assert members(process.pid) == [], "a stopped launcher leaves nothing behind"
     first, second = launch(), launch()
     wait_for(lambda: len(members(first.pid)) + len(members(second.pid)) == 6)
@@ -136,6 +131,13 @@ def test_every_point_ends_once(finished_sweep, sweep_file):
         assert records.read_record(point.run).steps == steps
         lines = [json.loads(line) for line in (point.run / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
+
+
+def test_accelerate_launch_trains_the_same(finished_sweep, sweep_file, tmp_path, same):
+    """Guards a launcher that changes what is computed: a point equals its run in this process, bit for bit."""
+    point = plan(load_sweep(sweep_file))[0]
+    launch(point.config, [f"out={tmp_path / 'here'}"])
+    same(point.run, tmp_path / "here")
 
 
 def test_short_points_are_spoken_of(sweep_file):
@@ -218,20 +220,24 @@ def test_mixed_banks_are_refused(finished_sweep, sweep_file, tmp_path):
         path.write_text(kept)
 
 
-def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, scaling, environment, monkeypatch):
+def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, scaling, monkeypatch):
     """A failing point must not stop the others, nor vanish: it is retried once, then the exit code is 1.
 
-    What branches off it waits, and does not fail in its place."""
+    What branches off it waits, and does not fail in its place. What accelerate starts is not our trainer, which would
+    import for long, but a program of its name that fails.
+    """
     sweep = yaml.safe_load(sweep_file.read_text()) | {"out": str(tmp_path / "out")}
-    bad = {"train.batch": 3, "train.accumulate": 2}
     branch = {"name": "branch", "train.start": {"run": str(tmp_path / "out/bad"), "step": 10}}
-    sweep["points"] = [{"name": "bad", **bad}, branch]
+    sweep["points"] = [{"name": "bad", "train.steps": 20}, branch]
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(sweep))
-    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    (tmp_path / "videowm").mkdir()
+    (tmp_path / "videowm/__main__.py").write_text("raise SystemExit('videowm: this one cannot be trained')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     ended = scaling("run", path)
     assert ended.returncode == 1 and "2 of 2 points are not done" in ended.stderr
-    assert ended.stderr.count("train.batch 3 cannot be split") == 2
+    assert ended.stderr.count("this one cannot be trained") == 2
     assert "started   branch" not in ended.stdout
     states = [dispatch.state(point) for point in plan(load_sweep(path))]
     assert states == ["failed", "todo"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import Forked, free_port
+from forked import Forked, ranks
 
 from videowm.train import checkpoint
 
@@ -153,19 +153,18 @@ def test_the_bank_is_the_same_in_every_process(killed, latents):
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
-def test_two_processes_are_one(tmp_path, world_arguments, train_world, python):
+def test_two_processes_are_one(tmp_path, world_arguments, train_world, fork):
     """Guards a global batch that is not shared out by slots: two processes log the losses that one logs.
 
-    `accelerate launch --cpu --num_processes 2` runs one process, so torchrun starts them. Each process has half the
-    samples; without averaging the losses or the gradients would differ in the first digits. A tracker is on: one that
-    ended the process group at the run's end would leave a process waiting.
+    `accelerate launch --cpu --num_processes 2` runs one process, so they are started as torchrun does. Each process has
+    half the samples; without averaging the losses or the gradients would differ in the first digits. A tracker is on:
+    one that ended the process group at the run's end would leave a process waiting.
     """
     short = ["train.steps=3", "train.clip=0.05"]
     train_world(tmp_path / "one", *short)
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port()]
-    train = ["-m", "videowm", "train", "configs/world/quickstart.yaml", *world_arguments, *short]
-    ended = python(*launcher, *train, f"out={tmp_path / 'two'}", "train.trackers=[tensorboard]")
-    assert ended.returncode == 0, ended.stderr
+    train = [*TRAIN, *world_arguments, *short, f"out={tmp_path / 'two'}", "train.trackers=[tensorboard]"]
+    both = [fork(*train, **rank) for rank in ranks(2)]
+    assert [process.wait() for process in both] == [0, 0], [process.communicate() for process in both]
     rows = [
         [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
         for run in ("one", "two")

@@ -19,15 +19,12 @@ TRACKED = ['train.trackers=["wandb","tensorboard"]', "train.log_every=1"]
 
 
 @pytest.fixture(scope="module")
-def launched(tmp_path_factory, world_arguments, python) -> Path:
-    """A run under `accelerate launch`, tracked by both trackers, wandb offline."""
-    out = tmp_path_factory.mktemp("launched") / "world"
-    launcher = ["-m", "accelerate.commands.launch", "--num_processes", 1, "--num_machines", 1, "--cpu"]
-    options = ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", 1]
-    ended = python(*launcher, *options, "-m", "videowm", "train", CONFIG, *world_arguments, *TRACKED, f"out={out}",
-                   WANDB_PROJECT="elsewhere")  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    assert "no tracking" not in ended.stderr
+def tracked(tmp_path_factory, world_arguments, fork) -> Path:
+    """A run, in a process of its own, tracked by both trackers, wandb offline."""
+    out = tmp_path_factory.mktemp("tracked") / "world"
+    ended = fork("train", CONFIG, *world_arguments, *TRACKED, f"out={out}", WANDB_PROJECT="elsewhere")
+    _, errors = ended.communicate()
+    assert ended.returncode == 0 and "no tracking" not in errors, errors
     return out
 
 
@@ -35,22 +32,16 @@ def training_rows(run: Path) -> list[dict]:
     return [row for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
 
 
-def test_accelerate_launch_trains_the_same(launched, train_world, tmp_path, same):
-    """Guards a launcher that changes what is computed: the run equals one of this process, bit for bit."""
-    train_world(tmp_path / "here")
-    same(launched, tmp_path / "here")
-
-
-def test_wandb_offline_mirrors_the_metrics(launched):
+def test_wandb_offline_mirrors_the_metrics(tracked):
     """Guards a tracker that was started and told nothing: every logged loss, and the configuration, are read back."""
-    [run] = launched.glob("wandb/offline-run-*/run-*.wandb")
+    [run] = tracked.glob("wandb/offline-run-*/run-*.wandb")
     kept = wandb_offline.load(run)
-    assert kept["project"] == "elsewhere" and run.stem.endswith((launched / ".tracking-id").read_text())
+    assert kept["project"] == "elsewhere" and run.stem.endswith((tracked / ".tracking-id").read_text())
     assert kept["config"]["depth"] == 1 and kept["config"]["train.batch"] == 4
     losses = [(int(row["_step"]), row["loss"]) for row in kept["history"] if "loss" in row]
-    assert losses == [(row["step"], pytest.approx(row["loss"])) for row in training_rows(launched)]
+    assert losses == [(row["step"], pytest.approx(row["loss"])) for row in training_rows(tracked)]
     assert len(losses) == 4
-    record = json.loads((launched / "record.json").read_text())
+    record = json.loads((tracked / "record.json").read_text())
     assert kept["summary"]["heldout/loss"] == pytest.approx(record["metrics"]["heldout/loss"])
 
 
@@ -73,13 +64,13 @@ def test_names_at_the_tracker(tmp_path, monkeypatch):
     assert wandb_settings(out, "world")["group"] == "mine"
 
 
-def test_tensorboard_mirrors_the_metrics(launched):
+def test_tensorboard_mirrors_the_metrics(tracked):
     """Guards an event file that holds nothing: the losses in it are those of metrics.jsonl."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    [folder] = {path.parent for path in launched.rglob("events.out.tfevents.*") if path.parent.name == "videowm"}
+    [folder] = {path.parent for path in tracked.rglob("events.out.tfevents.*") if path.parent.name == "videowm"}
     events = EventAccumulator(str(folder)).Reload().Scalars("loss")
-    rows = training_rows(launched)
+    rows = training_rows(tracked)
     assert [event.step for event in events] == [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [event.value for event in events] == pytest.approx([row["loss"] for row in rows])
 

@@ -38,7 +38,7 @@ def frames_of(steps: int, stride: int) -> torch.Tensor:
 def test_streams_give_what_whole_clips_give(name, cached):
     """Guards a window that begins inside the field, where its first step is decoded as the first frame of a clip.
 
-    Six steps after the window is full, so it really slides; and two steps less make another picture. Guards as well a
+    Three steps after the window is full, so it really slides; and two steps less make another picture. Guards as well a
     layer that forgets, or one that still remembers, or rounds to bf16, when others use it.
     """
     codec = made(name)
@@ -47,7 +47,7 @@ def test_streams_give_what_whole_clips_give(name, cached):
     time = codec.stride[0]
     window = decoder_field(codec) + 1
     decoder = StreamDecoder(codec, None if cached else window)
-    latents = torch.randn(2, window + 6, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    latents = torch.randn(2, window + 3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     whole = codec.decode(latents)
     streamed = [decoder.step(latent) for latent in latents.split(1, dim=1)]
     assert [part.shape[1] for part in streamed] == [1] + [time] * (latents.shape[1] - 1)
@@ -96,15 +96,15 @@ def test_no_class_sees_the_future(name):
 
 
 @pytest.mark.parametrize("name", ["AutoencoderKLLTXVideo", "AutoencoderKLCosmos"])
-def test_two_hundred_steps_in_the_memory_of_a_window(name):
-    """Guards a past that grows: what a stream holds has the same size after 200 steps as once its window was full."""
+def test_many_steps_in_the_memory_of_a_window(name):
+    """Guards a past that grows: what a stream holds has the same size after 80 steps as once its window was full."""
     codec = made(name)
     decoder, held = StreamDecoder(codec), []
-    for _ in range(200):
+    for _ in range(80):
         decoder.step(torch.randn(1, 1, 4, 4, 4))
         held.append(sum(x.untyped_storage().nbytes() for x in decoder.held))
     full = decoder_field(codec) + 1
-    assert len(set(held[full + 1 :])) == 1 and len(held) - full > 100 and held[-1]
+    assert len(set(held[full + 1 :])) == 1 and len(held) - full > 30 and held[-1]
 
 
 def test_an_attention_over_the_whole_past():
