@@ -259,6 +259,8 @@ def play(runs: AnyPath | Sequence[AnyPath], options: PlayOptions = PlayOptions()
 def info(path: AnyPath, *, verify: bool = False) -> str:
     """Describe a dataset, a latents folder or a run in a few lines; `verify` also checks every file's sha256.
 
+    Of a dataset it also says what looks wrong: shifted, constant or clipped actions, copies, black or frozen frames.
+
     Raises:
         UserError: the folder is none of these, or a file is not as it was written.
     """

@@ -169,7 +169,11 @@ def run_verbs(verb: Verb) -> None:
 
     p = verb(info, "describe what a dataset, a latents folder or a run holds", "videowm info data/carracing")
     p.add_argument("path", type=Path, help="dataset, latents or run directory")
-    p.add_argument("--verify", action="store_true", help="also compare every file with its sha256")
+    p.add_argument(
+        "--verify",
+        action="store_true",
+        help="also compare every file with its sha256, and say what looks wrong in a dataset",
+    )
 
 
 def hub_verbs(verb: Verb) -> None:

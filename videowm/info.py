@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videowm.metrics import metric_of
 from videowm.record import RunRecord
 from videowm.types import UserError
+
+if TYPE_CHECKING:
+    from videowm.data.dataset import Dataset
 
 
 def info(path: Path, *, verify: bool = False) -> str:
@@ -32,7 +36,8 @@ def dataset_info(path: Path, *, verify: bool) -> str:
     from videowm.data.dataset import Dataset
 
     dataset = Dataset(path)
-    if verify:
+    listed = (path / "meta/files.json").exists()
+    if verify and listed:
         dataset.verify()
     frames = int(dataset.lengths.sum())
     height, width = dataset.size
@@ -51,9 +56,19 @@ def dataset_info(path: Path, *, verify: bool) -> str:
         f"state     {', '.join(dataset.state_names) or 'none'}",
         f"caption   {dataset.caption(0)}",
         *captions,
-        f"hash      {dataset.hash}" + (" (every file is as recorded)" if verify else ""),
+        f"hash      {dataset.hash}" + (" (every file is as recorded)" if verify and listed else ""),
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *remarks(dataset)] if verify else lines)
+
+
+def remarks(dataset: Dataset) -> list[str]:
+    """A line for everything about a dataset that looks wrong, or one that says that nothing does."""
+    from videowm.data.doctor import examine
+
+    found = examine(dataset)
+    if not (dataset.root / "meta/files.json").exists():
+        found.insert(0, "no meta/files.json, so no file could be compared with what was written: import it to get one")
+    return [f"warning   {sentence}" for sentence in found] or ["looks     right: counts, splits, actions and pictures"]
 
 
 def latents_info(path: Path, *, verify: bool) -> str:
