@@ -42,8 +42,8 @@ CONTENTS = 8  # different shards
 COLUMNS = {
     "gb": ("GB", "g"), "hashes": ("hashes", ""), "shards": ("shards", "d"), "clips": ("clips", "d"),
     "first_s": ("first step s", ".1f"), "first_cpu_s": ("CPU s until then", ".1f"), "steps_s": ("steps/s", ".1f"),
-    "peak": ("peak MB", ".0f"),
-    "anonymous": ("of it anonymous MB", ".0f"), "saved_s": ("saved s", ".1f"), "batches": ("batches", ""),
+    "step_cpu_ms": ("CPU ms a step", ".0f"), "peak": ("peak MB", ".0f"), "anonymous": ("of it anonymous MB", ".0f"),
+    "saved_s": ("saved s", ".1f"), "batches": ("batches", ""),
 }  # fmt: skip
 
 
@@ -149,6 +149,7 @@ def train(folder: Path, out: Path, steps: int, cache: Path, package: Path) -> di
     return {
         "first_s": seen[0], "first_cpu_s": cpu[0], "peak": most[0], "anonymous": most[1],
         "steps_s": (len(seen) - 1 - half) / max(seen[-1] - seen[half], 1e-9),
+        "step_cpu_ms": 1e3 * (cpu[-1] - cpu[half]) / (len(cpu) - 1 - half),
         "saved_s": time.perf_counter() - began - seen[-1],
     }  # fmt: skip
 
