@@ -69,6 +69,7 @@ def make(folder: Path, gb: float) -> LatentsIndex:
     if (folder / "latents.json").exists():
         return LatentsIndex.read(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)  # folders of all sizes share it
     codec = DiffusersCodec(build_vae(VAEConfig(size=SizeConfig(channels=SHAPE[0], width=16, layers=1))))
     codec.vae.save_pretrained(folder.parent / "vae")
     files, kinds = {}, []

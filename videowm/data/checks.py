@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -36,45 +36,56 @@ class BackgroundCheck:
 
     def __init__(self, latents: Latents, seed: int, heldout: Latents, bank: Sequence[int]) -> None:
         shards, self.samples = first_uses(latents, seed)
-        self.bank, self.done, self.error = len(bank), 0, None
+        self.work = [(heldout, shard) for shard in bank] + [(latents, shard) for shard in shards]
+        self.bank, self.taken, self.error = len(bank), 0, None
+        self.running: set[int] = set()  # places in `work`
         self.changed = threading.Condition()
-        work = [(heldout, bank[i : i + 1]) for i in range(len(bank))]
-        work += [(latents, shards[i : i + 1]) for i in range(len(shards))]
-        threading.Thread(target=self.run, args=(work,), daemon=True, name="check of latents").start()
+        threading.Thread(target=self.run, daemon=True, name="check of latents").start()
 
     def __reduce__(self) -> tuple:
         return type(None), ()  # a process that loads data checks nothing
 
-    def run(self, work: list[tuple[Latents, Sequence[int]]]) -> None:
-        """Check shard after shard; the first that is damaged ends it."""
+    def run(self) -> None:
+        """Check everything, shard after shard."""
         if sys.platform == "linux":  # elsewhere the priority is the process's
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-        for latents, shard in work:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        for _ in self.checked(len(self.work)):
+            pass
+
+    def checked(self, limit: int) -> Iterator[int]:
+        """Check the first `limit` shards beside whoever else does, until one is damaged; yields what is done."""
+        while True:
+            with self.changed:
+                if self.error or self.taken >= limit:
+                    return
+                place, self.taken = self.taken, self.taken + 1
+                self.running.add(place)
+            latents, shard = self.work[place]
             error = None
             try:
-                latents.check(shard)
+                latents.check([shard])
             except UserError as damaged:
                 error = damaged
             with self.changed:
-                self.done, self.error = self.done + 1, error
-                self.changed.notify()
-            if error:
-                return
+                self.running.remove(place)
+                self.error = self.error or error
+                self.changed.notify_all()
+            yield place
 
     def wait(self, samples: int) -> None:
         """Until all shards that the first `samples` samples of the run used are checked, and those of the bank.
+
+        This thread checks too, since the other one gets little of a busy machine.
 
         Raises:
             UserError: one of them is damaged.
         """
         needed = self.bank + int(np.searchsorted(self.samples, samples))
-        with (
-            self.changed,
-            tqdm(total=needed, initial=min(self.done, needed), desc="check latents before they are saved", unit="shard",
-                 delay=2, leave=False, dynamic_ncols=True) as bar,
-        ):  # fmt: skip
-            while self.done < needed and not self.error:
-                self.changed.wait(1)
-                bar.update(min(self.done, needed) - bar.n)
+        with tqdm(self.checked(needed), total=max(0, needed - self.taken), desc="check latents before they are saved",
+                  unit="shard", delay=2, leave=False, dynamic_ncols=True) as bar:  # fmt: skip
+            for _ in bar:
+                pass
+        with self.changed:
+            self.changed.wait_for(lambda: self.error or not any(place < needed for place in self.running))
         if self.error:
             raise self.error
