@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ import yaml
 from scaling.point import Point
 from scaling.records import read_record
 from videowm.files import write_atomic
+from videowm.lock import locked
 from videowm.train.config import DIVERGED
 from videowm.train.kept import covers, number, steps
 from videowm.train.lock import held
@@ -71,12 +71,7 @@ def claim(point: Point) -> BinaryIO | None:
     of them ends, however the launcher ends. It also holds while they import and have no lock of the run yet.
     """
     file = log_of(point).open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    if held(point.run):  # by a `videowm train` that somebody else started
+    if not locked(file, exclusive=True) or held(point.run):  # the run by a `videowm train` that somebody else started
         file.close()
         return None
     return file

@@ -209,11 +209,10 @@ class Speeds:
 
     @staticmethod
     def of(sweep: SweepConfig, points: list[Point]) -> Speeds:
-        import torch
-
+        from videowm.device import default_device
         from videowm.train.device import device_name
 
-        here = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        here = device_name(default_device())
         records = [r for p in points if (r := read_record(p.run)) and r.device == here and r.wall_seconds]
         return Speeds([(r.params["body"], r.flops["spent"] / r.wall_seconds) for r in records], sweep.speed)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shlex
 import shutil
@@ -136,7 +135,8 @@ def submit(points: list[Point], sweep: SweepConfig, jobs: int | None = None) -> 
     """
     folder, given = Path(sweep.out) / "plan", [f"--job-name={Path(sweep.out).name}", *options(sweep.slurm)]
     with (folder / ".slurm.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not locked(lock, exclusive=True):
+            time.sleep(0.1)
         held = queue(sweep)  # before the records are read: what ends in between is then done, not missing
         now = {point.name: dispatch.state(point) for point in points}
         missing = [p for p in points if p.name not in held and now[p.name] in ("todo", "failed", "diverged")]

@@ -48,10 +48,15 @@ def whole(name: str, default: int) -> int:
 
 
 def default_device(process: Process | None = None) -> torch.device:
-    """The GPU of this process where there is one, else the CPU."""
+    """The GPU of this process where there is one, of NVIDIA, AMD or Apple, else the CPU."""
     import torch
 
     if not torch.cuda.is_available():
-        return torch.device("cpu")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     local = 0 if process is None else process.local_rank
     return torch.device("cuda", local % torch.cuda.device_count())
+
+
+def computing_float64(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, on the CPU where its own device computes no float64 and lacks functions: Apple's (MPS)."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor

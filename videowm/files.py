@@ -65,6 +65,10 @@ def remove_leftovers(folder: Path) -> None:
 
 def is_alive(process: int) -> bool:
     """Whether this machine runs a process of that id."""
+    if os.name == "nt":  # where os.kill ends a process
+        import psutil
+
+        return psutil.pid_exists(process)
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -222,8 +226,10 @@ def decode_text(content: bytes) -> tuple[str, str]:
 
 
 def sync(path: Path) -> None:
-    """Force a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Force a file or folder to the disk; Windows knows no such thing of a folder."""
+    if os.name == "nt" and Path(path).is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -94,6 +94,7 @@ class Rotary(nn.Module):
     def angles(self, steps: Int[Tensor, " t"]) -> tuple[Float[Tensor, "l half"], Float[Tensor, "l half"]]:
         """Cosine and sine in float32 for the tokens of latent steps with these numbers; l = t * s, half = k/2."""
         height, width = self.shape
+        device, steps = steps.device, computing_float64(steps)
         at = {"device": steps.device, "dtype": torch.float64}  # float32 is off by 1e-3 after 10,000 steps
         time = steps.double()[:, None] * self.base ** -(torch.arange(self.time, **at) / self.time)
         frequency = self.base ** -(torch.arange(self.space, **at) / self.space)
@@ -103,7 +104,7 @@ class Rotary(nn.Module):
         rows, columns = rows.repeat_interleave(width, 0), columns.repeat(height, 1)
         parts = [part.expand(t, s, -1) for part in (time[:, None], rows[None], columns[None])]
         angle = torch.cat(parts, dim=-1).flatten(0, 1)
-        return angle.cos().float(), angle.sin().float()
+        return angle.cos().float().to(device), angle.sin().float().to(device)
 
     def forward_in_time(self, steps: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b half"], Float[Tensor, "b half"]]:
         """Cosine and sine that move keys on by `steps` latent steps, and not in the picture."""

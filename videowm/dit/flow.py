@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from videowm.device import computing_float64
+
 Generators = torch.Generator | Sequence[torch.Generator] | None  # a sequence: each draws an equal share of the rows
 
 
@@ -46,5 +48,5 @@ def training_levels(uniform: Float[Tensor, "b t"], *, location: float, scale: fl
 
     Every latent step has its own. With a wide scale many levels are near 0, as the context of a rollout is.
     """
-    normal = torch.special.ndtri(uniform.clamp(1e-5, 1 - 1e-5))
-    return torch.sigmoid(location + scale * normal)
+    drawn = torch.special.ndtri(computing_float64(uniform).clamp(1e-5, 1 - 1e-5)).to(uniform.device)
+    return torch.sigmoid(location + scale * drawn)

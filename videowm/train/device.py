@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -64,6 +65,21 @@ def use_gpu() -> bool:
     return torch.cuda.is_available() and not flag("ACCELERATE_USE_CPU")
 
 
+def computes_bf16() -> bool:
+    """Whether the device of this run computes bf16 itself; a T4 or V100 only imitates it, slowly, and Apple's in part.
+
+    Such a device trains in fp32: fp16 needs a loss scale, whose overflows look like a gradient that diverged.
+    """
+    if use_gpu():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return not on_apple() and torch.cpu._is_avx512_bf16_supported()
+
+
+def on_apple() -> bool:
+    """Whether this run computes on Apple's GPU (MPS)."""
+    return not use_gpu() and torch.backends.mps.is_available() and not flag("ACCELERATE_USE_CPU")
+
+
 def flag(name: str) -> bool:
     """Whether an environment variable that `accelerate launch` sets is true."""
     return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
@@ -100,23 +116,26 @@ def chosen_precision(config: TrainConfig) -> str:
     """The precision of a run, "fp32" or "bf16". "auto" is bf16 where the launcher sets it or the device computes it.
 
     `accelerate launch` sets "no" where nobody chose, so that alone decides nothing.
+
+    Raises:
+        UserError: bf16 is asked for on a GPU that does not compute it.
     """
-    if config.precision != "auto":
-        return config.precision
-    if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16":
-        return "bf16"
-    if use_gpu():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+    asked = "bf16" if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else "auto"
+    asked = asked if config.precision == "auto" else config.precision
+    if asked == "bf16" and (use_gpu() or on_apple()) and not computes_bf16():
+        raise UserError(
+            "bf16 was asked for, which this GPU does not compute: leave train.precision=auto, it takes fp32"
+        )
+    return ("bf16" if computes_bf16() else "fp32") if asked == "auto" else asked
 
 
 def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     """The accelerator of a run. Processes wait a week for one another: the first one alone evaluates, for hours."""
-    cuda = use_gpu()
-    if not cuda:
+    gpu = use_gpu() or on_apple()
+    if not gpu:
         keep_freed_memory()
     precision = "no" if chosen_precision(config) == "fp32" else "bf16"
-    accelerator = Accelerator(cpu=not cuda, mixed_precision=precision, log_with=list(config.trackers) or None,
+    accelerator = Accelerator(cpu=not gpu, mixed_precision=precision, log_with=list(config.trackers) or None,
                               project_dir=out,
                               kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])  # fmt: skip
     set_seed(0)  # nothing depends on it: models draw their weights under the task's own seed
@@ -133,4 +152,6 @@ def device_name(device: torch.device) -> str:
     """The GPU's name, or the CPU with its threads and instruction set."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"{platform.processor()} GPU (MPS)"
     return f"CPU ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"

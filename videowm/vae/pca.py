@@ -42,7 +42,7 @@ class PCA:
         """
         rows, total, squares = 0, 0.0, 0.0
         for batch in batches:
-            batch = batch.double()
+            batch = computing_float64(batch).double()
             rows, total, squares = rows + len(batch), total + batch.sum(0), squares + batch.mT @ batch
         mean = total / rows
         if count > len(mean):
