@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from scaling import dispatch
 from scaling.point import Point, SweepConfig
+from videowm.types import UserError
 
 POLL = 0.2  # s between two looks at the processes
 REDRAW = 1.0  # s between two looks at the points' own progress
@@ -100,6 +101,14 @@ class Launcher:
     """Starts points in free slots, tries failed ones again, and shows how far they are."""
 
     def __init__(self, points: list[Point], retries: int, slots: list[str | None]) -> None:
+        """Nothing starts yet.
+
+        Raises:
+            UserError: this system knows no groups of processes.
+        """
+        if not hasattr(os, "killpg"):
+            raise UserError("a sweep ends each of its runs as a group of processes, which this system does not know: "
+                            "run it in WSL, or train its points with videowm train")  # fmt: skip
         self.points, self.retries, self.slots = points, retries, slots
         self.todo = [point for point in points if not dispatch.done(point)]
         self.running: list[Try] = []

@@ -15,6 +15,7 @@ from scaling import dispatch
 from scaling.point import Point, SweepConfig
 from videowm import config as configuration
 from videowm.files import write_atomic
+from videowm.lock import locked
 from videowm.types import UserError
 
 # USR1 comes before the time limit: the processes end, the task goes back into the queue and later on from its last

@@ -374,3 +374,15 @@ def test_record_and_encode(videowm, tmp_path, vae_run):
     index = json.loads((out / "latents.json").read_text())
     assert index["clips"] == {"train": 1, "test": 1} and index["dtype"] == "fp32" and index["steps"] == 4
     one_sentence(videowm("record", "carracin", "--out", tmp_path / "x", "--episodes", 1), "did you mean 'carracing'")
+
+
+def test_a_machine_without_fcntl(python):
+    """Guards Windows, where no file is locked: the commands start, and a sweep says what it lacks."""
+    hidden = "import os, sys; sys.modules['fcntl'] = None; del os.killpg; sys.argv[:1] = []; "
+    for module in ("videowm.cli", "scaling.__main__"):
+        done = python(
+            "-c", f"{hidden}import scaling.slurm, videowm; from {module} import main; main()", module, "--help"
+        )
+        assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+    done = python("-c", hidden + "from scaling.local import Launcher; Launcher([], 0, [])")
+    assert "UserError: a sweep ends each of its runs as a group of processes" in done.stderr

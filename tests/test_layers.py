@@ -121,6 +121,12 @@ def test_only_one_module_imports_decord():
     assert users == ["videowm/data/video.py"]
 
 
+def test_only_one_module_imports_fcntl():
+    """Guards a module that cannot be imported on Windows."""
+    users = [path.relative_to(ROOT).as_posix() for path in FILES if "fcntl" in imports(path)]
+    assert users == ["videowm/lock.py"]
+
+
 HEAVY = {"torch", "matplotlib", "pandas"}
 LIGHT = {  # module -> what importing it must not load; those that may load more come last
     "scaling.__main__": HEAVY,

@@ -21,6 +21,7 @@ from huggingface_hub import constants
 from videowm import api
 from videowm.data.dataset import Dataset
 from videowm.pipeline import WorldModelPipeline
+from videowm.play.model import dataset_of
 from videowm.types import UserError
 from videowm.vae.codec import load_vae, weights_hash
 
@@ -213,6 +214,9 @@ def test_a_folder_that_needs_nothing_else(world_run, dataset, tmp_path, videowm)
     assert len(starts.split("test")) == 2 and not starts.split("train") and starts.lengths.tolist() == [69, 69]
     made = videowm("generate", moved, "--out", tmp_path / "clip.mp4", "--frames", 8)
     assert made.code == 0 and "9 context frames, 8 predicted" in made.out, made.errors
+    measured = videowm("evaluate", moved, "--clips", 2, "--horizon", 4, "--counterfactuals", 0)
+    assert measured.code == 0 and "fidelity/psnr" in measured.out and "rollout/lead" in measured.out, measured.errors
+    assert (moved / "evaluation.html").exists() and dataset_of(moved) == moved / "starts"
     weights = bytearray((moved / f"vae/{WEIGHTS}").read_bytes())
     weights[-200:] = bytes(200)
     (moved / f"vae/{WEIGHTS}").write_bytes(weights)

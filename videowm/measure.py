@@ -9,13 +9,17 @@ from typing import Any
 
 import torch
 
+from videowm import config as configuration
 from videowm.data.dataset import Dataset
+from videowm.data.latents import FILE as LATENTS
+from videowm.data.starts import STARTS
 from videowm.device import default_device
 from videowm.dit import DiT
 from videowm.evaluate.features import open_features
 from videowm.evaluate.keeps import held_out, read_back, reconstructed, small_things, through
 from videowm.evaluate.reader import Reader, check_reader
 from videowm.evaluate.reconstruction import training_pca
+from videowm.evaluate.rollouts import RolloutConfig, rollouts
 from videowm.evaluate.scenes import make_scenes
 from videowm.evaluate.suite import Instruments, suite, suite_of_bank
 from videowm.evaluate.surprise import among_latents
@@ -39,6 +43,8 @@ def measure(run: Path, options: EvaluateOptions) -> dict[str, Any]:
     """
     if not (run / "record.json").exists():
         raise UserError(f"{run} holds no finished run (no record.json): finish it with videowm train")
+    if brought_starts(run):
+        return measure_starts(run, options)
     task = finished_task(run, default_device())
     rolled = isinstance(task, WorldTask) and (options.clips or task.config.rollout.clips)
     if isinstance(task, VAETask):
@@ -51,23 +57,60 @@ def measure(run: Path, options: EvaluateOptions) -> dict[str, Any]:
 
 
 def measure_world(run: Path, options: EvaluateOptions, task: WorldTask) -> dict[str, Any]:
-    """Everything that is measured on rollouts of a world model; its page and its clips are written."""
+    """Everything that is measured of a world model: on its bank, and on rollouts of it."""
     began = time.perf_counter()
     pipeline, dataset = task.pipeline(), task.dataset()
-    given = {"clips": options.clips, "context_frames": options.context, "horizon": options.horizon,
-             "batch": options.batch}  # fmt: skip
-    config = replace(task.config.rollout, **{k: v for k, v in given.items() if v is not None})
-    pipeline.check_sampler(replace(config.sampler, text_guidance=options.text_guidance))
+    config = rollout_config(pipeline, task.config.rollout, options)
     instruments, metrics = instruments_of(options, dataset, pipeline.device)
     smaller = [finished_model(run, task, pipeline.device) for run in options.smaller]
-    laps = [began]
+    metrics |= dict(suite_of_bank([*smaller, task.model], task.bank, task.config.heldout.batch, patch_of(pipeline)))
+    metrics["evaluate/bank_seconds"] = round(time.perf_counter() - began, 1)
+    return measure_rollouts(run, pipeline, dataset, config, instruments, metrics, began)
+
+
+def rollout_config(pipeline: WorldModelPipeline, config: RolloutConfig, options: EvaluateOptions) -> RolloutConfig:
+    """The run's own rollouts, with what the options say of them.
+
+    Raises:
+        UserError: the model was not trained for such a sampler.
+    """
+    given = {"clips": options.clips, "context_frames": options.context, "horizon": options.horizon,
+             "batch": options.batch}  # fmt: skip
+    config = replace(config, **{k: v for k, v in given.items() if v is not None})
+    pipeline.check_sampler(replace(config.sampler, text_guidance=options.text_guidance))
+    return config
+
+
+def brought_starts(run: Path) -> bool:
+    """Whether a run was pushed with stretches to start from, and came without its latents."""
+    latents = configuration.read(run / "config.yaml").get("latents") if (run / STARTS).is_dir() else None
+    return latents is not None and not (Path(latents) / LATENTS).exists()
+
+
+def measure_starts(run: Path, options: EvaluateOptions) -> dict[str, Any]:
+    """What can be measured without latents: rollouts from the stretches that a pushed run brought along."""
+    began, dataset = time.perf_counter(), Dataset(run / STARTS)
+    pipeline = WorldModelPipeline.open(run).to(default_device())
+    own = configuration.read(run / "config.yaml").get("rollout", {})
+    config = rollout_config(pipeline, configuration.build(RolloutConfig, own, where=f"{run}/config.yaml"), options)
+    instruments, metrics = instruments_of(options, dataset, pipeline.device)
+    metrics = dict(rollouts(pipeline, dataset, config)) | metrics
+    metrics = finite(measure_rollouts(run, pipeline, dataset, config, instruments, metrics, began))
+    write_json(run / "evaluation.json", metrics)
+    return metrics
+
+
+def measure_rollouts(
+    run: Path, pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig, instruments: Instruments,
+    metrics: dict[str, Any], began: float,
+) -> dict[str, Any]:  # fmt: skip
+    """`metrics` and everything that is measured on rollouts; their page and clips are written."""
+    laps = [time.perf_counter()]
 
     def lap(what: str) -> None:
         laps.append(time.perf_counter())
         metrics[f"evaluate/{what}_seconds"] = round(laps[-1] - laps[-2], 1)
 
-    metrics |= dict(suite_of_bank([*smaller, task.model], task.bank, task.config.heldout.batch, patch_of(pipeline)))
-    lap("bank")
     scenes = make_scenes(pipeline, dataset, config)
     lap("rollouts")
     metrics |= dict(suite(scenes, pipeline, dataset, config, instruments))

@@ -11,6 +11,7 @@ import torch
 from videowm import config as configuration
 from videowm.data.dataset import Dataset
 from videowm.data.latents import LatentsIndex
+from videowm.data.starts import STARTS, starts_of
 from videowm.dit.sample import Sampler
 from videowm.evaluate import explorer
 from videowm.evaluate.explorer import Directions
@@ -93,11 +94,13 @@ def sampler_of(run: Path) -> Sampler:
 
 
 def dataset_of(run: Path) -> Path:
-    """The recording that a run's latents were made of.
+    """What a pushed run brought along to start from, or else the recording that a run's latents were made of.
 
     Raises:
         UserError: the run's latents are gone.
     """
+    if (run / STARTS).is_dir():
+        return starts_of(run)
     latents = Path(configuration.read(run / "config.yaml").get("latents", ""))
     if not (latents / "latents.json").exists():
         raise UserError(f"{run} was trained on {latents}, which is not there: name a recording with --from DATA")

@@ -123,9 +123,7 @@ def chosen_precision(config: TrainConfig) -> str:
     asked = "bf16" if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else "auto"
     asked = asked if config.precision == "auto" else config.precision
     if asked == "bf16" and (use_gpu() or on_apple()) and not computes_bf16():
-        raise UserError(
-            "bf16 was asked for, which this GPU does not compute: leave train.precision=auto, it takes fp32"
-        )
+        raise UserError("bf16 was asked for, which this GPU does not compute: leave train.precision=auto, for fp32")
     return ("bf16" if computes_bf16() else "fp32") if asked == "auto" else asked
 
 

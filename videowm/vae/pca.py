@@ -10,6 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from videowm.device import computing_float64
 from videowm.types import UserError
 
 SMALLEST = 1e-3  # deviation that a component is divided by at least: one that never varies stays near 0
