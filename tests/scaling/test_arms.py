@@ -29,7 +29,7 @@ def sweep_file(world_arguments, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("arms")
     common = {k: yaml.safe_load(v) for k, v in (argument.split("=", 1) for argument in world_arguments)}
     grid = {"budgets": [4e8, 1.6e9], "sizes": [1, 2], "force": True, "arms": ARMS}
-    base = str(ROOT / "configs/world/quickstart.yaml")
+    base, common = str(ROOT / "configs/world/quickstart.yaml"), common | {"train.optimizer": "adamw"}
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump({"base": base, "out": str(folder / "out"), "set": common, "grid": grid}))
     return path
