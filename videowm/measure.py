@@ -16,9 +16,9 @@ from videowm.data.starts import STARTS
 from videowm.device import default_device
 from videowm.dit import DiT
 from videowm.evaluate.features import open_features
-from videowm.evaluate.keeps import held_out, read_back, reconstructed, small_things, through
+from videowm.evaluate.keeps import held_out, read_back, small_things
 from videowm.evaluate.reader import Reader, check_reader
-from videowm.evaluate.reconstruction import training_pca
+from videowm.evaluate.reconstruction import reconstructed, through, training_pca
 from videowm.evaluate.rollouts import RolloutConfig, rollouts
 from videowm.evaluate.scenes import make_scenes
 from videowm.evaluate.suite import Instruments, suite, suite_of_bank

@@ -21,8 +21,9 @@ from videowm.evaluate.counterfactual import (
     play_random,
 )
 from videowm.evaluate.reader import Reader
+from videowm.evaluate.reconstruction import reconstructed, through
 from videowm.evaluate.rollouts import RolloutConfig
-from videowm.evaluate.scenes import make_scenes, random_actions, through_codec
+from videowm.evaluate.scenes import make_scenes, random_actions
 from videowm.evaluate.suite import Instruments, against_the_game
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
@@ -131,7 +132,7 @@ def test_the_ceiling_of_delta_psnr(world_run, replay, recording):
     }
     real = replay.future(int(scenes.episode[2]), int(scenes.first[2]) + 4, actions[2].numpy())
     video = torch.cat([scenes.truth[2:3, :5], to_float(real.frames[None, 1:])], dim=1)
-    torch.testing.assert_close(played.decoded[1], through_codec(pipeline, video, 1)[0, 5:])
+    torch.testing.assert_close(played.decoded[1], reconstructed(video, through(pipeline.codec), 1)[0, 5:])
     few = {k: v[played.clips] for k, v in vars(scenes).items() if k != "context"}
     few["random"] = torch.cat([few["truth"][:, :5], played.decoded], dim=1)
     perfect = replace(scenes, **few | {"dreamed": few["decoded"]})

@@ -149,7 +149,7 @@ def test_processes_agree(arguments, tmp_path, fork):
     assert [process.wait() for process in both] == [0, 0], [process.communicate() for process in both]
     written = yaml.safe_load((tmp_path / "two/config.yaml").read_text())["train"]
     record = RunRecord.read(tmp_path / "two")
-    assert record.steps == written["steps"] > 1 and record.execution.processes == 2
+    assert record.steps == written["steps"] > 0 and record.execution.processes == 2
 
 
 def test_the_hash_is_that_of_the_steps(world_run):

@@ -17,7 +17,8 @@ from videowm.evaluate.curves import MetricCurve
 from videowm.evaluate.pictures import by_frame, psnr
 from videowm.evaluate.reader import Reader, state_table
 from videowm.evaluate.readings import standardised
-from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from, starting_points, through_codec
+from videowm.evaluate.reconstruction import reconstructed, through
+from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from, starting_points
 from videowm.evaluate.scenes import PlayedScenes, Scenes, random_actions, with_future
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
@@ -143,7 +144,9 @@ def play_random(
         raise UserError(f"no start of {replay.dataset.root} lasts {scenes.horizon} frames under random actions: lower "
                         "the horizon")  # fmt: skip
     videos = torch.cat([scenes.truth[clips, : scenes.context], to_float(np.stack(real))], dim=1)
-    return PlayedScenes(np.array(clips), through_codec(pipeline, videos, config.batch)[:, scenes.context :])
+    return PlayedScenes(
+        np.array(clips), reconstructed(videos, through(pipeline.codec), config.batch)[:, scenes.context :]
+    )
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -185,7 +188,7 @@ def forced_rollouts(
             f"{', '.join(forced)}, 2 are needed: lower the horizon, or hold out more episodes"
         )
     start = start_from(pipeline, replay.dataset, kept, config)
-    unforced = through_codec(pipeline, start.frames, config.batch), roll(pipeline, start, config)
+    unforced = reconstructed(start.frames, through(pipeline.codec), config.batch), roll(pipeline, start, config)
     made = [
         roll_forced(pipeline, start, config, name, unforced, torch.tensor(action), [real[i] for real in futures])
         for i, (name, action) in enumerate(forced.items())
@@ -233,7 +236,7 @@ def roll_forced(
     real = torch.cat([start.frames[:, :known], to_float(np.stack([f.frames[1:] for f in futures]))], dim=1)
     actions = with_future(start.actions, action.expand(1, config.horizon, -1), known)
     dreamed = roll(pipeline, replace(start, frames=real), config, actions)
-    videos = (real, through_codec(pipeline, real, config.batch), dreamed, *unforced)
+    videos = (real, reconstructed(real, through(pipeline.codec), config.batch), dreamed, *unforced)
     repeat = real[:, known - 1 : known].expand(-1, config.horizon, -1, -1, -1)
     states = np.stack([future.states for future in futures])
     return ForcedRollouts(name, *(video[:, known:] for video in videos), repeat, states, start.episode)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,11 +18,9 @@ from videowm.evaluate.pictures import finite
 from videowm.evaluate.reader import Reader, check_reader, targets
 from videowm.evaluate.readings import standardised
 from videowm.types import UserError
-from videowm.vae.codec import DiffusersCodec, to_float
+from videowm.vae.codec import to_float
 from videowm.worlds import find_world
 from videowm.worlds.base import Boxes
-
-Reconstruct = Callable[[Float[Tensor, "b f 3 H W"]], Float[Tensor, "b f 3 H W"]]  # of frames in [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -83,20 +80,6 @@ def replayed_boxes(replay: Replay, where: list[tuple[int, int]], frames: int) ->
             found[episode, frame] = replay.world.boxes()
             replay.world.step(action)
     return [[found[episode, first + i] for i in range(frames)] for episode, first in where]
-
-
-def through(codec: DiffusersCodec) -> Reconstruct:
-    """What an autoencoder makes of frames "b f 3 H W", wherever these lie."""
-    device = next(codec.vae.parameters()).device
-    return lambda frames: codec.decode(codec.encode(frames.to(device)))
-
-
-@torch.no_grad()
-def reconstructed(
-    frames: Float[Tensor, "b f 3 H W"], reconstruct: Reconstruct, batch: int
-) -> Float[Tensor, "b f 3 H W"]:
-    """Frames "b f 3 H W" in [-1, 1] as `reconstruct` gives them back, `batch` clips at once, on the CPU."""
-    return torch.cat([reconstruct(part).float().cpu() for part in frames.split(batch)])
 
 
 def small_things(held: HeldOut, decoded: dict[str, Float[Tensor, "b f 3 H W"]]) -> Pairs:

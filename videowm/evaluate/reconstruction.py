@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ PCA_CLIPS = 256  # training clips at most whose blocks give the principal compon
 PCA_STEPS = 4  # latent steps of such a clip after the first
 PCA_NUMBERS = 2**28  # pixel values at most that they hold: fewer clips of larger frames
 
+Reconstruct = Callable[[Float[Tensor, "b f 3 H W"]], Float[Tensor, "b f 3 H W"]]  # of frames in [-1, 1]
+
 
 @dataclass(frozen=True)
 class ReconstructionConfig:
@@ -30,6 +33,20 @@ class ReconstructionConfig:
     clips: Count = 48  # held-out clips, at most
     frames: Count = 33  # frames of a clip, 1 + k * time stride
     batch: Count = 4  # clips computed at once
+
+
+def through(codec: DiffusersCodec) -> Reconstruct:
+    """What an autoencoder makes of frames "b f 3 H W", wherever these lie."""
+    device = next(codec.vae.parameters()).device
+    return lambda frames: codec.decode(codec.encode(frames.to(device)))
+
+
+@torch.no_grad()
+def reconstructed(
+    frames: Float[Tensor, "b f 3 H W"], reconstruct: Reconstruct, batch: int
+) -> Float[Tensor, "b f 3 H W"]:
+    """Frames "b f 3 H W" in [-1, 1] as `reconstruct` gives them back, `batch` clips at once, on the CPU."""
+    return torch.cat([reconstruct(part).float().cpu() for part in frames.split(batch)])
 
 
 @torch.no_grad()

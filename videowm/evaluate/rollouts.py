@@ -15,6 +15,7 @@ from videowm.data.dataset import Dataset
 from videowm.dit.sample import Sampler
 from videowm.evaluate import pictures
 from videowm.evaluate.curves import Pairs, mean_and_error
+from videowm.evaluate.reconstruction import reconstructed, through
 from videowm.limits import Count, Seed, Whole
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError, latent_steps
@@ -113,15 +114,6 @@ def roll(
 
 
 @torch.no_grad()
-def through_codec(
-    pipeline: WorldModelPipeline, frames: Float[Tensor, "b f 3 H W"], batch: int
-) -> Float[Tensor, "b f 3 H W"]:
-    """Frames "b f 3 H W" in [-1, 1] as the autoencoder gives them back, on the CPU."""
-    codec = pipeline.codec
-    return torch.cat([codec.decode(codec.encode(part.to(pipeline.device))).cpu() for part in frames.split(batch)])
-
-
-@torch.no_grad()
 def rollouts(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig) -> Pairs:
     """PSNR by horizon of the model, the VAE (ceiling) and the repeated last frame (floor), and the model's lead."""
     start = held_out_starts(pipeline, dataset, config)
@@ -129,7 +121,7 @@ def rollouts(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConf
     truth = start.frames[:, known:]
     curves = {
         "psnr": pictures.psnr(roll(pipeline, start, config)[:, known:], truth),
-        "psnr_vae": pictures.psnr(through_codec(pipeline, start.frames, config.batch)[:, known:], truth),
+        "psnr_vae": pictures.psnr(reconstructed(start.frames, through(pipeline.codec), config.batch)[:, known:], truth),
         "psnr_repeat": pictures.psnr(start.frames[:, known - 1 : known].expand_as(truth), truth),
     }
     for name, values in curves.items():

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from videowm.data.dataset import Dataset
 from videowm.evaluate.heldout import of_other_episode
-from videowm.evaluate.rollouts import RolloutConfig, roll, start_from, starting_points, through_codec
+from videowm.evaluate.reconstruction import reconstructed, through
+from videowm.evaluate.rollouts import RolloutConfig, roll, start_from, starting_points
 from videowm.pipeline import WorldModelPipeline
 
 
@@ -85,6 +86,7 @@ def make_scenes(pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutC
         "random": random_actions(future, config.seed),
     }
     videos = {name: roll(pipeline, start, config, with_future(actions, v, known)) for name, v in rolled.items()}
-    return Scenes(truth=start.frames, decoded=through_codec(pipeline, start.frames, config.batch), **videos,
+    decoded = reconstructed(start.frames, through(pipeline.codec), config.batch)
+    return Scenes(truth=start.frames, decoded=decoded, **videos,
                   actions=actions, episode=start.episode, first=np.array([first for _, first in where]),
                   context=known)  # fmt: skip

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from videowm import config as configuration
-from videowm.files import finite, is_full, share, write_json
+from videowm.files import finite, share, write_json
 from videowm.record import RunRecord
 from videowm.train import checkpoint, device, kept, minutes, optim, registry, trunk
 from videowm.train.ahead import ahead
@@ -32,7 +32,7 @@ from videowm.train.meter import Meter, Span, in_words
 from videowm.train.muon import Muon
 from videowm.train.profile import Profiler
 from videowm.train.stop import StopOnSignal, leave_signals_to_the_trainer
-from videowm.train.task import Draws, Items, Task
+from videowm.train.task import Draws, Items, Task, loaded
 from videowm.types import UserError
 
 PATHS = frozenset({"latents", "data"})  # where data lie; what they are is in the record's hashes
@@ -56,6 +56,39 @@ def train(
     Raises:
         UserError: the configuration cannot be trained, or the directory holds another run.
     """
+    check(task, config, measured=measured)
+    if record := finished(out, config, resolved):
+        return record
+    config = dataclasses.replace(config, keep_at=sorted({*config.keep_at, *trunk.kept_before(out)}),
+                                 precision=device.chosen_precision(config))  # fmt: skip
+    resolved = resolved | {"train": resolved["train"] | settled(config)}
+    origin = None
+    if config.start is not None and checkpoint.latest(out / "checkpoints") is None:
+        origin = trunk.origin(config.start, resolved, optim.cooldown_from(config.steps, config.cooldown))
+    run = Run(task, config, out, device.make_accelerator(config, out))
+    found = ""
+    if measured:
+        resolved, found = measure(run)
+    run.plan()
+    with alone(run, resolved):
+        if record := finished(out, run.config, resolved):  # by the process that had the lock until now
+            return record
+        run.accelerator.wait_for_everyone()  # all have looked: from here on there may be a record of this call's own
+        run.resume(origin)
+        record = carry_out(run, resolved, found, profiled=profiled)
+    run.accelerator.wait_for_everyone()
+    run.accelerator.state.destroy_process_group()
+    if record:
+        print(in_words(record))
+    return record
+
+
+def check(task: Task, config: TrainConfig, *, measured: bool) -> None:
+    """Refuse a configuration that cannot be trained; of a run that is `measured` the number of steps is not known yet.
+
+    Raises:
+        UserError: the sentence says what cannot be.
+    """
     if "rule" in (config.batch, config.lr):
         raise UserError(
             f"the rule gives train.batch and train.lr to world models, not to task {task.name}: give numbers"
@@ -63,57 +96,58 @@ def train(
     if not measured:
         check_kept(config)
     device.check_launcher(config)
-    if record := finished(out, config, resolved):
-        return record
-    config = dataclasses.replace(config, keep_at=sorted({*config.keep_at, *trunk.kept_before(out)}),
-                                 precision=device.chosen_precision(config))  # fmt: skip
-    known = {"keep_at": config.keep_at, "precision": config.precision}
-    resolved = resolved | {"train": resolved["train"] | known}
-    origin = None
-    if config.start is not None and checkpoint.latest(out / "checkpoints") is None:
-        origin = trunk.origin(config.start, resolved, optim.cooldown_from(config.steps, config.cooldown))
-    accelerator = device.make_accelerator(config, out)
-    run = Run(task, config, out, accelerator)
-    found = ""
-    if measured:
-        steps, rate = minutes.measure(run)
-        found = f"train.minutes {config.minutes:g}: {steps:,} steps at {rate:.3g} a second"
-        task.set_steps(steps)
-        config = dataclasses.replace(task.config.train, **known)
-        check_kept(config)
-        run.plan(config)
-        resolved = configuration.to_dict(task.config) | {"train": configuration.to_dict(config)}
+
+
+def settled(config: TrainConfig) -> dict[str, Any]:
+    """What this machine and earlier calls decide of a configuration."""
+    return {"keep_at": config.keep_at, "precision": config.precision}
+
+
+def measure(run: Run) -> tuple[dict[str, Any], str]:
+    """Give a run the steps that fit into its minutes; its whole configuration then, and a line that says so.
+
+    Raises:
+        UserError: no time is left for a step, or a checkpoint that is to be kept lies beyond the steps.
+    """
+    steps, rate = minutes.measure(run)
+    found = f"train.minutes {run.config.minutes:g}: {steps:,} steps at {rate:.3g} a second"
+    run.task.set_steps(steps)
+    run.config = dataclasses.replace(run.task.config.train, **settled(run.config))
+    check_kept(run.config)
+    return configuration.to_dict(run.task.config) | {"train": configuration.to_dict(run.config)}, found
+
+
+@contextmanager
+def alone(run: Run, resolved: dict[str, Any]) -> Iterator[None]:
+    """The run directory, made or found to be this run's, and locked within (by the main process)."""
     lock = None
-    if accelerator.is_main_process:
-        prepare_directory(out, resolved)
-        lock = RunLock(out)
-    accelerator.wait_for_everyone()
-    if record := finished(out, config, resolved):  # by the process that had the lock until now
+    if run.accelerator.is_main_process:
+        prepare_directory(run.out, resolved)
+        lock = RunLock(run.out)
+    try:
+        run.accelerator.wait_for_everyone()
+        yield
+    finally:
         if lock is not None:
             lock.release()
-        return record
-    accelerator.wait_for_everyone()  # all have looked: from here on there may be a record of this call's own
-    run.resume(origin)
-    log = Log(accelerator, out, steps=config.steps, first=run.step, name=task.name, config=resolved,
-              trackers=config.trackers)  # fmt: skip
+
+
+def carry_out(run: Run, resolved: dict[str, Any], found: str, *, profiled: bool) -> RunRecord | None:
+    """The steps still to do, logged, and the end of the run; `found` is a line to be logged first."""
+    task, main = run.task, run.accelerator.is_main_process
+    log = Log(run.accelerator, run.out, steps=run.config.steps, first=run.step, name=task.name, config=resolved,
+              trackers=run.config.trackers)  # fmt: skip
     if found:
         log.say(found)
     profiler = None
-    if profiled and accelerator.is_main_process:
-        profiler = Profiler(out, task.step_flops, accelerator.device, accelerator.num_processes, run.meter)
+    if profiled and main:
+        profiler = Profiler(run.out, task.step_flops, run.accelerator.device, run.accelerator.num_processes, run.meter)
     try:
-        with StopOnSignal(saves=accelerator.is_main_process) as stop:
-            learn(run, config, log, profiler, stop)
-        record = run.finish(log, config_hash(resolved)) if accelerator.is_main_process else None
+        with StopOnSignal(saves=main) as stop:
+            learn(run, run.config, log, profiler, stop)
+        return run.finish(log, config_hash(resolved)) if main else None
     finally:
         log.close()
-        if lock is not None:
-            lock.release()
-    accelerator.wait_for_everyone()
-    accelerator.state.destroy_process_group()
-    if record:
-        print(in_words(record))
-    return record
 
 
 def check_kept(config: TrainConfig) -> None:
@@ -200,11 +234,12 @@ class Run:
         self.first = 0
         self.began = 0 if config.start is None else config.start.step
         self.stopped = False
-        self.plan(config)
+        self.average: optim.Average | None = None
+        self.gate_at: int | None = None
 
-    def plan(self, config: TrainConfig) -> None:
-        """Take on a configuration whose number of steps may be another: the average and the gate follow it."""
-        self.config = config
+    def plan(self) -> None:
+        """Make what depends on the number of steps, which is known now: the average and the gate."""
+        config = self.config
         self.average = optim.Average(self.task.model, config.ema * config.steps) if config.ema else None
         # A branch is judged after the first step of its own: its trunk, which others need, is only warned about.
         self.gate_at = None if config.gate.failing == "off" else max(config.gate.step(config.steps), self.began + 1)
@@ -382,26 +417,6 @@ class Run:
             **speed, **{"params": {}, **fields},
         )  # fmt: skip
         return cut_short(record, self.step, began=self.began) if self.stopped else record
-
-
-def loaded(loader: Iterable[dict[str, Tensor] | UserError]) -> Iterator[dict[str, Tensor]]:
-    """The samples of a loader; an error or the end of a loading process is one sentence.
-
-    Raises:
-        UserError: a loading process met one, ended, or had no room.
-    """
-    try:
-        for samples in loader:
-            if isinstance(samples, UserError):
-                raise samples
-            yield samples
-    except (OSError, RuntimeError) as error:
-        if not is_full(error) and "DataLoader" not in str(error):
-            raise
-        raise UserError(
-            f"a process that loads data gave none ({str(error).splitlines()[0]}): free memory and /dev/shm, run the "
-            "same command again, or set train.workers=0 on a CPU"
-        ) from None
 
 
 def say_unknown_errors(metrics: dict[str, Any], log: Log) -> None:

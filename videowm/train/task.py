@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from videowm.files import is_full
 from videowm.types import UserError
 
 if TYPE_CHECKING:
@@ -131,3 +132,23 @@ def check_shared_memory(size: int, folder: str = "/dev/shm") -> None:  # noqa: S
             f"{folder} has {free:,} bytes left and a batch needs {2 * size:,} there: free some, give the container "
             "more of it, or set train.workers=0 on a CPU"
         )
+
+
+def loaded(loader: Iterable[dict[str, Tensor] | UserError]) -> Iterator[dict[str, Tensor]]:
+    """The samples of a loader; an error or the end of a loading process is one sentence.
+
+    Raises:
+        UserError: a loading process met one, ended, or had no room.
+    """
+    try:
+        for samples in loader:
+            if isinstance(samples, UserError):
+                raise samples
+            yield samples
+    except (OSError, RuntimeError) as error:
+        if not is_full(error) and "DataLoader" not in str(error):
+            raise
+        raise UserError(
+            f"a process that loads data gave none ({str(error).splitlines()[0]}): free memory and /dev/shm, run the "
+            "same command again, or set train.workers=0 on a CPU"
+        ) from None

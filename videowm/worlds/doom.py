@@ -12,7 +12,32 @@ from typing import Any
 import numpy as np
 
 from videowm.types import UserError
-from videowm.worlds.base import Boxes
+from videowm.worlds.base import Boxes, World
+
+HERTZ = 35  # physics steps a second
+
+
+class DoomWorld(World):
+    """A world that ViZDoom's engine draws at 35 Hz; a subclass says by `start` which game that is."""
+
+    def __init__(self, frame_skip: int = 4) -> None:
+        self.frame_skip = frame_skip
+        self.fps = HERTZ / frame_skip
+        self._game: Any = None
+
+    def start(self) -> Any:
+        """The engine with this world's game."""
+        raise NotImplementedError
+
+    def reset(self, seed: int) -> None:
+        if self._game is None:
+            self._game = self.start()
+        self._game.set_seed(seed)
+        self._game.new_episode()
+        self._now = self._game.get_state()
+
+    def render(self) -> np.ndarray:
+        return area_average(self._now.screen_buffer, self.size)
 
 
 def start_engine(

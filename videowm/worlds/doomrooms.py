@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from videowm.worlds.base import HELD, Boxes, Fact, World
-from videowm.worlds.doom import area_average, boxes_of, start_engine
+from videowm.worlds.base import HELD, Boxes, Fact
+from videowm.worlds.doom import DoomWorld, boxes_of, start_engine
 from videowm.worlds.takecover import number
 
 SCREEN = (192, 256)  # (H, W) pixels that the engine draws
@@ -41,7 +41,7 @@ GLANCES = np.radians([0, 0, 0, 0, 0, 45, -45, 90, -90, 180])  # from the way tha
 STEPS = [pair for way in WAYS for a, b in zip(way, way[1:]) for pair in ((a, b), (b, a))]
 
 
-class DoomRooms(World):
+class DoomRooms(DoomWorld):
     """Someone walks through eight rooms from a random place on; taking the vest in the ninth ends the game.
 
     The engine runs at 35 Hz; its 256x192 picture is averaged over areas to 128x128. Lengths are in map units,
@@ -75,19 +75,10 @@ class DoomRooms(World):
              low=("turning right",), high=("turning left",), others=("turning both ways", "hardly turning")),
     )  # fmt: skip
 
-    def __init__(self, frame_skip: int = 4) -> None:
-        self.frame_skip = frame_skip
-        self.fps = 35 / frame_skip
-        self._game: Any = None
-
-    def reset(self, seed: int) -> None:
-        if self._game is None:
-            off = dict.fromkeys(("render_crosshair", "render_weapon", "render_messages"), False)
-            self._game = start_engine(self.name, "my_way_home", SCREEN, VARIABLES, BUTTONS, episode_timeout=0,
-                                      labels_buffer_enabled=self.watched, **off)  # fmt: skip
-        self._game.set_seed(seed)
-        self._game.new_episode()
-        self._now = self._game.get_state()
+    def start(self) -> Any:
+        off = dict.fromkeys(("render_crosshair", "render_weapon", "render_messages"), False)
+        return start_engine(self.name, "my_way_home", SCREEN, VARIABLES, BUTTONS, episode_timeout=0,
+                            labels_buffer_enabled=self.watched, **off)  # fmt: skip
 
     def step(self, action: np.ndarray) -> tuple[float, bool]:
         """Values are cut to -1 to 1. The reward for the vest is 1; the frame after it does not exist."""
@@ -95,9 +86,6 @@ class DoomRooms(World):
         reward = self._game.make_action([TURN * turn, STRIDE * forward, STRIDE * strafe], self.frame_skip)
         self._now = self._game.get_state()
         return reward, self._now is None
-
-    def render(self) -> np.ndarray:
-        return area_average(self._now.screen_buffer, self.size)
 
     def state(self) -> np.ndarray:
         x, y, degrees, vx, vy = (float(value) for value in self._now.game_variables)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from videowm.worlds.base import Boxes, World
-from videowm.worlds.doom import area_average, boxes_of, start_engine
+from videowm.worlds.base import Boxes
+from videowm.worlds.doom import DoomWorld, boxes_of, start_engine
 
 SCREEN = (120, 160)  # (H, W) pixels, the smallest that the engine draws
 VARIABLES = ("POSITION_X", "POSITION_Y", "VELOCITY_X", "VELOCITY_Y", "HEALTH")
@@ -24,7 +24,7 @@ def slot_names(kind: str, count: int) -> list[str]:
     return [f"{kind}{i}_{what}" for i in range(count) for what in ("x", "y", "vx", "vy")]
 
 
-class TakeCover(World):
+class TakeCover(DoomWorld):
     """The player stands at one end of a hall, looks along +x and steps left (+y) or right until the imps have won.
 
     The engine runs at 35 Hz; its 160x120 picture is averaged over areas to 64x64. Lengths are in map units, velocities
@@ -41,27 +41,19 @@ class TakeCover(World):
     FORCED = ("left", "right", "stay")
     NAMED_ACTIONS = {"stay": (0.0, 0.0), "left": (1.0, 0.0), "right": (0.0, 1.0)}
 
-    def __init__(self, frame_skip: int = 4) -> None:
-        self.frame_skip = frame_skip
-        self.fps = 35 / frame_skip
-        self._game: Any = None
+    def start(self) -> Any:
+        seen = {"objects_info_enabled": True, "labels_buffer_enabled": True}
+        return start_engine(self.name, "take_cover", SCREEN, VARIABLES, **seen)
 
     def reset(self, seed: int) -> None:
-        if self._game is None:
-            seen = {"objects_info_enabled": True, "labels_buffer_enabled": True}
-            self._game = start_engine(self.name, "take_cover", SCREEN, VARIABLES, **seen)
-        self._game.set_seed(seed)
-        self._game.new_episode()
-        self._now, self._state = self._game.get_state(), None
+        super().reset(seed)
+        self._state = None
 
     def step(self, action: np.ndarray) -> tuple[float, bool]:
         """Buttons are pressed by values above 0.5. The frame after death does not exist."""
         reward = self._game.make_action([float(value) > 0.5 for value in action], self.frame_skip)
         self._now, self._state = self._game.get_state(), None
         return reward, self._now is None
-
-    def render(self) -> np.ndarray:
-        return area_average(self._now.screen_buffer, self.size)
 
     def state(self) -> np.ndarray:
         if self._state is None:  # the driver and the recording both read it
