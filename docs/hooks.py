@@ -8,13 +8,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import typing
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 RANGE = re.compile(r"Annotated\[(\w+), Range\([^)]*\)\]")
+FIELDS = re.compile(r"<!-- fields: ([\w.]+)\.(\w+)(?: without (\w+))? -->")
 LINK = re.compile(r"(?<!!)\[([^]]+)\]\(([^)#:]+)(#[^)]*)?\)")
 
 
@@ -138,23 +141,22 @@ BESIDE_WORDS = {
 }
 
 
-def record_tables() -> str:
-    """The fields of record.json."""
-    from videowm.record import Execution, RunRecord
+def fields_table(cls: type, without: str | None) -> str:
+    """Every field of the dataclass that a file holds, with its type and the comment beside it; `without` one."""
+    from videowm.config import type_name
     from videowm.reference import field_comments
 
-    parts = []
-    for cls, under in ((RunRecord, ""), (Execution, "execution.")):
-        comments = field_comments(cls)
-        rows = [(code(under + f.name), str(f.type), comments.get(f.name, "")) for f in dataclasses.fields(cls)
-                if f.name != "more"]  # fmt: skip
-        parts.append(table(("key", "type", "what"), rows))
-    return "\n\n".join(parts)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    comments = {k: v for base in reversed(cls.__mro__[:-1]) for k, v in field_comments(base).items()}
+    rows = [(code(f.name), RANGE.sub(r"\1", type_name(hints[f.name])), comments.get(f.name, ""))
+            for f in dataclasses.fields(cls) if f.name != without]  # fmt: skip
+    return table(("key", "type", "what"), rows)
 
 
 def files_page() -> str:
-    """The page on files, with the tables that the code gives."""
-    return (DOCS / "reference" / "files.md").read_text().replace("<!-- record -->", record_tables())
+    """The page on files; a line `fields: module.Class without FIELD` in it becomes the table of that class."""
+    text = (DOCS / "reference" / "files.md").read_text()
+    return FIELDS.sub(lambda match: fields_table(getattr(import_module(match[1]), match[2]), match[3]), text)
 
 
 def start_page() -> str:

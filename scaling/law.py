@@ -70,15 +70,15 @@ class Runs:
 
 @dataclass(frozen=True)
 class Law:
-    """A fitted law. `status` is "converged", or what is wrong with the optimum, and then `reason` holds a sentence."""
+    """A fitted law, the content of law.json."""
 
-    form: str
-    params: dict[str, float]
+    form: str  # its name
+    params: dict[str, float]  # by their letters
     objective: float  # sum of Huber terms on log-residuals
     num_points: int  # runs the optimum was fitted to
-    dropped: int
-    status: str
-    reason: str = ""
+    dropped: int  # runs that were left out
+    status: str  # "converged", or what is wrong with the optimum
+    reason: str = ""  # a sentence, where the status is another
     intervals: dict = field(default_factory=dict)  # {"level", "params": {name: [lo, hi]}, "se": {name: se}}
     fitted_range: dict[str, list[float]] = field(default_factory=dict)  # {"n" | "d" | "c": [lowest, highest]}
 

@@ -36,12 +36,12 @@ LEVEL = 0.9
 class Forecast:
     """A law's loss at one budget, with its interval and the baselines."""
 
-    form: str
+    form: str  # of the law
     status: str  # of the fit, "converged" or what is wrong with it
-    params: dict[str, float]
+    params: dict[str, float]  # of the law
     n: float | None  # expected to be best at this budget; None where neither the law nor the sweep has a rule
-    d: float | None
-    loss: float
+    d: float | None  # tokens, likewise
+    loss: float  # that is predicted
     interval: list[float]  # of one new run
     block: str  # what the bootstrap drew: "run" or "trunk"
     baselines: dict[str, float]  # "no further gain" is the lowest loss of the highest budget that was fitted
@@ -52,14 +52,14 @@ class Prediction(Forecast):
     """A frozen forecast, as its file holds it."""
 
     budget: float  # FLOPs
-    y: str
-    arm: str | None
+    y: str  # the metric
+    arm: str | None  # of the sweep; None where it has none
     form_chosen: str  # why this form
     level: float  # of the interval
-    depth: int | None
+    depth: int | None  # whose parameters come closest to n
     held_out: bool  # no run of this budget had been finished
     runs: dict[str, str]  # sha256 of the records that were fitted, by name
-    time: str
+    time: str  # when it was frozen
     sha256: str  # over all the rest
 
     def __str__(self) -> str:
@@ -67,12 +67,11 @@ class Prediction(Forecast):
         interval = "{:.0%} [{:.4f}, {:.4f}]".format(self.level, *self.interval).replace("%", " %")
         size = "" if self.n is None else f" at N = {self.n:.3g} (depth {self.depth}), D = {self.d:.3g} tokens"
         others = ", ".join(f"{name} {value:.4f}" for name, value in self.baselines.items())
+        late = "" if self.held_out else "\n  not held out: a run of this budget had been finished before"
         return (
             f"{self.y} at {self.budget:.3g} FLOPs: {self.loss:.4f}, {interval}{size}\n"
             f"  {self.form} law ({self.status}) on {len(self.runs)} runs; {self.form_chosen}\n  {others}\n"
-            f"  frozen {self.time}, sha256 {self.sha256[:16]}"
-            + "\n  not held out: a run of this budget had been finished before"
-            * (not self.held_out)
+            f"  frozen {self.time}, sha256 {self.sha256[:16]}{late}"
         )
 
 

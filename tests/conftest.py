@@ -5,8 +5,10 @@ Everything is made once per session by the program's own commands, with real par
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -424,3 +426,25 @@ def same():
         assert records[0]["metrics"] == records[1]["metrics"] and records[0]["hashes"] == records[1]["hashes"]
 
     return check
+
+
+@pytest.fixture(scope="session")
+def hooks():
+    """docs/hooks.py, which makes the reference."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs/hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def listed(hooks):
+    """The keys of a file that the reference's page on files lists in the tables below its heading."""
+    page = hooks.files_page()
+
+    def keys(heading: str) -> set[str]:
+        section = re.split(r"\n#", page.split(f"\n### {heading}\n")[1])[0]
+        rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+        return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+    return keys

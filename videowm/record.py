@@ -21,7 +21,7 @@ class Execution:
     """How a run was executed. A trunk and its branch must agree in `precision`."""
 
     precision: str | None = None  # "fp32" or "bf16", what "auto" became; None in records from before it was kept
-    processes: int | None = None
+    processes: int | None = None  # that shared each batch
     versions: dict[str, str | None] = field(default_factory=dict)  # of torch, diffusers, cuda
 
     @classmethod
@@ -36,31 +36,31 @@ class RunRecord:
     """One finished run. Unknown keys of a file are kept in `more`, missing optional ones have their default."""
 
     name: str  # of the run directory
-    seed: int
+    seed: int  # of the task
     steps: int  # optimiser steps, of a branch those of its trunk included
     batch: int  # samples a step, over all processes
     lr: float  # peak learning rate
     wall_seconds: float  # of training alone
-    device: str
+    device: str  # name of the GPU, or the CPU's threads and instruction set
     params: dict[str, int]  # parameters by part
     metrics: dict[str, Any]  # name -> number, list over frames or bins, or None; see `videowm.metrics`
     hashes: dict[str, str] = field(default_factory=dict)  # data, vae, bank, …
-    config_hash: str = ""
+    config_hash: str = ""  # of the configuration without paths and what only executes it
     role: str = "run"  # or "trunk", which others start from
     trunk: str | None = None  # name of the run that this one branched off
     depth: int | None = None  # of a world model
     tokens: dict[str, int] = field(default_factory=dict)  # target, processed
     frames: dict[str, int] = field(default_factory=dict)  # seen, unique
     flops: dict[str, float | None] = field(default_factory=dict)  # train (whole path), spent (own steps), encode
-    samples_per_second: float | None = None
-    tokens_per_second: float | None = None
+    samples_per_second: float | None = None  # of all processes
+    tokens_per_second: float | None = None  # likewise
     mfu: float | None = None  # model FLOPs utilisation, 0 to 1
     wait: float | None = None  # share of the time spent waiting for data
-    memory_gib: float | None = None  # peak
+    memory_gib: float | None = None  # peak of the first process, GiB
     text: dict[str, Any] | None = None  # captions that were used
     stopped: str | None = None  # what ended the run before its planned end
     planned: dict[str, float] = field(default_factory=dict)  # of a stopped run
-    execution: Execution = field(default_factory=Execution)
+    execution: Execution = field(default_factory=Execution)  # how it was executed, below
     more: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -31,8 +31,9 @@ def evaluated(world_run, reader_run, tmp_path_factory):
     return run
 
 
-def test_every_room_and_every_error(evaluated, reader_run):
-    """Guards a room that is never called, a number without its error, and one that is not a number."""
+def test_every_room_and_every_error(evaluated, reader_run, listed):
+    """Guards a room that is never called, a number without its error, one that is not a number, and conditions that
+    the reference forgot."""
     text = (evaluated / "evaluation.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
     metrics = json.loads(text)
@@ -46,7 +47,7 @@ def test_every_room_and_every_error(evaluated, reader_run):
         if not exact.search(name):
             assert f"{name}_se" in metrics, name
     assert "control/delta_psnr_ceiling" in metrics and metrics["control/delta_psnr_ceiling_clips"] == 2
-    assert metrics["about"]["sampler"]["steps"] == 2
+    assert metrics["about"]["sampler"]["steps"] == 2 and set(metrics["about"]) == listed("evaluation.json")
     own = json.loads((reader_run / "record.json").read_text())["metrics"]
     assert metrics["reader/steer_r2"] == own["reader/steer_r2"]
     assert len(metrics["surprise/ranked_by_progress"]) == 4 and metrics["evaluate/seconds"] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -130,7 +131,7 @@ def test_trained_as_planned_and_fitted_by_trunk(trained, capsys):
     assert "3 points" in capsys.readouterr().out
 
 
-def test_frozen_then_measured(trained, capsys):
+def test_frozen_then_measured(trained, capsys, listed):
     """Guards the whole promise: written before, printed again as it was, no longer held out once a run has been seen.
 
     The target is then planned as a further budget: the trunk goes on, and the run from it is compared.
@@ -138,6 +139,7 @@ def test_frozen_then_measured(trained, capsys):
     sweep = load_sweep(trained)
     path, said = predict.freeze(sweep, 6e9, form="frontier", draws=50)
     kept = path.read_bytes()
+    assert set(json.loads(kept)) == listed("predictions/BUDGET.json")
     assert said.held_out and len(said.runs) == 15 and path.name == "6e9.json" and said.block == "trunk"
     run(parser().parse_args(["predict", str(trained), "--budget", "6e9"]))
     assert f"sha256 {said.sha256[:16]}" in capsys.readouterr().out and path.read_bytes() == kept

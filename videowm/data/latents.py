@@ -40,11 +40,11 @@ class Origin:
     """What a shard of latents was made of and how. Every shard holds it, and so does the index."""
 
     data: str  # folder of the dataset
-    data_hash: str
+    data_hash: str  # of the dataset
     vae: str  # run directory, diffusers folder or hub name
-    vae_hash: str
+    vae_hash: str  # of the autoencoder
     frames: Count  # of a clip
-    dtype: Literal["fp32", "fp16", "bf16"]
+    dtype: Literal["fp32", "fp16", "bf16"]  # as which latents are stored
     played: dict[str, int] | None = None  # episodes and seed of newly played training clips; None: recorded ones
 
     def check_same(self, other: Origin, path: Path) -> None:
@@ -72,12 +72,12 @@ class LatentsIndex(Origin):
     steps: Count  # latent steps of a clip
     shape: tuple[Count, Count, Count]  # (c, h, w) of a latent step
     mean: list[float]  # of the training latents, per channel
-    std: list[Positive]
+    std: list[Positive]  # likewise
     action_mean: list[float]  # of the training clips' actions, per element
-    action_std: list[Positive]
-    action_names: list[str]
-    world: str
-    fps: Positive
+    action_std: list[Positive]  # likewise
+    action_names: list[str]  # of the elements of an action
+    world: str  # the game
+    fps: Positive  # frames a second
     clips: dict[str, int] = field(default_factory=dict)  # split -> count
     files: dict[str, str] = field(default_factory=dict)  # name of a shard -> its sha256
 

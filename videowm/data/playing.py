@@ -15,7 +15,7 @@ ATTEMPTS = 100  # at an episode that ends at once
 def attempts(seed: int, number: int) -> Iterator[np.random.Generator]:
     """The random numbers of an episode, and of each that is drawn in its place while they end at once."""
     for attempt in range(ATTEMPTS):
-        yield np.random.default_rng([seed, number] + [attempt] * (attempt > 0))
+        yield np.random.default_rng([seed, number, attempt] if attempt else [seed, number])
 
 
 def play_episode(world: World, seed: int, number: int, frames: int) -> Episode:

@@ -44,13 +44,13 @@ NOTE = "meta/recording.json"
 class Recording:
     """The settings that decide every byte of a recorded dataset; kept in meta/recording.json."""
 
-    world: str
-    episodes: Count
-    seed: Seed
+    world: str  # the game
+    episodes: Count  # of the whole dataset
+    seed: Seed  # episode i draws its random numbers from (seed, i)
     frames: Frames  # at most, of an episode
     frame_skip: Count | None  # physics steps a frame; None in a world that has no such thing
-    test_share: HeldOut
-    lossless: bool
+    test_share: HeldOut  # of the episodes, the last ones
+    lossless: bool  # whether the video is
     group: Count  # episodes a file group
     arguments: dict[str, Any] = field(default_factory=dict)  # more that the world's constructor took
     trust: bool = False  # whether a policy that holds code may be loaded; never kept, so nobody else's is trusted
