@@ -21,7 +21,8 @@ from videowm import api
 from videowm.bootstrap import standard_error
 from videowm.data.dataset import Dataset
 from videowm.evaluate import pictures
-from videowm.evaluate.rollouts import RolloutConfig, held_out_starts, roll, through_codec
+from videowm.evaluate.reconstruction import reconstructed, through
+from videowm.evaluate.rollouts import RolloutConfig, held_out_starts, roll
 from videowm.files import write_json
 from videowm.pipeline import WorldModelPipeline
 from videowm.record import RunRecord
@@ -67,7 +68,7 @@ def measured(run: Path, args: argparse.Namespace) -> dict:
     start = held_out_starts(pipeline, dataset, config)
     videos = {
         "psnr": roll(pipeline, start, config),
-        "ceiling": through_codec(pipeline, start.frames, config.batch),
+        "ceiling": reconstructed(start.frames, through(pipeline.codec), config.batch),
         "floor": start.frames[:, 8:9].expand_as(start.frames),
     }
     scores = {key: pictures.psnr(video[:, 9:], start.frames[:, 9:]).mean(1).tolist() for key, video in videos.items()}

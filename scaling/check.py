@@ -56,8 +56,8 @@ class RateCurve:
         return (
             f"{self.width:6d} {self.tokens:9.3g} {self.batch:6d} {self.lr:9.3g} {self.best_factor:7.2f}  {interval}"
             + "  at the end of the factors" * self.edge
-            + f"  {diverged} diverged" * bool(diverged)
-            + f"  {self.stopped} stopped by the action gate" * bool(self.stopped)
+            + (f"  {diverged} diverged" if diverged else "")
+            + (f"  {self.stopped} stopped by the action gate" if self.stopped else "")
         )
 
 

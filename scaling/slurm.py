@@ -157,7 +157,8 @@ def submit(points: list[Point], sweep: SweepConfig, jobs: int | None = None) -> 
 def submitted(states: list[str], waiting: int, sent: int) -> str:
     """What a submission did, of points in these states, of which `waiting` had not ended."""
     stopped = states.count("stopped")
-    done = f"{len(states) - waiting - stopped} done" + f", {stopped} stopped by the action gate" * bool(stopped)
+    gated = f", {stopped} stopped by the action gate" if stopped else ""
+    done = f"{len(states) - waiting - stopped} done{gated}"
     other = waiting - sent
     return f"{sent} of {len(states)} points submitted; {done}, {other} queued, running or waiting for such"
 
