@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def play(runs: list[Path], options: PlayOptions) -> None:
     from videowm.play.stage import Stage
 
     device, lock = device_of(options.device), threading.RLock()
+    if device.type == "cpu":
+        leave_a_core()
     models = [Model.open(run, device, lock) for run in runs]
     stage = Stage.of(models, options.data or dataset_of(runs[0]), options.out)
     serve(stage, Access.of(options.host, options.token), options.port, sessions=options.sessions)
@@ -38,6 +41,13 @@ def check_installed() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'videowm[play]'") from None
+
+
+def leave_a_core() -> None:
+    """Compute on all cores but one, which the browser and the server need."""
+    import torch
+
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 2) - 1)))
 
 
 def device_of(name: str | None):

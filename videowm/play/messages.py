@@ -219,7 +219,7 @@ class Shown(Message):
     views: list[View]
     format: Format = "raw"
     by: By = "person"
-    actions: list[str] = []  # names of the actions taken, "" where none has it
+    actions: list[str] = []  # names of the actions taken, or of those nearest to them
     coordinates: list[float] | None = None  # along the directions, in standard deviations
     ms: dict[str, float] = {}  # milliseconds by part
 

@@ -63,7 +63,7 @@ class Session:
         self.at = 0
         self.queued = 0.0  # ms that the present message waited for this session
         self.held: tuple[Float32[np.ndarray, " a"], int] | None = None
-        self.known = {tuple(np.float32(c.action).tolist()): c.name for c in stage.hello.controls}
+        self.named = np.array([control.action for control in stage.hello.controls], np.float32)
         self.ways: dict[type, Callable[[Any], Iterator[bytes | m.Message]]] = {
             m.Start: self.start, m.Look: self.look, m.Step: self.step, m.Drive: self.drive, m.Tune: self.tune,
             m.Real: self.set_real, m.Branch: self.branch, m.Pick: self.pick, m.Front: self.set_front,
@@ -170,7 +170,8 @@ class Session:
     def views(self, frames: dict[str, Frames]) -> list[m.View]:
         """The rows of a step's picture, with the running difference from the real game."""
         real, over = frames.get(REAL), self.game is not None and self.game.over
-        views = [m.View(name=name, kind="dream", run=i, psnr=None if real is None else psnr(frames[name], real))
+        alone = real is None or over  # nothing to compare with
+        views = [m.View(name=name, kind="dream", run=i, psnr=None if alone else psnr(frames[name], real))
                  for i, name in enumerate(self.names)]  # fmt: skip
         return views if real is None else [*views, m.View(name=REAL, kind="real", over=over)]
 
@@ -383,11 +384,17 @@ class Session:
             dream = self.dreams[self.front]
             coordinates = dream.coordinates(dream.model.directions(self.dataset)[0])
         content = m.picture(pictures, self.form)
-        names = [] if actions is None else [self.known.get(tuple(action.tolist()), "") for action in actions]
+        names = [] if actions is None else self.names_of(actions)
         header = m.Shown(what=what, number=number, at=self.at, frames=len(pictures[0]), size=self.dataset.size,
                          views=views, format=self.form, by=self.by, actions=names, coordinates=coordinates,
                          ms={"queue": self.queued, **(ms or {}), "pack": passed(began)})  # fmt: skip
         return m.pack(header, content)
+
+    def names_of(self, actions: Float32[np.ndarray, "n a"]) -> list[str]:
+        """The named action nearest to each, in the training data's standard deviations."""
+        std = np.maximum(self.stage.models[0].pipeline.trained_on.action_std, 1e-6)
+        distance = np.square((actions[:, None] - self.named) / std).sum(-1)
+        return [self.stage.hello.controls[i].name for i in distance.argmin(1)]
 
 
 def passed(began: float) -> float:

@@ -151,6 +151,7 @@ function showFrame(now) {
   const first = step.header.views[s.front]?.psnr;
   if (first) { keep(s.curve, first[frame], 240); drawCurve(); }
   if (frame === 0 && step.asked) measure(step.asked);
+  showTaken(step.header.actions?.[frame]);
   if (step.next >= step.header.frames) {
     s.buffer.shift();
     s.last = { step, frame };
@@ -184,7 +185,6 @@ function showClock(now) {
   [...ticks.children].forEach((tick, i) => tick.classList.toggle("on", i < next));
   const keys = s.pressed.length ? s.pressed : (s.asked?.keys ?? []);
   $("waiting").textContent = s.futures ? "several futures" : s.playing && keys.length ? `a key waits, ${Math.round(now - keys[0])} ms` : "";
-  $("waiting").style.left = `${(100 * Math.min(next, k - 1)) / k}%`;
   if (now - (s.numbered ?? 0) > 250) { s.numbered = now; showNumbers(now); }
 }
 
@@ -224,8 +224,10 @@ function arrange(views) {
 
 // As many columns as leave the pictures large and the keys in sight.
 function columns() {
-  const count = $("views").children.length, narrow = innerWidth <= 900;
-  const many = count <= 4 ? Math.max(2, count) : count <= 6 ? 3 : count <= 8 ? 4 : 5;
+  const count = $("views").children.length, narrow = innerWidth <= 900, [height, width] = s.hello.size;
+  let many = 2;
+  const tall = () => Math.ceil(count / many) * (($("views").clientWidth / many) * (height / width) + 34);
+  while (many < count && tall() > 0.56 * innerHeight) many++;
   $("views").style.setProperty("--columns", narrow ? (count < 5 ? 2 : 3) : many);
   $("views").classList.toggle("lead", narrow && count === 3);
 }
@@ -304,6 +306,12 @@ function changed(before, at) {
   const name = currentAction().name;
   if (name !== before && s.playing && s.by === "person" && !s.futures) s.pressed.push(at);
   for (const button of $("keys").children) button.classList.toggle("held", [...s.held.keys()].some((code) => button.codes.includes(code)));
+}
+
+// The keys of what another player does.
+function showTaken(name) {
+  const of = s.by === "person" ? [] : (s.hello.controls.find((control) => control.name === name)?.of ?? []);
+  for (const button of $("keys").children) button.classList.toggle("taken", of.includes(button.dataset.action));
 }
 
 function known(code) { return primaries().some((control) => control.keys.includes(code)); }
@@ -537,7 +545,7 @@ $("explorer").ontoggle = () => send({ type: "explore", on: $("explorer").open })
 $("cause").onclick = () => { move("world"); level(); setPlaying(true); };
 $("level").onclick = level;
 
-addEventListener("resize", columns);
+addEventListener("resize", () => s.hello && columns());
 addEventListener("error", (event) => s.errors.push(event.message));
 requestAnimationFrame(tick);
 connect();
