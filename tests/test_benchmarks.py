@@ -22,6 +22,7 @@ import evaluation
 import gym_worlds
 import large_latents
 import peers
+import play
 import rollout
 import stages
 import study
@@ -256,3 +257,22 @@ def test_what_a_user_types_for_four_gymnasium_environments(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         gym_worlds.main(["--help"])
     assert ended.value.code == 0 and "--only" in capsys.readouterr().out
+
+
+def test_a_step_of_play_is_timed_beside_its_floor():
+    """A trick that is not measured, or a floor that leaves out what a pass reads."""
+    row = play.main(["speed", "--depth", "1", "--steps", "2", "--window", "3", "--tricks", "fp32"])[0]
+    assert "error" not in row and row["ms"] > 0 and row["frames_s"] > 0 and row["floor_ms"] is None
+    pipeline = play.random_pipeline(1, play.options().parse_args(["speed"]))
+    counted = sum(p.numel() for p in pipeline.transformer.parameters())
+    few, many = (play.floor(pipeline, n, half=True) for n in (1, 9))
+    assert few["all_m"] == round(counted / 1e6, 1) and many["read_gb"] >= few["read_gb"] > 0
+
+
+def test_a_soak_sees_what_grows():
+    """A soak that calls a leak flat, or counts the warm-up as one."""
+    rows = [{"minute": i, "rss_mb": 500 + (100 if i else 0), "ms_p50": 9.0, "ms_p95": 20.0} for i in range(30)]
+    assert play.drift(rows)["rss_mb_a_minute"] == 0 and play.drift(rows)["ms_p95"] == [20.0, 20.0]
+    leak = [row | {"rss_mb": row["rss_mb"] + 3 * row["minute"]} for row in rows]
+    assert play.drift(leak)["rss_mb_a_minute"] == 3
+    assert play.quantiles([1.0, 2.0, 3.0])["p50"] == 2.0 and play.quantiles([]) == {"count": 0}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,6 +269,26 @@ def test_other_time_strides(with_stride, dataset, tmp_path, stride):
     list(session.handle(m.Branch(kind="chance", count=2)))
     play(session, 2)
     assert shown(next(session.handle(m.Pick(row=1))))[0].at == 6 * stride
+
+
+def test_a_stride_of_one_trains(dataset, vae_arguments, encode, train_world, tmp_path):
+    """Guards a time stride that the commands cannot train: autoencoder, latents, world model, and a game of it."""
+    from videowm.play.launch import warm
+    from videowm.play.model import Model, dataset_of
+    from videowm.train.loop import launch
+    from videowm.vae.codec import DiffusersCodec, load_vae
+
+    vae, latents = tmp_path / "vae", tmp_path / "latents"
+    config = Path(__file__).parents[2] / "configs/vae/quickstart.yaml"
+    launch(config, [f"out={vae}", f"data={dataset}", *vae_arguments, "vae.size.time=1"])
+    encode(latents, DiffusersCodec(load_vae(vae).eval()), vae, frames=17)
+    train_world(tmp_path / "world", f"latents={latents}", "train.steps=2")
+    model = Model.open(tmp_path / "world", torch.device("cpu"), threading.RLock())
+    assert model.stride == 1 and dataset_of(tmp_path / "world") == dataset
+    warm(model)
+    session = Session(Stage.of([model], dataset, tmp_path))
+    list(session.handle(START))
+    assert [header.at for header, _ in play(session, 3)] == [1, 2, 3]
 
 
 def test_several_models_under_the_same_keys(model, with_stride, dataset, tmp_path):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videowm.options import PlayOptions
 from videowm.types import UserError
+
+if TYPE_CHECKING:
+    from videowm.play.model import Model
 
 
 def play(runs: list[Path], options: PlayOptions) -> None:
@@ -27,6 +31,9 @@ def play(runs: list[Path], options: PlayOptions) -> None:
         leave_a_core()
     models = [Model.open(run, device, lock) for run in runs]
     stage = Stage.of(models, options.data or dataset_of(runs[0]), options.out)
+    if device.type == "cuda":
+        for model in models:
+            warm(model)
     serve(stage, Access.of(options.host, options.token), options.port, sessions=options.sessions)
 
 
@@ -41,6 +48,25 @@ def check_installed() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'videowm[play]'") from None
+
+
+def warm(model: Model) -> None:
+    """Play a few steps of nothing, so that a GPU compiles before the first player comes."""
+    import numpy as np
+
+    from videowm.play.dream import Dream
+
+    trained_on, shape, stride = (
+        model.pipeline.trained_on,
+        model.pipeline.transformer.config,
+        model.pipeline.codec.stride,
+    )
+    count, size = model.context_frames, (shape.height * stride[1], shape.width * stride[2])
+    actions = np.tile(np.float32(trained_on.action_mean), (count - 1, 1))
+    dream = Dream(model)
+    dream.start(np.zeros((count, *size, 3), np.uint8), actions, seed=0)
+    for _ in range(3):
+        dream.play(np.tile(np.float32(trained_on.action_mean), (1, model.stride, 1)))
 
 
 def leave_a_core() -> None:

@@ -45,7 +45,7 @@ class Reel:
         """What followed."""
         self.actions.extend(actions)
         for name, frames in views.items():
-            self.frames[name].extend(frames)
+            self.frames[name].extend(np.array(frames))  # a view would keep the futures that were not picked
 
     def whole(self) -> Iterator[tuple[str, UInt8[np.ndarray, "f H W 3"]]]:
         """The views that were played all along, with a frame for every action."""

@@ -46,9 +46,9 @@ class Stage:
         dataset, first = Dataset(self.data), self.models[0]
         trained_on, why = first.pipeline.trained_on, refusal(dataset)
         world, device = find_world(trained_on.world), first.pipeline.device
-        name = (
-            torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        )
+        threads = torch.get_num_threads()
+        cpu = f"CPU, {threads} thread{'s' * (threads > 1)}"
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
         return Hello(world=trained_on.world, fps=trained_on.fps, size=dataset.size, frames=self.frames,
                      runs=[model.about() for model in self.models], controls=controls(trained_on),
                      episodes=dataset.lengths.tolist(), test=dataset.split("test"), real=why,

@@ -10,7 +10,7 @@ const SPEEDS = [["¼", 0.25], ["½", 0.5], ["1×", 1], ["2×", 2], ["max", Infin
 const PLAYERS = [["You", "person"], ["Recording", "episode"], ["Script", "script"], ["Chance", "random"]];
 const LABELS = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Space: "space" };
 const PLACES = { ArrowUp: [1, 2], ArrowLeft: [2, 1], ArrowDown: [2, 2], ArrowRight: [2, 3], Space: [1, 3] };
-const MARGIN = 16; // ms beyond the time of nine in ten late answers, for the browser's own clock
+const MARGIN = 8; // ms beyond the time of nine in ten late answers
 const PATIENCE = 5000; // ms after which an answer is given up
 const KEPT = 200; // latencies in the percentiles
 const BRIGHTER = 3; // the difference is shown this many times brighter
@@ -19,7 +19,7 @@ const s = { // all that changes
   hello: null, socket: null, number: 0, asked: null, buffer: [], shown: null, playing: true, once: false, speed: 1,
   due: 0, trips: [], drawn: [], keys: [], pressed: [], waits: [], rests: [], totals: [], models: [], curve: [], by: "person",
   views: [], futures: false, tune: {}, start: null, front: 0, delay: 500, errors: [], last: null, sliders: [], held: new Map(),
-  steps: 0, blocked: null, moved: null,
+  steps: 0, blocked: null, moved: null, timer: 0,
 };
 
 // ---------------------------------------------------------------- talking
@@ -123,10 +123,16 @@ function tick(now) {
   const left = s.buffer.reduce((sum, step) => sum + step.header.frames - step.next, 0);
   if ((s.playing || s.once) && left && now >= s.due - 2) showFrame(now);
   const remaining = s.speed === Infinity ? 16.7 * left : Math.max(0, s.due - now) + left * period();
-  if (!s.asked && !s.blocked && (s.playing || (s.once && !left)) && remaining <= lead()) ask();
+  if (free(left) && !s.timer && remaining <= lead() + 17) s.timer = setTimeout(() => {
+    s.timer = 0;
+    if (free(left)) ask();
+  }, Math.max(0, remaining - lead()));
   showClock(now);
 }
 
+const free = (left) => !s.asked && !s.blocked && (s.playing || (s.once && !left)); // to ask for a step
+
+// How long before its first frame is due a step is asked for, in ms.
 const lead = () => (quantile(s.trips, 0.9) ?? 60) + MARGIN;
 
 function ask() {
