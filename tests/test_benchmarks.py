@@ -266,7 +266,7 @@ def test_a_step_of_play_is_timed_beside_its_floor():
     pipeline = play.random_pipeline(1, play.options().parse_args(["speed"]))
     counted = sum(p.numel() for p in pipeline.transformer.parameters())
     few, many = (play.floor(pipeline, n, half=True) for n in (1, 9))
-    assert few["all_m"] == round(counted / 1e6, 1) and many["read_gb"] >= few["read_gb"] > 0
+    assert few["all_m"] == round(counted / 1e6, 1) and many["read_gb"] > few["read_gb"]
 
 
 def test_a_soak_sees_what_grows():
