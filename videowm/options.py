@@ -42,7 +42,7 @@ class RecordOptions:
 class ImportOptions:
     """How foreign recordings are brought in; see `videowm.api.import_`."""
 
-    size: Pixels | str = 64  # of the stored frames in pixels: HxW, one number for both, or keep
+    size: str | Pixels = 64  # of the stored frames in pixels: HxW, one number for both, or keep
     fit: Literal["stretch", "crop", "pad"] = "stretch"  # how frames of another aspect become that size
     fps: Positive | None = None  # rate of the stored frames; others are resampled, frames and actions (default: theirs)
     episodes: str | None = None  # which to take, counted from 0, such as 0,2,5-9 (default: all)

@@ -23,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import import_kinds
 import imports
+import lerobot_package
+import long_import
 
 CASES = Path(__file__).parent / "cases"
 RAMP = np.arange(30, dtype=np.float32)
@@ -231,3 +233,11 @@ def test_the_check_can_fail(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         assert imports.check(replace(by_name["h264 mp4"], **other), folder)["result"] == "SILENT ERROR"
+
+
+def test_slow_proofs_start(monkeypatch, capsys):
+    """Guards benchmarks that no longer run: a minute is imported in its own process; lerobot is left out by name."""
+    monkeypatch.setattr(long_import, "RATE", 1)
+    (row,) = long_import.main(["--minutes", "1", "--keep", "0"])
+    assert row["right"] and row["frames"] == 60 and 50 < row["peak MB"] < 1000
+    assert lerobot_package.main(["--peer", sys.executable]) == [] and "has no lerobot" in capsys.readouterr().out

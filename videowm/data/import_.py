@@ -225,7 +225,8 @@ def taken(plan: Plan, src: Path, options: ImportOptions) -> str:
     change = after if before == after else f"{before} -> {after}" + f" ({fit})" * aspect
     actions = "no actions" if plan.action_names == (NO_ACTIONS,) else f"actions {', '.join(plan.action_names)}"
     camera = f", camera {plan.camera}" if plan.camera else ""
-    return (f"{len(plan.takes)} episodes ({plan.held_out} held out), {frames} frames from {src}{camera}, "
+    count = f"{len(plan.takes)} episode{'s' * (len(plan.takes) > 1)}"
+    return (f"{count} ({plan.held_out} held out), {frames} frames from {src}{camera}, "
             f"size {change}, {plan.fps:.5g} fps, {actions}")  # fmt: skip
 
 
