@@ -1,4 +1,4 @@
-"""OGBench's cube scene without shadows and smooth edges: a CPU draws it ten times as fast."""
+"""OGBench's cube scene without shadows and smooth edges: a CPU draws it seven times as fast."""
 
 import gymnasium
 from ogbench.manipspace.envs.cube_env import CubeEnv
