@@ -198,7 +198,7 @@ def soak(args: argparse.Namespace) -> dict:
             bot.start()
         began = time.monotonic()
         while time.monotonic() - began < 60 * args.minutes:
-            time.sleep(min(60.0, 60 * args.minutes / 3))
+            time.sleep(min(60.0, 60 * args.minutes / 12))
             took = [t for bot in bots for t in bot.took]
             for bot in bots:
                 bot.took = []

@@ -91,8 +91,9 @@ def opened(browser, address):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_it_loads(browser, address, size):
-    """Guards errors in the console, views that are missing, and a page wider than its window."""
-    page = Page(browser, address, size, has_touch=size == "phone")
+    """Guards errors in the console, missing views, JPEG that is not shown, and a page wider than its window."""
+    more = {"laptop": "", "phone": "?format=jpeg"}[size]
+    page = Page(browser, address + more, size, has_touch=size == "phone")
     assert page.see("state.views") == ["dream", "dream", "real"] and page.said == []
     assert page.see("document.querySelectorAll('#views canvas').length") == 4
     assert page.see("document.documentElement.scrollWidth <= innerWidth")
@@ -100,6 +101,16 @@ def test_it_loads(browser, address, size):
         "gas", "brake", "left", "right"
     ]  # fmt: skip
     page.until("state.fps > 3")
+    assert (
+        len(
+            set(
+                page.see(
+                    "[...document.querySelector('#views canvas').getContext('2d').getImageData(0, 0, 64, 64).data]"
+                )
+            )
+        )
+        > 9
+    )
     if size == "phone":
         page.page.locator("#keys [data-action=left]").dispatch_event("pointerdown", {"pointerId": 1, "button": 0})
         page.until("state.actions[0] === 'left'")

@@ -323,6 +323,7 @@ def test_memory_does_not_grow(stage, session, monkeypatch):
     assert len(session.reel.actions) == 8 and len(session.reel.frames["world"]) == 9
     assert session.dreams[0].latents.shape[1] == 4 == session.dreams[0].grouped.shape[1]
     assert [name for name, _ in session.reel.whole()] == ["world"]
+    assert session.dataset.open_readers == 1  # eight videos of each player were 120 MB
 
 
 @pytest.mark.parametrize(

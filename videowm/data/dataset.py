@@ -42,6 +42,7 @@ class Dataset:
         lengths: rows, thus frames, of each episode, int64 "episodes".
         action_names: of the elements of an action.
         state_names: of the elements of a state; none where no state was recorded.
+        open_readers: videos that stay open in one process; each takes about 15 MB.
 
     Raises:
         UserError: the folder holds no finished dataset, or its description is damaged.
@@ -71,6 +72,7 @@ class Dataset:
         self._verified: set[str] = set()
         self._columns: dict[tuple[str, str], np.ndarray] = {}
         self._captions: list[str] | None = None
+        self.open_readers = OPEN_READERS
         self._readers: OrderedDict[str, Video] = OrderedDict()
         self._inherited: list[Any] = []
         self._pid = os.getpid()
@@ -270,7 +272,7 @@ class Dataset:
         key = str(path)
         if key not in self._readers:
             self._readers[key] = self._open_video(path)
-            if len(self._readers) > OPEN_READERS:
+            if len(self._readers) > self.open_readers:
                 self._readers.popitem(last=False)
         self._readers.move_to_end(key)
         return self._readers[key]

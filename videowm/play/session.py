@@ -51,6 +51,7 @@ class Session:
 
     def __init__(self, stage: Stage, *, form: m.Format = "raw") -> None:
         self.stage, self.form, self.dataset = stage, form, Dataset(stage.data)
+        self.dataset.open_readers = 1  # of many players each would hold eight
         self.dreams = [Dream(model) for model in stage.models]
         self.names = distinct([model.name for model in stage.models])
         self.game: RealGame | None = None
