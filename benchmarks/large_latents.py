@@ -133,7 +133,7 @@ def train(folder: Path, out: Path, steps: int, cache: Path, package: Path) -> di
     command = [sys.executable, "-m", "videowm", "train", str(ROOT / "configs/world/quickstart.yaml")]
     more = {"VIDEOWM_CACHE": str(cache), "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
     began, log, seen, most, cpu = time.perf_counter(), out / "metrics.jsonl", [], [0.0, 0.0], []
-    with subprocess.Popen([*command, *arguments(folder, out, steps)], env=os.environ | more, text=True,
+    with subprocess.Popen([*command, *arguments(folder, out, steps)], env=os.environ | more, text=True, cwd=package,
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:  # fmt: skip
         while process.poll() is None:
             try:
@@ -202,9 +202,9 @@ def main(given: list[str] | None = None) -> list[dict]:
             if hashes == "warm":
                 os.environ["VIDEOWM_CACHE"] = str(cache)
                 remembered(folder, index)
-            out = options.folder / f"run-{gb:g}"
+            out = options.folder.resolve() / f"run-{gb:g}"
             row = {"gb": gb, "hashes": hashes, "shards": len(index.files), "clips": sum(index.clips.values())}
-            row |= train(folder, out, options.steps, cache, options.package)
+            row |= train(folder, out, options.steps, cache, options.package.resolve())
             row["batches"] = same_batches(folder, out, options.steps) if gb <= 1 and hashes == "cold" else None
             rows.append(row)
             timing.say(", ".join(f"{key} {value}" for key, value in row.items()))
