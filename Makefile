@@ -14,7 +14,7 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-# The site in site/, without a network; `make test` builds it too (tests/test_docs.py).
+# The site in site/, without a network; `make test` builds it too (tests/test_reference.py).
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 

@@ -1,6 +1,6 @@
 """Pages that mkdocs makes at build time: the start page from README, the reference from the code.
 
-Every page of the reference is a function here that returns Markdown. `tests/test_docs.py` checks them against the code.
+Every page of the reference is a function here that returns Markdown; `tests/test_reference.py` holds them to the code.
 """
 
 from __future__ import annotations

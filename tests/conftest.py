@@ -44,20 +44,29 @@ TINY_WORLD = [
 ]  # fmt: skip
 
 
-LONGEST = (
+LONGEST = [
     "docs",
-    "sweep",
     "slurm",
+    "sweep",
     "grid",
-    "kill",
-    "law",
-    "cli",
-    "latents",
-    "damage",
-    "benchmarks",
     "worlds",
     "recording",
-)
+    "kill",
+    "suite",
+    "check",
+    "model",
+    "reference",
+    "benchmarks",
+    "law",
+    "text_control",
+    "played",
+    "vae_stream",
+    "cli",
+    "caption",
+    "log",
+    "latents",
+    "damage",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,8 +1,11 @@
-"""The page on files, against files that the program has written: no key and no file is unlisted, none is made up."""
+"""The reference is the code's, and the page on files that of files which were written; the site builds."""
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +63,45 @@ def test_every_file_is_on_the_page(hooks, kind, request):
     names = {path.relative_to(root).parts[0] for path in root.rglob("*") if not path.name.startswith(".")}
     names |= {path.name for path in root.glob("meta/*.json")}
     assert [name for name in names if name not in page] == [] and len(names) > 2
+
+
+def test_the_reference_has_every_key(hooks):
+    """A key of a configuration, or of a file, that the reference forgot or says nothing of."""
+    from videowm.reference import keys
+
+    page = hooks.configuration_page()
+    for cls in hooks.configurations().values():
+        for key in keys(cls):
+            assert f"| `{key.name}` | " in page and key.comment, key
+    assert {"task: vae", "task: world", "task: reader", "sweep"} <= set(hooks.configurations())
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", hooks.files_page(), re.M)
+    assert len(rows) > 70 and [name for name, what in rows if not what] == []
+
+
+def test_the_reference_has_every_verb_and_option(hooks):
+    """A verb or an option that the reference forgot."""
+    page, found = hooks.cli_page(), dict(hooks.parsers())
+    assert {"videowm record", "videowm train", "python -m scaling run", "python -m scaling fit"} <= set(found)
+    for command, parser in found.items():
+        section = page.split(f"## {command}\n")[1].split("\n## ")[0]
+        for option in (option for action in parser._actions for option in action.option_strings):
+            assert option in section or option in ("-h", "--help"), f"{command} {option}"
+
+
+def test_the_reference_has_every_metric(hooks):
+    """A metric that the reference forgot, or two with one name."""
+    from videowm.metrics import METRICS
+
+    page = hooks.metrics_page()
+    assert all(page.count(f"\n| `{metric.name}` |") == 1 for metric in METRICS) and len(METRICS) > 20
+
+
+def test_the_site_builds(tmp_path, environment):
+    """A page that no one can reach, a broken link, an anchor or an object of the API that is gone."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    pages = [path.read_text() for path in tmp_path.rglob("*.html")]
+    assert len(pages) > 60
+    outside = r'(?:src|href)="(?:https?:)?//[^"]*\.(?:js|css|woff2?)'
+    assert [found for page in pages for found in re.findall(outside, page)] == []  # nothing comes from a network
