@@ -88,7 +88,8 @@ def test_stills_and_videos_keep_their_proportions():
 
 def test_which_sizes_fit():
     """A size that is refused only when the world model is trained, without one that would do."""
-    assert fitting((84, 64), 16) == "80x64 or 96x64" and fitting((10, 10), 16) == "16x16"
+    assert fitting((84, 64), 16) == "80x64 or 96x64" and fitting((10, 10), 16) == "16x32"
+    assert fitting((32, 40), 16) == "32x32 or 32x64" and fitting((40, 50), 8) == "40x40 or 40x56", "decord's widths"
     assert unfit((96, 128)) is None and unfit((64, 64), 16) is None
     assert "do not fit a space stride of 8 and patches of 2" in unfit((84, 64)) and "patch=1" not in unfit((84, 64))
     assert "72x64 do not fit" in unfit((72, 64)) and unfit((72, 64)).endswith("as they are, world models need patch=1")

@@ -71,10 +71,18 @@ def frame_size(text: str) -> tuple[int, int]:
     return sides
 
 
+UNREADABLE = (16, 24, 48, 72)  # widths of videos, in pixels: decord 0.6 assumes four channels there (its issue 336)
+
+
 def fitting(size: tuple[int, int], multiple: int) -> str:
     """The nearest sizes whose sides are multiples of a number, in words such as "80x64 or 96x64"."""
     below = [max(multiple, side // multiple * multiple) for side in size]
     above = [-(-side // multiple) * multiple for side in size]
+    while below[1] in UNREADABLE and below[1] > multiple:
+        below[1] -= multiple
+    for sides in (below, above):
+        while sides[1] in UNREADABLE:
+            sides[1] += multiple
     return " or ".join(dict.fromkeys(f"{height}x{width}" for height, width in (below, above)))
 
 

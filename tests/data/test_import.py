@@ -68,14 +68,15 @@ def test_videos_with_tables(videos, tmp_path, frames):
     assert nearest(data.frames(2, range(30)), frames[:30]) == list(range(30))
 
 
-def test_resize_and_other_tables(videos, tmp_path):
-    """Guards --size and the npz and parquet tables."""
+def test_resize_and_other_tables(videos, tmp_path, capsys):
+    """Guards --size and the npz and parquet tables; and a size whose misfit is said at the world model only."""
     (videos / "b.csv").unlink()
     (videos / "c.mp4").unlink()
     np.savez(videos / "b.npz", actions=np.zeros((39, 1), np.float32))
     (videos / "a.csv").write_text("action\n" + "\n".join("0.5" for _ in range(39)))
     data = Dataset(import_dataset(videos, tmp_path / "out", ImportOptions(size="32x40")))
     assert data.size == (32, 40) and data.frames(1, [0, 39]).shape == (2, 32, 40, 3)
+    assert "frames of 32x40 do not fit" in (said := capsys.readouterr().out) and "32x32 or 32x64 would" in said
     assert data.actions(0).shape == (39, 1) and (data.actions(0) == 0.5).all()
     with pytest.raises(UserError, match="48 pixels wide"):  # dmlc/decord issue 336
         import_dataset(videos, tmp_path / "narrow", ImportOptions(size="32x48"))

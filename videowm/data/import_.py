@@ -36,6 +36,7 @@ from videowm.files import (
     write_json,
     writing,
 )
+from videowm.limits import unfit
 from videowm.lock import FolderLock
 from videowm.options import ImportOptions
 from videowm.types import Episode, UserError
@@ -202,7 +203,7 @@ def note_down(
     done = {"source": listing(src)}
     if plan is not None:
         done |= {"taken": taken(plan, src, options), "warnings": warnings(plan.notes)}
-        for line in done["warnings"]:
+        for line in [*done["warnings"], *filter(None, [unfit(plan.size)])]:
             tqdm.write(f"note: {line}")
     write_json(out / NOTE, settings | done)
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from videowm.files import atomic, sha256_of, visible, write_atomic, write_json
+from videowm.limits import UNREADABLE
 from videowm.types import Episode, UserError
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -63,7 +64,7 @@ def check_width(width: int) -> None:
     Raises:
         UserError: the width is one of these.
     """
-    if width in (16, 24, 48, 72):
+    if width in UNREADABLE:
         raise UserError(f"decord cannot read videos {width} pixels wide: choose another size, such as 64")
 
 
