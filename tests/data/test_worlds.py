@@ -475,3 +475,15 @@ def test_doomrooms_player_sees_many_rooms_and_the_vest_ends_the_game():
             if over:
                 break
     assert over and reward > 0.9, "the vest is worth 1 and ends the game"
+
+
+def test_carracing_lets_old_games_go():
+    """Guards memory: every reset makes a new game, and the one before held all tiles of its track for ever."""
+    import gc
+
+    world, counts = open_world("carracing"), []
+    for seed in range(3):
+        world.reset(seed)
+        gc.collect()
+        counts.append(sum(type(thing).__name__ == "b2Body" for thing in gc.get_objects()))
+    assert counts[0] > 100 and counts[2] - counts[0] < 200  # a track has about 300

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from videowm.play import messages as m
 from videowm.play.session import Session
@@ -63,6 +65,12 @@ class Inbox:
             self.changed.notify_all()
 
 
+def give_back() -> None:
+    """Give freed memory back to the system, as glibc by itself hardly does where several threads take and free it."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Worker(threading.Thread):
     """Plays one session until its inbox is closed.
 
@@ -84,6 +92,8 @@ class Worker(threading.Thread):
                 message, session.queued = found[0], round(found[1], 3)
                 for answer in session.handle(message):
                     self.answer(answer)
+                if isinstance(message, m.Start):
+                    give_back()
         except Exception:
             logger.exception("a player's session ended")
             self.answer(m.Said(text="the server failed at this; its terminal says why: reload the page", refused=True))

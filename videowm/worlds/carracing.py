@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +72,8 @@ class CarRacing(World):
             raise UserError(f"carracing cannot start ({error}): pip install 'gymnasium[box2d]'") from None
         self._pygame, self._sim = pygame, car_racing
         # A Box2D world remembers contacts of earlier tracks, so every episode gets a new game.
+        if hasattr(self, "game"):
+            end_game(self.game)
         self.game = car_racing.CarRacing(continuous=True)
         self.game._render = lambda mode: None  # the game would draw in every physics step
         self.game.reset(seed=seed)
@@ -273,3 +276,9 @@ class CarRacing(World):
         road = ("over the grass", "half on the grass", "along the road")[int(np.digitize(on, [0.3, 0.9]))]
         brakes = " and brakes" if len(actions) and (actions[:, 2] > 0.1).mean() > 0.3 else ""
         return f"{way} {road}, {bend}{brakes}"
+
+
+def end_game(game: Any) -> None:
+    """Let a game go: its world and its listener hold each other, and with them every tile of the track."""
+    game._destroy()
+    game.world.contactListener = game.contactListener_keepref = None
