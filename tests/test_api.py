@@ -45,8 +45,11 @@ def names():
 
     from videowm.caption import Captioned
     from videowm.generation import Generated
+    from videowm.publish import Pushed
 
-    return SimpleNamespace(**vars(api) | {"Captioned": Captioned, "Generated": Generated, "RunRecord": RunRecord})
+    return SimpleNamespace(
+        **vars(api) | {"Captioned": Captioned, "Generated": Generated, "Pushed": Pushed, "RunRecord": RunRecord}
+    )
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)

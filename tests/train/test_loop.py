@@ -58,7 +58,8 @@ def test_how_a_run_is_executed_changes_nothing(world_run, stopped, train_world, 
     """Guards results that depend on workers, where latents lie, recomputing, logging or accumulation, changed in a run.
 
     Accumulation adds the same numbers in another order. Adam divides by the size of a gradient, so of the smallest ones
-    the rounding shows: weights, which move by 8e-3, agree to 1e-5 and not to the bit.
+    the rounding shows, and Muon brings matrices to one size in half precision: weights, which move by 8e-3, agree to
+    5e-4 and not to the bit.
     """
     out = stopped(2)
     overrides = {"workers": "train.workers=2", "resident": "resident=on", "checkpointing": "train.checkpointing=true",
@@ -67,7 +68,7 @@ def test_how_a_run_is_executed_changes_nothing(world_run, stopped, train_world, 
     if change in ("workers", "resident", "checkpointing"):
         return same(out, world_run)
     one, other = (load_file(run / "transformer/diffusion_pytorch_model.safetensors") for run in (out, world_run))
-    tolerance = {"rtol": 0, "atol": 1e-5 if change == "accumulate" else 0}
+    tolerance = {"rtol": 0, "atol": 5e-4 if change == "accumulate" else 0}
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], **tolerance)
     return None
