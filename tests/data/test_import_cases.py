@@ -239,5 +239,5 @@ def test_slow_proofs_start(monkeypatch, capsys):
     """Guards benchmarks that no longer run: a minute is imported in its own process; lerobot is left out by name."""
     monkeypatch.setattr(long_import, "RATE", 1)
     (row,) = long_import.main(["--minutes", "1", "--keep", "0"])
-    assert row["right"] and row["frames"] == 60 and row["peak MB"] > 50
+    assert row["right"] and row["frames"] == 60 and 50 < row["peak MB"] < 1000
     assert lerobot_package.main(["--peer", sys.executable]) == [] and "has no lerobot" in capsys.readouterr().out
