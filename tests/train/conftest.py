@@ -10,10 +10,10 @@ import pytest
 
 @pytest.fixture
 def stopped(world_run, tmp_path):
-    """A copy of the finished run as it was when it was stopped after some step."""
+    """A copy of a finished run as it was when it was stopped after some step."""
 
-    def stop(step: int, name: str = "world") -> Path:
-        out = shutil.copytree(world_run, tmp_path / name)
+    def stop(step: int, name: str = "world", run: Path = world_run) -> Path:
+        out = shutil.copytree(run, tmp_path / name)
         for left in (out / "transformer", out / "vae", out / "scheduler"):
             shutil.rmtree(left)
         (out / "record.json").unlink()
