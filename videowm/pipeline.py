@@ -436,9 +436,6 @@ class VideoStream:
 
         Raises:
             UserError: inputs that do not belong together, or rows that are not there.
-
-        Example:
-            >>> stream.reset([2], frames[2:3])  # the third video begins again
         """
         context, grouped = self.pipeline.beginning(frames, actions)
         self.stream.reset(rows, context, grouped)
