@@ -79,11 +79,12 @@ def encode_video(path: Path, episodes: Iterable[Iterable[np.ndarray]], fps: floa
     """Write the frames uint8 "H W 3" of each episode as one H.264 mp4 in which every episode starts at a key frame.
 
     Groups of pictures are closed and hold no B-frames: decord returns wrong frames without a word from open ones.
-    One thread, because x264's output depends on their number. One frame is in memory at a time.
+    One thread, because x264's output depends on their number. No look-ahead and no macroblock tree: with them the same
+    frames gave other bytes in one of twenty runs, and other bytes on another processor. One frame is in memory at a time.
     """
     import av
 
-    x264 = "keyint=12:min-keyint=1:scenecut=0:open-gop=0:bframes=0:threads=1:lookahead-threads=1"
+    x264 = "keyint=12:min-keyint=1:scenecut=0:open-gop=0:bframes=0:threads=1:mbtree=0:rc-lookahead=0"
     codec, pixels, crf = ("libx264rgb", "rgb24", "0") if lossless else ("libx264", PIXELS, "14")
     options = {"crf": crf, "x264-params": x264, "forced-idr": "1"}
     kinds, stream = av.video.frame.PictureType, None
