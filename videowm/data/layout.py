@@ -79,8 +79,8 @@ def encode_video(path: Path, episodes: Iterable[Iterable[np.ndarray]], fps: floa
     """Write the frames uint8 "H W 3" of each episode as one H.264 mp4 in which every episode starts at a key frame.
 
     Groups of pictures are closed and hold no B-frames: decord returns wrong frames without a word from open ones.
-    One thread, because x264's output depends on their number. No look-ahead and no macroblock tree: with them the same
-    frames gave other bytes in one of twenty runs, and other bytes on another processor. One frame is in memory at a time.
+    One thread, because x264's output depends on their number. No macroblock tree and no look-ahead for it: with them
+    one encoding in thirty to forty had other bytes, and so had another processor. One frame is in memory at a time.
     """
     import av
 
