@@ -48,6 +48,26 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Outcomes:
+    """What the actions from a clip's first frame on did. An action that ends the game has a row and leads to no frame.
+
+    There are rows for the f-1 actions between the clip's frames and for up to k more, the next latent step's. They stop
+    at the end of the episode, and behind the action that ended the game.
+    """
+
+    actions: np.ndarray  # float32 "n a"
+    rewards: np.ndarray  # float32 "n", earned by action i
+    dones: np.ndarray  # bool "n", whether action i ended the game: the last one alone may
+
+    @classmethod
+    def of(cls, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray, start: int, count: int) -> Outcomes:
+        """`count` rows from row `start` on, or fewer, of an episode's columns."""
+        over = np.flatnonzero(dones)
+        rows = slice(start, min(start + count, int(over[0]) + 1 if len(over) else len(actions)))
+        return cls(actions[rows], rewards[rows], dones[rows])
+
+
+@dataclass(frozen=True)
 class Clip:
     """A stretch of consecutive frames of one episode and the actions between them."""
 
@@ -55,6 +75,8 @@ class Clip:
     actions: np.ndarray  # float32 "f-1 a"
     episode: int
     start: int  # index of the first frame within the episode
+    outcomes: Outcomes | None = None  # where rewards and ends are known
+    final: bool = False  # whether it was cut where its game ended, beside the clips that follow one another
 
 
 class Episodes(Protocol):

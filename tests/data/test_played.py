@@ -45,7 +45,7 @@ def test_played_latents_are_those_of_the_games_own_frames(play, dataset, latents
     assert index["played"] == {"episodes": 3, "seed": 9} and index["clips"] == {"train": 6, "test": 4}
     assert index["data_hash"] == Dataset(dataset).hash
     settings = Recording(**json.loads((dataset / "meta/recording.json").read_text()) | {"seed": 9})
-    clip = play_in_worker(settings, 2, partial(cut, frames=33))[1]
+    clip = play_in_worker(settings, 2, partial(cut, frames=33, stride=4))[1]
     shard = load_file(out / "train-00001.safetensors")
     assert shard["episode"].tolist() == [2, 2] and shard["start"].tolist() == [0, 32]
     np.testing.assert_array_equal(shard["actions"][1], clip.actions)

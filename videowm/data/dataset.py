@@ -9,6 +9,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from videowm.data.layout import column_values, fingerprint
 from videowm.data.meta import feature_names, read_captions, read_episodes, read_files, read_info, remedy, splits_of
 from videowm.data.video import Video, open_video, readable
 from videowm.files import short_hash, visible
-from videowm.types import Clip, UserError
+from videowm.types import Clip, Outcomes, UserError
 
 OPEN_READERS = 8  # videos that one process keeps open
 
@@ -198,6 +199,20 @@ class Dataset:
         """`frames` consecutive frames from `start` on and the actions between them."""
         pixels = self.frames(episode, range(start, start + frames))
         return Clip(pixels, self.actions(episode)[start : start + frames - 1], episode, start)
+
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether rewards and ends are recorded."""
+        return {"next.reward", "next.done"} <= self.info["features"].keys()
+
+    def outcome_clip(self, episode: int, start: int, frames: int, stride: int) -> Clip:
+        """As `clip`, with what its actions and the next `stride` ones did, where that is recorded."""
+        clip = self.clip(episode, start, frames)
+        if not self.has_outcomes:
+            return clip
+        columns = (self.column(episode, name) for name in ("next.reward", "next.done"))
+        rows = Outcomes.of(self.all_actions(episode), *columns, start, frames - 1 + stride)
+        return replace(clip, outcomes=rows)
 
     def verify(self) -> None:
         """Compare every file with its recorded size and sha256.

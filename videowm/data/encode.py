@@ -19,7 +19,8 @@ from tqdm import tqdm
 from videowm.data.clips import stretches
 from videowm.data.dataset import Dataset
 from videowm.data.digests import Digests
-from videowm.data.latents import DTYPES, FILE, SPLITS, LatentsIndex, Origin
+from videowm.data.latents import DTYPES, FILE, FINAL, SPLITS, LatentsIndex, Origin
+from videowm.data.outcomes import as_tensors, final_start
 from videowm.data.played import PlayedSource
 from videowm.device import Process
 from videowm.files import as_json, atomic, read_json, remove_leftovers, sha256_of, short_hash, visible, write_new
@@ -149,16 +150,28 @@ class Encoding:
         whose = f" ({self.part})" * (self.part != WHOLE) + f" (process 1 of {count})" * (count > 1)
         with tqdm(total=total, initial=total - sum(sizes[i] for i in missing), desc=f"encode {split}{whose}",
                   unit=source.unit, dynamic_ncols=True, disable=self.process.rank > 0) as bar:  # fmt: skip
-            for number, clips in zip(missing, source.shards(missing, self.frames), strict=True):
+            for number, clips in zip(missing, source.shards(missing, self.frames, self.codec.stride[0]), strict=True):
                 path = self.path(split, number)
-                write_shard(path, self.encode(clips), self.origin)
+                write_shard(path, self.tensors(clips), self.origin)
                 self.sound.add(path)
                 self.made = True
                 bar.update(sizes[number])
 
+    def tensors(self, clips: list[Clip]) -> dict[str, Tensor]:
+        """What a shard holds: the clips that follow one another, and by names with `FINAL` those cut where games ended.
+
+        Raises:
+            UserError: a latent is not finite in the stored type.
+        """
+        found = self.encode([clip for clip in clips if not clip.final])
+        if self.dataset.has_outcomes:
+            final = self.encode([clip for clip in clips if clip.final])
+            found |= {f"{FINAL}{name}": tensor for name, tensor in final.items()}
+        return found
+
     @torch.no_grad()
     def encode(self, clips: list[Clip]) -> dict[str, Tensor]:
-        """Latents "n t c h w" in the stored type, actions "n f-1 a", episode "n" and start "n".
+        """Latents "n t c h w" in the stored type, actions "n f-1 a", episode "n", start "n", and what actions did.
 
         Raises:
             UserError: a latent is not finite in the stored type.
@@ -171,8 +184,10 @@ class Encoding:
                     f"latents of episode {group[0].episode} from frame {group[0].start} on are not finite in "
                     f"{part.dtype}: train the autoencoder again, or encode with --dtype fp32"
                 )
-        shape = (len(clips), -1 if clips else 0, len(self.dataset.action_names))
-        return {
+        size = len(self.dataset.action_names)
+        shape = (len(clips), self.frames - 1, size)
+        outcomes = as_tensors(clips, self.frames, self.codec.stride[0], size) if self.dataset.has_outcomes else {}
+        return outcomes | {
             "latents": torch.cat([self.empty, *latents]),
             "actions": torch.from_numpy(np.array([clip.actions for clip in clips], np.float32).reshape(shape)),
             "episode": torch.tensor([clip.episode for clip in clips], dtype=torch.int64),
@@ -208,7 +223,7 @@ class Encoding:
         forget_parts(self.out)
         (self.out / SETTINGS).unlink(missing_ok=True)
         if self.index is None:
-            test = next(self.sources["test"].shards([0], self.frames))[: self.batch]
+            test = next(self.sources["test"].shards([0], self.frames, self.codec.stride[0]))[: self.batch]
             cost = rounding_cost(self.codec, pixels(test), self.to_frames, self.empty.dtype)
             return write_index(self.out, self.dataset, self.codec, self.steps, self.origin, **cost)
         index = replace(self.index, files={name: sha256_of(self.out / name) for name in self.listed})
@@ -266,8 +281,10 @@ class Stored:
         """Clips of each shard."""
         return [len(part) for part in self.parts(frames)]
 
-    def shards(self, numbers: list[int], frames: int) -> Iterator[list[Clip]]:
-        """The clips of each of the shards `numbers`.
+    def shards(self, numbers: list[int], frames: int, stride: int) -> Iterator[list[Clip]]:
+        """The clips of each of the shards `numbers`, with the rows of `stride` frames behind them.
+
+        The clip that is cut where an episode's game ended comes with the first clip of that episode.
 
         Raises:
             UserError: a file that these clips are in is not what was recorded.
@@ -275,7 +292,17 @@ class Stored:
         parts = [self.parts(frames)[number] for number in numbers]
         self.dataset.verify_episodes({episode for part in parts for episode, _ in part})
         for part in parts:
-            yield [self.dataset.clip(episode, start, frames) for episode, start in part]
+            clips = [self.dataset.outcome_clip(episode, start, frames, stride) for episode, start in part]
+            yield clips + [clip for e, start in part if start == 0 for clip in self.final(e, frames, stride)]
+
+    def final(self, episode: int, frames: int, stride: int) -> list[Clip]:
+        """The clip that is cut where the game ended, if it did."""
+        if not self.dataset.has_outcomes:
+            return []
+        start = final_start(self.dataset.column(episode, "next.done"), frames, stride, episode)
+        if start is None:
+            return []
+        return [replace(self.dataset.outcome_clip(episode, start, frames, stride), final=True)]
 
 
 def pixels(clips: list[Clip]) -> np.ndarray:

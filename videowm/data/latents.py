@@ -22,6 +22,7 @@ from torch import Tensor
 from videowm import config as configuration
 from videowm.actions.group import group_actions, grouped_size
 from videowm.data.digests import Digests
+from videowm.data.outcomes import Targets, targets
 from videowm.files import read_json, write_json
 from videowm.limits import Count, NonNegative, Positive
 from videowm.types import UserError
@@ -29,8 +30,10 @@ from videowm.types import UserError
 FILE = "latents.json"
 REMEDY = "run the same videowm encode command again"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+NUMBERS = {"F32": torch.float32, "I64": torch.int64, "U8": torch.uint8}
 FORMATS = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}  # the same in a shard's header
 SPLITS = ("train", "test")
+FINAL = "final_"  # before the names of what a shard holds of clips cut where games ended
 PIECE = 256  # clips read at once where all are
 DECIDING = ("vae_hash", "data_hash", "frames", "dtype", "played")  # what two calls that make one folder must share
 
@@ -151,8 +154,19 @@ class LatentsIndex(Origin):
             "episode": ("I64", []),
             "start": ("I64", []),
         }
-        return {name: (dtype, shape, math.prod(shape) * int(dtype.strip("BFI")) // 8)
-                for name, (dtype, shape) in held.items()}  # fmt: skip
+        return {name: with_bytes(*kind) for name, kind in held.items()}
+
+    @cached_property
+    def outcomes(self) -> dict[str, tuple[str, list[int], int]]:
+        """What a shard with rewards and ends holds beside `tensors` of each clip, likewise."""
+        rows, stride = self.frames - 1 + self.stride[0], self.stride[0]
+        held = {
+            "rewards": ("F32", [rows]),
+            "dones": ("U8", [rows]),
+            "rows": ("I64", []),
+            "next_actions": ("F32", [stride, len(self.action_names)]),
+        }
+        return {name: with_bytes(*kind) for name, kind in held.items()}
 
     @property
     def latent_scale(self) -> tuple[Tensor, Tensor]:
@@ -163,6 +177,11 @@ class LatentsIndex(Origin):
     def action_scale(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the training actions, float32 "a"."""
         return torch.tensor(self.action_mean), torch.tensor(self.action_std)
+
+
+def with_bytes(dtype: str, shape: list[int]) -> tuple[str, list[int], int]:
+    """A tensor's number format and shape, and its bytes."""
+    return dtype, shape, math.prod(shape) * int(dtype.strip("BFIU")) // 8
 
 
 def damaged(path: Path) -> UserError:
@@ -182,22 +201,25 @@ class Latents:
     folder: Path
     names: list[str]  # of the shards
     counts: np.ndarray  # int64 "shards", clips of each
-    begins: np.ndarray  # int64 "shards 4", byte where each of `LatentsIndex.tensors` begins
+    begins: np.ndarray  # int64 "shards 8", byte where each of `LatentsIndex.tensors`, then `.outcomes` begins; or 0
     index: LatentsIndex
     digests: Digests
 
     @classmethod
-    def open(cls, folder: str | Path, split: str) -> Latents:
+    def open(cls, folder: str | Path, split: str, *, final: bool = False) -> Latents:
         """Open a split, "train" or "test". What shards hold is compared with their sha256 by `check` alone.
 
+        With `final` these are the clips that were cut where games ended, which may be none.
+
         Raises:
-            UserError: the folder is unfinished, or a shard is missing, cut off or of another shape.
+            UserError: the folder is unfinished, a shard is missing, cut off or of another shape, or it is from before
+                such clips were cut.
         """
         folder = Path(folder)
         index = LatentsIndex.read(folder)
         names = index.shards(split)
-        headers = np.array([read_header(folder / name, index) for name in names], np.int64)
-        if headers[:, 0].sum() != index.clips[split]:
+        headers = np.array([read_header(folder / name, index, FINAL * final) for name in names], np.int64)
+        if not final and headers[:, 0].sum() != index.clips[split]:
             raise UserError(f"{folder / FILE} lists {index.clips[split]} {split} clips, the shards hold "
                             f"{headers[:, 0].sum()}: {REMEDY}")  # fmt: skip
         return cls(folder, names, headers[:, 0], headers[:, 1:], index, Digests(folder))
@@ -266,6 +288,27 @@ class Latents:
         step = torch.from_numpy(starts)[:, None] + torch.arange(steps)
         return latents, group_actions(actions, self.stride)[torch.arange(len(clips))[:, None], step]
 
+    def outcomes(self, clips: Sequence[int]) -> tuple[Targets, Tensor]:
+        """What happens in the step after each of the t steps of some clips, and grouped actions "b t g" of these steps.
+
+        Raises:
+            UserError: the latents have no rewards and ends, or a shard is missing or shorter than it was.
+        """
+        clips, index = np.asarray(clips, np.int64), self.index
+        held = [torch.empty(len(clips), *(shape or [1]), dtype=NUMBERS[kind])
+                for kind, shape, _ in index.outcomes.values()]  # fmt: skip
+        shards = self.shards_of(clips)
+        rows, begins = clips - (self.ends - self.counts)[shards], self.begins[shards, 4:]
+        if len(clips) and not begins.all():
+            raise without_outcomes(self.folder)
+        each = np.array([size for *_, size in index.outcomes.values()])
+        for shard, at, *memory in zip(shards.tolist(), (begins + rows[:, None] * each).tolist(), *map(raw, held)):
+            read_into(self.folder / self.names[shard], zip(at, memory))
+        rewards, dones, count, following = held
+        actions = self.windows(clips, np.zeros_like(clips), index.steps)[1][:, 1:]
+        following = group_actions(normalised(following, index.action_scale), self.stride)[:, 1:]
+        return targets(rewards, dones, count[:, 0], self.stride), torch.cat([actions, following], dim=1)
+
     def whole(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Latents as they are stored "n t c h w" and grouped actions float32 "n t g" of all clips, on a device."""
         held = [part.new_empty(len(self), *part.shape[1:], device=device)
@@ -280,7 +323,7 @@ class Latents:
         """Episode and first frame within it of every clip, int64 "n" each."""
         found = torch.empty(2, len(self), dtype=torch.int64)
         for name, begins, end, count in zip(self.names, self.begins.tolist(), self.ends, self.counts):
-            read_into(self.folder / name, zip(begins[2:], raw(found[:, end - count : end])))
+            read_into(self.folder / name, zip(begins[2:4], raw(found[:, end - count : end])))
         return tuple(found)
 
     def episodes(self, clips: Sequence[int]) -> Tensor:
@@ -293,21 +336,34 @@ class Latents:
         return found[:, 0]
 
 
-def read_header(path: Path, index: LatentsIndex) -> list[int]:
-    """The clips of a shard, and the byte at which each of its tensors begins.
+def without_outcomes(folder: Path) -> UserError:
+    """The sentence for latents without rewards and ends."""
+    return UserError(f"{folder} holds no rewards and ends, it is older than they are or its recording has none: encode "
+                     "a recording that has them into another --out")  # fmt: skip
+
+
+def read_header(path: Path, index: LatentsIndex, kind: str = "") -> list[int]:
+    """The clips of a shard, and the byte at which each of its tensors begins, 0 for rewards and ends that are unknown.
+
+    `kind` is `FINAL` for the clips that were cut where games ended.
 
     Raises:
-        UserError: it is missing, cut off, or holds tensors of other shapes.
+        UserError: it is missing, cut off, holds tensors of other shapes, or no such clips.
     """
     try:
         with path.open("rb") as file:
             size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, size)))
-        count, begins = header["latents"]["shape"][0], []
-        for name, (dtype, shape, each) in index.tensors.items():
-            begin, end = header[name]["data_offsets"]
+        if kind and f"{kind}latents" not in header:
+            raise without_outcomes(path.parent)
+        count, begins = header[f"{kind}latents"]["shape"][0], []
+        for name, (dtype, shape, each) in (index.tensors | index.outcomes).items():
+            if name in index.outcomes and f"{kind}{name}" not in header:
+                begins.append(0)
+                continue
+            begin, end = header[f"{kind}{name}"]["data_offsets"]
             begins.append(8 + length + begin)
-            found = header[name]["dtype"], header[name]["shape"], end - begin
+            found = header[f"{kind}{name}"]["dtype"], header[f"{kind}{name}"]["shape"], end - begin
             if found != (dtype, [count, *shape], count * each) or not 0 <= begin <= end <= size - 8 - length:
                 raise ValueError(name)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

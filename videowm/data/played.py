@@ -18,12 +18,13 @@ from tqdm import tqdm
 from videowm import config
 from videowm.data.dataset import Dataset
 from videowm.data.layout import held_out
+from videowm.data.outcomes import final_start
 from videowm.data.recording import Recording, check_workers, play_ahead
 from videowm.device import Process
 from videowm.files import short_hash
 from videowm.limits import Count, Seed, Whole
 from videowm.options import Frames, HeldOut
-from videowm.types import Clip, Episode, UserError
+from videowm.types import Clip, Episode, Outcomes, UserError
 from videowm.worlds import open_world
 
 EPISODES = 32  # a shard of latents, the last one fewer
@@ -58,19 +59,29 @@ class PlayedSource:
         """Episodes of each shard, whatever the clips' length in `frames`."""
         return [len(self.settings.members(n)) for n in range(-(-self.settings.episodes // EPISODES))]
 
-    def shards(self, numbers: list[int], frames: int) -> Iterator[list[Clip]]:
+    def shards(self, numbers: list[int], frames: int, stride: int) -> Iterator[list[Clip]]:
         """The clips of each of the shards `numbers`; the players do not wait between them."""
         members = [self.settings.members(number) for number in numbers]
         wanted = [i for group in members for i in group]
-        played = play_ahead(self.settings, wanted, self.workers, partial(cut, frames=frames))
+        played = play_ahead(self.settings, wanted, self.workers, partial(cut, frames=frames, stride=stride))
         for group in members:
             yield [clip for _ in group for clip in next(played)]
 
 
-def cut(episode: Episode, number: int, *, frames: int) -> list[Clip]:
-    """Consecutive clips of an episode; neighbours share one frame, the rest is left."""
-    starts = range(0, len(episode.frames) - frames + 1, frames - 1)
-    return [Clip(episode.frames[s : s + frames], episode.actions[s : s + frames - 1], number, s) for s in starts]
+def cut(episode: Episode, number: int, *, frames: int, stride: int) -> list[Clip]:
+    """Consecutive clips of an episode, and one that is cut where its game ended, with the next `stride` rows.
+
+    Of the consecutive ones neighbours share one frame, and the rest is left.
+    """
+    columns = episode.actions, episode.rewards, episode.dones
+    starts = [(s, False) for s in range(0, len(episode.frames) - frames + 1, frames - 1)]
+    if (end := final_start(episode.dones, frames, stride, number)) is not None:
+        starts.append((end, True))
+    return [
+        Clip(episode.frames[s : s + frames], episode.actions[s : s + frames - 1], number, s,
+             Outcomes.of(*columns, s, frames - 1 + stride), final)
+        for s, final in starts
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
