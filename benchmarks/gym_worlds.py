@@ -106,17 +106,20 @@ def run(recipe: Recipe, out: Path, more: dict[str, list[str]], threads: int) -> 
             done[name] = {"core_minutes": round(core / 60, 2), "minutes": round(clock / 60, 2)}
             note.write_text(json.dumps(done))
     record = json.loads((out / "world/record.json").read_text())["metrics"]
-    psnr = {name: record[key] for name, key in PSNRS.items() if key in record}
+    measured = {name: round(record[key], 3) for name, key in MEASURED.items() if key in record}
     info = json.loads((out / "data/meta/info.json").read_text())
     return {
         "world": recipe.world, "title": recipe.title, "lines": lines_of(recipe), "stages": done,
         "core_minutes": round(sum(stage["core_minutes"] for stage in done.values()), 1),
         "frames": info["total_frames"], "size": info["features"]["observation.image"]["shape"][:2],
-        "actions": len(info["features"]["action"]["names"]), **psnr,
+        "actions": len(info["features"]["action"]["names"]), **measured,
     }  # fmt: skip
 
 
-PSNRS = {"psnr": "rollout/psnr_mean", "psnr_ceiling": "rollout/psnr_vae_mean", "psnr_floor": "rollout/psnr_repeat_mean"}
+MEASURED = {
+    "psnr": "rollout/psnr_mean", "psnr_ceiling": "rollout/psnr_vae_mean", "psnr_floor": "rollout/psnr_repeat_mean",
+    "action_gap": "heldout/action_gap", "action_gap_se": "heldout/action_gap_se",
+}  # fmt: skip
 
 
 def strip(recipe: Recipe, out: Path, *, small: bool) -> object:
