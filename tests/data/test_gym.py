@@ -13,6 +13,7 @@ from videowm import api
 from videowm.actions.script import opposite_actions
 from videowm.cli import main
 from videowm.data.dataset import Dataset
+from videowm.data.played import PlayConfig, PlayedEpisodes, PlayedSource
 from videowm.data.playing import attempts, game_seed, play_episode
 from videowm.data.recording import Recording, record_episodes
 from videowm.dit.saved import TrainedOn
@@ -124,7 +125,10 @@ def test_a_recording_of_an_own_environment(dots):
 
 
 def test_an_episode_is_a_function_of_its_seed_alone(dots, tmp_path):
-    """Hidden state, global random numbers, and workers: the same bytes whoever plays what after what."""
+    """Hidden state, global random numbers, and workers: the same bytes whoever plays what after what.
+
+    Recorded, played for a training in memory, or for latents that are never stored as video.
+    """
     settings = {"episodes": 4, "frames": 12, "group": 2, "arguments": DOTS}
     one, two = (record_episodes(dots, tmp_path / str(n), workers=n, **settings) for n in (1, 2))
     assert (one / "meta/files.json").read_bytes() == (two / "meta/files.json").read_bytes()
@@ -132,6 +136,11 @@ def test_an_episode_is_a_function_of_its_seed_alone(dots, tmp_path):
     late, _, again = (play_episode(world, 0, number, 12) for number in (3, 0, 3))
     np.testing.assert_array_equal(late.frames, again.frames)
     np.testing.assert_array_equal(late.actions, Dataset(one).all_actions(3))
+    memory = PlayedEpisodes(PlayConfig(dots, 4, frames=12, arguments=DOTS, workers=1))
+    np.testing.assert_array_equal(memory.clip(3, 0, 12).frames, late.frames)
+    clips = next(PlayedSource(Dataset(one), episodes=34, seed=7, workers=1).shards([1], 12))
+    assert [clip.episode for clip in clips] == [32, 33]
+    np.testing.assert_array_equal(clips[1].frames, play_episode(world, 7, 33, 12).frames)
     held = [len(set(map(tuple, play_episode(open_world(dots, **DOTS, hold=n), 5, 0, 9).actions))) for n in (1, 8)]
     assert held[0] > held[1], "random actions are held"
 
@@ -147,7 +156,7 @@ def test_a_policy_of_the_users(dots):
         ("dots_env:gone", "policy 'dots_env:gone' cannot be imported .AttributeError"),
         ("nowhere:act", "policy 'nowhere:act' cannot be imported .ModuleNotFoundError"),
         ("left", "policy 'left' is unknown: give random, module:function, or a .zip"),
-        ("agent.zip", "agent.zip holds code that runs when it is loaded: add --trust"),
+        ("agent.zip", "agent.zip holds code .*: if you know who made it, add --trust, or play.trust=true"),
     ):
         with pytest.raises(UserError, match=sentence) as error:
             next(play(dots, policy))

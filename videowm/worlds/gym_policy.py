@@ -57,7 +57,8 @@ def saved_agent(path: Path, *, trust: bool) -> Policy:
         UserError: it was not declared trusted, stable-baselines3 is not installed, or the file is damaged.
     """
     if not trust:
-        raise UserError(f"{path} holds code that runs when it is loaded: add --trust if you know who made it")
+        raise UserError(f"{path} holds code that runs when it is loaded: if you know who made it, add --trust, or "
+                        "play.trust=true to a training")  # fmt: skip
     try:
         with zipfile.ZipFile(path) as archive:
             saved = json.loads(archive.read("data"))
