@@ -12,7 +12,7 @@ import torch
 from videowm import config as configuration
 from videowm.actions.group import check_actions
 from videowm.actions.script import parse_actions
-from videowm.actions.tables import TABLES, read_action_table
+from videowm.actions.tables import NO_ACTIONS, TABLES, read_action_table
 from videowm.data.dataset import Dataset
 from videowm.data.starts import starts_of
 from videowm.device import default_device
@@ -116,8 +116,10 @@ def named_actions(world: str, names: Sequence[str]) -> dict[str, tuple[float, ..
     """The action names of the world that a model was trained on; `names` are the parts of an action.
 
     Raises:
-        UserError: the world is unknown or has no named actions.
+        UserError: the world is unknown or has no named actions, or the model none at all.
     """
+    if tuple(names) == (NO_ACTIONS,):
+        raise UserError(f"the model was trained on {world} without actions: give none")
     known = find_world(world)
     named = known.named_actions(names) if known else {}
     if not named:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from videowm.actions.tables import NO_ACTIONS
 from videowm.files import check_output, write_atomic
 
 if TYPE_CHECKING:
@@ -93,8 +94,10 @@ def side_by_side(videos: dict[str, np.ndarray], *, cell: int) -> np.ndarray:
 def draw_actions(frames: np.ndarray, actions: np.ndarray, names: list[str]) -> np.ndarray:
     """Below every frame "f H W 3", a bar for each number of the action that leads on from it (the last has none).
 
-    Of very many numbers the first are drawn, for which there is room.
+    Of very many numbers the first are drawn, for which there is room; nothing of data without actions.
     """
+    if tuple(names) == (NO_ACTIONS,):
+        return frames
     width = frames.shape[2]
     names, actions = names[: width // 8], actions[:, : width // 8]
     each = width // len(names)

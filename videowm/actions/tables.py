@@ -20,6 +20,7 @@ from videowm.config import suggest
 from videowm.files import decode_text
 from videowm.types import UserError
 
+NO_ACTIONS = "none"  # name of the one action of videos without actions, always 0
 TABLES = (".csv", ".npy", ".npz", ".parquet")
 KEYS = ("actions", "action")  # arrays of an .npz that are actions
 DELIMITERS = "\t;,|"

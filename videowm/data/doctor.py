@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
+from videowm.actions.tables import NO_ACTIONS
 from videowm.data.dataset import Dataset
 from videowm.files import short_hash, visible
 
@@ -108,6 +109,8 @@ def duplicates(dataset: Dataset) -> Iterator[str]:
 
 def odd_columns(dataset: Dataset) -> Iterator[str]:
     """Columns of actions that never change, or that stand at one extreme most of the time."""
+    if dataset.action_names == (NO_ACTIONS,):
+        return
     actions = np.concatenate([dataset.all_actions(episode) for episode in range(dataset.num_episodes)])
     for name, column in zip(dataset.action_names, actions.T):
         values, counts = np.unique(column, return_counts=True)

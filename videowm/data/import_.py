@@ -19,12 +19,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from videowm.actions.tables import NO_ACTIONS
 from videowm.data import layout
 from videowm.data.dataset import Dataset
 from videowm.data.foreign_video import Painter, Reel
 from videowm.data.layout import Layout
 from videowm.data.lerobot import plan_lerobot, untouched
-from videowm.data.takes import NO_ACTIONS, Notes, Plan, Take, wanted_size
+from videowm.data.takes import Notes, Plan, Take, wanted_size
 from videowm.data.video_folder import plan_videos
 from videowm.files import (
     read_json,

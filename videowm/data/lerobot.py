@@ -17,13 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from videowm.actions.tables import Table, parquet_column
+from videowm.actions.tables import NO_ACTIONS, Table, parquet_column
 from videowm.config import suggest
 from videowm.data.foreign_video import STEADY, Video, look
 from videowm.data.layout import held_out
 from videowm.data.meta import feature_names, read_captions, read_episodes, read_info, splits_of
 from videowm.data.takes import (
-    NO_ACTIONS,
     Notes,
     Plan,
     Rows,

@@ -16,7 +16,6 @@ from videowm.files import decode_text
 from videowm.options import ImportOptions
 from videowm.types import UserError
 
-NO_ACTIONS = "none"  # name of the one action of videos without actions, always 0
 LARGEST = 2048  # pixels of a side
 FEW = 16  # whole numbers of a column that look like codes
 Notes = list[tuple[str, str]]  # (file or episode, what is to be said of it)

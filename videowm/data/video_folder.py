@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from videowm.actions.tables import TABLES, Table, read_table
+from videowm.actions.tables import NO_ACTIONS, TABLES, Table, read_table
 from videowm.data.foreign_video import VIDEOS, Video, look
 from videowm.data.layout import held_out
 from videowm.data.takes import (
-    NO_ACTIONS,
     Notes,
     Plan,
     Rows,

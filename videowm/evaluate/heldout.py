@@ -133,6 +133,11 @@ def shuffled(bank: Bank) -> Float[Tensor, "n t g"]:
     return bank.actions[of_other_episode(bank.episode)]
 
 
+def acted(bank: Bank) -> bool:
+    """Whether any action of the bank varies: normalised ones that never do are 0, and nothing obeys them."""
+    return bool(bank.actions[..., :-1].any())
+
+
 def without_text(model: DiT, bank: Bank, losses: Float[np.ndarray, "n m"], batch: int) -> Pairs:
     """The loss with the empty caption, and what another episode's caption adds to the `losses` "n m" with the own."""
     other = of_other_episode(bank.episode)
@@ -152,10 +157,11 @@ def by_episode(losses: Float[np.ndarray, " n"], episode: Int[np.ndarray, " n"]) 
 def heldout(model: DiT, bank: Bank, *, batch: int = 96, buckets: int = 8) -> Pairs:
     """Held-out loss, by target step and by noise bucket, and how much shuffled actions or texts raise it (paired)."""
     losses = bank_losses(model, bank, bank.actions, batch).numpy()
-    wrong = bank_losses(model, bank, shuffled(bank), batch).numpy()
     level = bank.levels.numpy()
     yield from mean_and_error("heldout/loss", losses.mean(1), bank.episode)
-    yield from mean_and_error("heldout/action_gap", (wrong - losses).mean(1), bank.episode)
+    if acted(bank):
+        wrong = bank_losses(model, bank, shuffled(bank), batch).numpy()
+        yield from mean_and_error("heldout/action_gap", (wrong - losses).mean(1), bank.episode)
     if model.text_condition is not None:
         yield from without_text(model, bank, losses, batch)
     yield "heldout/loss_by_step", losses.mean(0).tolist()

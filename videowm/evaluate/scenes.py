@@ -36,6 +36,11 @@ class Scenes:
         return self.truth.shape[1] - self.context
 
     @property
+    def acted(self) -> bool:
+        """Whether any action varies; without one nothing tells whether actions are obeyed."""
+        return bool((self.actions != self.actions[:1, :1]).any())
+
+    @property
     def repeat(self) -> Float[Tensor, "b f 3 H W"]:
         """The context, then its last frame for ever: "b f 3 H W" in [-1, 1]."""
         last = self.truth[:, self.context - 1 : self.context].expand(-1, self.horizon, -1, -1, -1)

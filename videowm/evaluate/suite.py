@@ -20,7 +20,7 @@ from videowm.evaluate.drift import drift
 from videowm.evaluate.features import Features
 from videowm.evaluate.fidelity import fidelity
 from videowm.evaluate.frechet import frechet
-from videowm.evaluate.heldout import Bank, bank_losses, shuffled
+from videowm.evaluate.heldout import Bank, acted, bank_losses, shuffled
 from videowm.evaluate.reader import Reader, check_reader
 from videowm.evaluate.readings import read_scenes
 from videowm.evaluate.rollouts import RolloutConfig
@@ -88,6 +88,9 @@ def against_the_game(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Data
     """
     device, batch, count = pipeline.device, config.batch, instruments.counterfactuals
     replay, played, began = None, None, time.perf_counter()
+    if not scenes.acted:
+        yield "counterfactual/game_refused", "no action varies in the data, so nothing tells whether they are obeyed"
+        return
     try:
         if count:
             replay = Replay(dataset)
@@ -111,9 +114,10 @@ def against_the_game(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Data
 
 def suite_of_bank(models: list[DiT], bank: Bank, batch: int, patch: tuple[slice, slice] | None) -> Pairs:
     """What needs no rollout, of the last of the models; with smaller ones before it, also what can still be learned."""
-    both = (bank.actions, shuffled(bank))
-    true, wrong = (bank_losses(models[-1], bank, actions, batch).mean(1).numpy() for actions in both)
-    yield from loss_ratio(true, wrong, bank.episode)
+    true = bank_losses(models[-1], bank, bank.actions, batch).mean(1).numpy()
+    if acted(bank):
+        wrong = bank_losses(models[-1], bank, shuffled(bank), batch).mean(1).numpy()
+        yield from loss_ratio(true, wrong, bank.episode)
     yield from surprise(true, bank)
     if len(models) > 1:
         yield from learnable(models, bank, batch, patch)

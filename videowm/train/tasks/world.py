@@ -22,7 +22,7 @@ from videowm.data.resident import Resident, lies_there
 from videowm.device import Process
 from videowm.dit import DiT, flow, shortcut
 from videowm.dit.saved import TrainedOn
-from videowm.evaluate.heldout import Bank, HeldoutConfig, chosen_windows, heldout, make_bank
+from videowm.evaluate.heldout import Bank, HeldoutConfig, acted, chosen_windows, heldout, make_bank
 from videowm.evaluate.rollouts import RolloutConfig, rollouts, starting_points
 from videowm.limits import Count, Flops, Range, Seed, Share, Size, Whole
 from videowm.pipeline import WorldModelPipeline
@@ -209,8 +209,10 @@ class WorldTask(Task):
         """
         return errors.detach().mean(1).sum() * self.config.flow.shortcut / samples
 
-    def check(self, step: int) -> Verdict:
+    def check(self, step: int) -> Verdict | None:
         """Whether the actions are obeyed; with a training step's number of clips at once, which has room."""
+        if not acted(self.bank):
+            return None
         batch = min(self.config.heldout.batch, self.config.train.batch)
         with self.model.uncompiled():
             return judge(dict(heldout(self.model, self.bank, batch=batch)), step, self.config.train.gate)
