@@ -185,6 +185,46 @@ def world_run(train_world, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def three_data(tmp_path_factory) -> Iterator[Path]:
+    """Episodes of the game in tests/three.py that end at frame 17 to 20, four of them held out."""
+    from videowm import worlds
+    from videowm.data.recording import record_episodes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(worlds.BUILT_IN, "three", "three:Three")
+        out = tmp_path_factory.mktemp("recorded") / "three"
+        arguments = {"length": 18, "spread": 4}
+        yield record_episodes("three", out, episodes=16, frames=40, test_share=1 / 4, arguments=arguments)
+
+
+@pytest.fixture(scope="session")
+def three_run(three_data, codec, vae_run, tmp_path_factory) -> Path:
+    """A tiny world model of that game."""
+    from videowm.data.dataset import Dataset
+    from videowm.data.encode import encode_dataset
+    from videowm.train.loop import launch
+    from videowm.vae.codec import to_float
+
+    folder = tmp_path_factory.mktemp("three")
+    encode_dataset(Dataset(three_data), codec, folder / "latents", vae=str(vae_run), to_frames=to_float, frames=17)
+    own = ["window=4", "heldout.window=4", "train.steps=8", "rollout.clips=0", f"latents={folder / 'latents'}"]
+    launch(ROOT / "configs/world/quickstart.yaml", [f"out={folder / 'world'}", *TINY_WORLD, *own])
+    return folder / "world"
+
+
+@pytest.fixture(scope="session")
+def three_heads(three_run) -> Path:
+    """The same world model with heads, which are trained for seconds; returns the heads' own run."""
+    from videowm.train.loop import launch
+
+    out = three_run.parent / "heads"
+    small = ["train.trackers=[]", "train.precision=fp32", "train.steps=150", "train.batch=8", "train.lr=3e-3",
+             "hidden=32", "width=8", "context=2", "level=0.05"]  # fmt: skip
+    launch(ROOT / "configs/heads/base.yaml", [f"out={out}", f"world={three_run}", *small])
+    return out
+
+
+@pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """The environment of a subprocess that imports the working tree."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_SILENT": "true"}

@@ -12,18 +12,19 @@ from videowm.worlds import World
 class Three(World):
     """At frame i the scripted player takes the action i, which earns 2 ** i. The action at frame `length` - 1 is fatal.
 
-    The picture of frame i has the value 10 * i everywhere. There is no picture after the fatal action.
+    The picture of frame i has the value 10 * i everywhere. There is no picture after the fatal action. With `spread`
+    that many lengths, from `length` on, follow from the seed, and the picture's left column is as bright as it is long.
     """
 
     name, size, action_names, state_names = "three", (64, 64), ("at",), ("at",)
     NAMED_ACTIONS = {"none": (0.0,), "one": (1.0,), "two": (2.0,)}
     fps = 10.0
 
-    def __init__(self, length: int = 3) -> None:
-        self.length = length
+    def __init__(self, length: int = 3, spread: int = 1) -> None:
+        self.shortest_game, self.spread = length, spread
 
     def reset(self, seed: int) -> None:
-        self.at = 0
+        self.at, self.length = 0, self.shortest_game + seed % self.spread
 
     def step(self, action: np.ndarray) -> tuple[float, bool]:
         self.at += 1
@@ -34,7 +35,10 @@ class Three(World):
 
     def render(self) -> np.ndarray:
         assert self.at < self.length, "the frame after the fatal action does not exist"
-        return np.full((*self.size, 3), 10 * self.at, np.uint8)
+        picture = np.full((*self.size, 3), 10 * self.at, np.uint8)
+        if self.spread > 1:
+            picture[:, :16] = 60 * (self.length - self.shortest_game)
+        return picture
 
     def driver(self, rng: np.random.Generator):
         while True:

@@ -67,6 +67,7 @@ OTHER_ACTIONS = (
     "rollouts under another episode's actions; `_floor_zero`: under actions of zeros, which are actions and not their "
     "absence"
 )
+OUTCOMES = "videowm.evaluate.outcomes"
 IGNORED = "0, where the actions are ignored"
 
 # One entry a metric; a family stands before another that its names would fit too.
@@ -195,6 +196,28 @@ METRICS: tuple[Metric, ...] = (
     Metric("state/{}", "Absolute error of one state column read off the rollout against the simulator's.",
            "std. deviations", "lower", ceiling="the reader's own error on the truth through the autoencoder; "
            "`_ceiling_real`: on the truth itself", floor=REPEATED),
+    Metric("heads/reward_loss", "Squared error of the standardised reward of the next latent step, in training.", "MSE",
+           "lower", "videowm.train.tasks.heads", floor="1, the mean reward"),
+    Metric("heads/done_loss", "Cross-entropy of the place of an end in the next latent step, in training; ends count "
+           "more.", "nats", "lower", "videowm.train.tasks.heads"),
+    Metric("heads/{}_reward_r2", "R² of the reward of the next latent step, of held-out latents (`real`) or of "
+           "rollouts under the same actions (`dream`).", "R²", "higher", OUTCOMES, ceiling="1", floor="0, the mean"),
+    Metric("heads/{}_reward_error", "Mean absolute error of that reward.", "reward", "lower", OUTCOMES),
+    Metric("heads/{}_done_rate", "Share of the measured steps in which the game ended.", "share", None, OUTCOMES),
+    Metric("heads/{}_done_precision", "Of the latent steps in which an end is read with a probability over one half, "
+           "the share that had one.", "share", "higher", OUTCOMES, ceiling="1", floor="heads/{}_done_rate"),
+    Metric("heads/{}_done_recall", "Of the latent steps with an end, the share in which one is read.", "share",
+           "higher", OUTCOMES, ceiling="1"),
+    Metric("heads/{}_done_auroc", "Chance that a step with an end is given a higher probability than one without.",
+           "probability", "higher", OUTCOMES, ceiling="1", floor="0.5, by chance"),
+    Metric("heads/{}_done_brier", "Squared error of the probability of an end.", "probability squared", "lower",
+           OUTCOMES, floor="the base rate's own"),
+    Metric("heads/{}_done_reliability", "By tenths of the probability that is read: its mean, the share that ended, "
+           "and how many steps there are.", "probability, share and steps", None, OUTCOMES),
+    Metric("heads/{}_done_delay", "How many frames after the real end the first end is read, mean; below 0 it comes "
+           "too early.", "frames", None, OUTCOMES),
+    Metric("heads/{}_done_delay_spread", "How many frames the first end that is read is off, mean.", "frames", "lower",
+           OUTCOMES),
     Metric("counterfactual/psnr", "PSNR of rollouts under forced actions against the real game under the same ones.",
            "dB", "higher", ceiling="the real future through the autoencoder", floor=REPEATED,
            sentence="Under forced actions the rollout is at {value} dB from the real game"),

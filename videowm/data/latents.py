@@ -282,11 +282,19 @@ class Latents:
         acted = self.begins[shards, 1] + rows * each
         for shard, *at, z, a in zip(shards.tolist(), first.tolist(), acted.tolist(), raw(latents), raw(actions)):
             read_into(self.folder / self.names[shard], zip(at, (z, a)))
-        actions = normalised(actions, index.action_scale)
+        step = torch.from_numpy(starts)[:, None] + torch.arange(steps)
+        return latents, self.grouped(actions)[torch.arange(len(clips))[:, None], step]
+
+    def grouped(self, actions: Tensor) -> Tensor:
+        """Actions "b n a" as they are stored -> normalised ones, float32 "b t g", grouped by latent step.
+
+        Raises:
+            UserError: an action is not finite.
+        """
+        actions = normalised(actions, self.index.action_scale)
         if not torch.isfinite(actions).all():
             raise UserError(f"{self.folder} holds actions that are not finite: encode a dataset with finite actions")
-        step = torch.from_numpy(starts)[:, None] + torch.arange(steps)
-        return latents, group_actions(actions, self.stride)[torch.arange(len(clips))[:, None], step]
+        return group_actions(actions, self.stride)
 
     def outcomes(self, clips: Sequence[int]) -> tuple[Targets, Tensor]:
         """What happens in the step after each of the t steps of some clips, and grouped actions "b t g" of these steps.
@@ -295,19 +303,18 @@ class Latents:
             UserError: the latents have no rewards and ends, or a shard is missing or shorter than it was.
         """
         clips, index = np.asarray(clips, np.int64), self.index
-        held = [torch.empty(len(clips), *(shape or [1]), dtype=NUMBERS[kind])
-                for kind, shape, _ in index.outcomes.values()]  # fmt: skip
+        wanted = [index.tensors["actions"], *index.outcomes.values()]
+        held = [torch.empty(len(clips), *(shape or [1]), dtype=NUMBERS[kind]) for kind, shape, _ in wanted]
         shards = self.shards_of(clips)
-        rows, begins = clips - (self.ends - self.counts)[shards], self.begins[shards, 4:]
+        rows, begins = clips - (self.ends - self.counts)[shards], self.begins[shards][:, [1, 4, 5, 6, 7]]
         if len(clips) and not begins.all():
             raise without_outcomes(self.folder)
-        each = np.array([size for *_, size in index.outcomes.values()])
+        each = np.array([size for *_, size in wanted])
         for shard, at, *memory in zip(shards.tolist(), (begins + rows[:, None] * each).tolist(), *map(raw, held)):
             read_into(self.folder / self.names[shard], zip(at, memory))
-        rewards, dones, count, following = held
-        actions = self.windows(clips, np.zeros_like(clips), index.steps)[1][:, 1:]
-        following = group_actions(normalised(following, index.action_scale), self.stride)[:, 1:]
-        return targets(rewards, dones, count[:, 0], self.stride), torch.cat([actions, following], dim=1)
+        actions, rewards, dones, count, following = held
+        grouped = self.grouped(torch.cat([actions, following], dim=1))[:, 1:]
+        return targets(rewards, dones, count[:, 0], self.stride), grouped
 
     def whole(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Latents as they are stored "n t c h w" and grouped actions float32 "n t g" of all clips, on a device."""

@@ -51,6 +51,7 @@ class Targets(NamedTuple):
     reward: Tensor  # float32 "b t", the sum over the actions up to the one that ended the game
     end: Tensor  # int64 "b t": 0 the game goes on, i the i-th action of the step ended it
     known: Tensor  # bool "b t", whether all of it was recorded
+    rows: Tensor  # int64 "b t", the clip's rows up to the end of the step, or of the episode
 
 
 def targets(rewards: Float[Tensor, "b n"], dones: Int[Tensor, "b n"], rows: Int[Tensor, " b"], stride: int) -> Targets:
@@ -60,4 +61,5 @@ def targets(rewards: Float[Tensor, "b n"], dones: Int[Tensor, "b n"], rows: Int[
     end = torch.where(done, place, 0).amax(-1)  # one row ends a game, and no row follows it
     last = torch.arange(1, rewards.shape[1] // stride + 1, device=dones.device) * stride
     begun = rows[:, None] > last - stride
-    return Targets(reward.sum(-1), end, (rows[:, None] >= last) | (end > 0) & begun)
+    known = (rows[:, None] >= last) | (end > 0) & begun
+    return Targets(reward.sum(-1), end, known, torch.minimum(rows[:, None], last))

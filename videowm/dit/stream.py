@@ -47,7 +47,7 @@ class LatentStream:
         self, model: DiT, context: Float[Tensor, "b t c h w"], actions: Float[Tensor, "b t g"], *,
         sampler: Sampler | None = None, shift: float = 1.0, window: int, generator: flow.Generators = None,
         graph: bool = False, text: TextTokens | None = None, empty: TextTokens | None = None, tap: Tap | None = None,
-        past_noise: Float[Tensor, "b t c h w"] | None = None,
+        past_noise: Float[Tensor, "b t c h w"] | None = None, keep: int | None = None,
     ) -> None:  # fmt: skip
         """Read the context: clean latents and their grouped actions.
 
@@ -62,6 +62,8 @@ class LatentStream:
             tap: sees and may replace the residual streams (`videowm.dit.model.Tap`) of every pass: the context's,
                 each sampler evaluation's, and the one that writes a finished step. Guidance branches follow one
                 another along b, the guided stream first.
+            keep: the block whose residual stream at its end stays in `kept` "b s d", of each row's newest finished
+                step as it is remembered. A CUDA graph keeps it too.
 
         Raises:
             UserError: a guidance that the model cannot have, or `graph` beside `tap`.
@@ -88,6 +90,8 @@ class LatentStream:
         self.level = self.levels_of(b, device)
         self.network_level = self.network_level_of(self.level, shift)
         self.text = self.text_of(text, empty)
+        self.keep = keep
+        self.kept = None if keep is None else model.embed.weight.new_zeros(b, model.tokens, model.hidden)
         self.read(self.cache, context, actions, past_noise, torch.arange(len(self.level), device=device),
                   self.generator)  # fmt: skip
 
@@ -100,7 +104,22 @@ class LatentStream:
         context, actions = context[:, first:], actions[:, first:]
         noise = self.past_noise(context, None if past_noise is None else past_noise[:, first:], generator)
         self.model(self.noised(context, noise, level), level.expand(-1, context.shape[1]), self.each_branch(actions),
-                   cache, text=self.text.of_rows(rows), write=True, tap=self.tap)  # fmt: skip
+                   cache, text=self.text.of_rows(rows), write=True,
+                   tap=self.finishing(rows[: len(rows) // len(self.branches)]))  # fmt: skip
+
+    def finishing(self, rows: Int[Tensor, " r"] | None = None) -> Tap | None:
+        """The tap of a pass over finished steps, which also keeps the last one's features; of all rows, or of some."""
+        if self.keep is None:
+            return self.tap
+
+        def tap(block: int, stream: Tensor) -> Tensor:
+            if block == self.keep and rows is None:
+                self.kept.copy_(stream[: len(self.kept), -1])  # the guided stream comes first
+            elif block == self.keep:
+                self.kept.index_copy_(0, rows, stream[: len(rows), -1])
+            return stream if self.tap is None else self.tap(block, stream)
+
+        return tap
 
     @torch.no_grad()
     def reset(
@@ -226,7 +245,7 @@ class LatentStream:
         every = torch.cat([own + i * b for i in range(len(self.branches))])
         other.graphs, other.cache, other.text = {}, self.cache.select(every), self.text.of_rows(every)
         other.level, other.network_level = self.level[every], self.network_level[every]
-        for name in ("noise", "action", "written", "step_out"):
+        for name in ("noise", "action", "written", "step_out", *(["kept"] if self.keep is not None else [])):
             setattr(other, name, getattr(self, name)[own])
         return other
 
@@ -236,12 +255,12 @@ class LatentStream:
         modulations = self.model.modulations(self.network_level, actions, self.text)
         b, count = len(self.noise), len(self.branches)
 
-        def run(x: Float[Tensor, "b 1 c h w"], i: int) -> Float[Tensor, "b 1 c h w"]:
+        def run(x: Float[Tensor, "b 1 c h w"], i: int, tap: Tap | None) -> Float[Tensor, "b 1 c h w"]:
             here = [m[:, i, None] for m in modulations]
-            return self.model.one_step(x, here, self.cache, self.text, static=self.use_graph, tap=self.tap)
+            return self.model.one_step(x, here, self.cache, self.text, static=self.use_graph, tap=tap)
 
         def velocity(x: Float[Tensor, "b 1 c h w"], i: int) -> Float[Tensor, "b 1 c h w"]:
-            first, *others = run(x.repeat(count, 1, 1, 1, 1), i).split(b)
+            first, *others = run(x.repeat(count, 1, 1, 1, 1), i, self.tap).split(b)
             guided = first
             for branch, other in zip(self.branches[1:], others, strict=True):
                 guided = guided + (branch.scale - 1) * (first - other)
@@ -249,7 +268,7 @@ class LatentStream:
 
         out = METHODS[self.sampler.method](velocity, self.noise, self.levels.tolist())
         self.step_out.copy_(out)
-        run(self.noised(self.step_out, self.written, self.level[:, -1:]), -1)
+        run(self.noised(self.step_out, self.written, self.level[:, -1:]), -1, self.finishing())
 
     def capture(self) -> None:
         """Capture one latent step and the cache's advance as one CUDA graph.
