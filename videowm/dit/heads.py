@@ -120,7 +120,7 @@ def features_of(
     """The residual stream at the end of `block`, of steps that are remembered with some noise."""
     kept = []
 
-    def tap(i: int, stream: Tensor) -> Tensor:
+    def tap(i: int, stream: Float[Tensor, "b t s d"]) -> Float[Tensor, "b t s d"]:
         if i == block:
             kept.append(stream)
         return stream

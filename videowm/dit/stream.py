@@ -112,7 +112,7 @@ class LatentStream:
         if self.keep is None:
             return self.tap
 
-        def tap(block: int, stream: Tensor) -> Tensor:
+        def tap(block: int, stream: Float[Tensor, "all t s d"]) -> Float[Tensor, "all t s d"]:
             if block == self.keep and rows is None:
                 self.kept.copy_(stream[: len(self.kept), -1])  # the guided stream comes first
             elif block == self.keep:
