@@ -55,7 +55,7 @@ def world(name: str, vae: Path, args: argparse.Namespace, seed: int) -> Path:
         "latents": latents, "out": out, "seed": seed, "depth": args.depth, "window": window, "heldout.window": window,
         "budget": args.budget, "rollout.clips": 0,
     }  # fmt: skip
-    api.train("configs/world/takecover.yaml", api.TrainOptions(overrides=overrides(settings)))
+    api.train("configs/world/takecover.yaml", api.TrainOptions(overrides=(*overrides(settings), *args.world)))
     return out
 
 
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument(
         "--vae", nargs="*", default=[], help="more overrides of the autoencoders, such as train.steps=9"
     )
+    parser.add_argument("--world", nargs="*", default=[], help="the same of the world models")
     parser.add_argument("--table", action="store_true", help="only print the table of what was measured")
     args = parser.parse_args()
     path = args.runs / "rollouts.json"

@@ -8,12 +8,14 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import random
 import runpy
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -42,15 +44,18 @@ def main(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
+    multiprocessing.set_start_method("fork", force=True)  # as in any program on Linux, not the server's own way
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+    """A port that nobody listens on, below those that the system hands out: else it may be gone by its use."""
+    for port in random.SystemRandom().sample(range(20000, 32000), 100):
+        with socket.socket() as server, suppress(OSError):
+            server.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port from 20000 to 32000")
 
 
 def ranks(count: int) -> list[dict[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from argparse import Namespace
 from dataclasses import replace
@@ -214,20 +213,21 @@ def test_readers_of_video_are_timed(dataset, monkeypatch):
         video.measure(Dataset(dataset), 9, count=3, rounds=1)
 
 
-def test_trials_of_latents_are_compared_clip_by_clip(dataset, tmp_path, monkeypatch):
+def test_trials_of_latents_are_compared_clip_by_clip(dataset, tmp_path, monkeypatch, capsys):
     """Guards differences that are not paired, a trial that no autoencoder can be built of, and a wrong call."""
     one, other = ({"psnr": [value + 1, value], "floor": [1, 2], "ceiling": [9, 9], "episode": [0, 1], "action_gap": 0.1}
                   for value in (20, 17))  # fmt: skip
     row = vae_rollouts.summary([one, one], [other])
     assert row["lead"] == 19 and row["difference"] == 3 and row["difference_se"] == 0 < row["lead_se"]
-    root = Path(__file__).parents[1]
-    call = [sys.executable, str(root / "benchmarks/vae_rollouts.py"), "--data", str(dataset), "--runs", str(tmp_path),
-            "--trials", "8 channels, time stride 1", "--budget", "1e8", "--depth", "1", "--seeds", "1", "--clips", "1",
-            "--vae", "vae.size.width=8", "train.steps=1", "train.batch=1", "evaluate.clips=1", "train.warmup=0",
-            "train.trackers=[]"]  # fmt: skip
-    made = subprocess.run(call, cwd=root, capture_output=True, text=True)
-    assert "| 8 channels, time stride 1 |" in made.stdout, made.stderr
-    monkeypatch.chdir(root)
+    monkeypatch.chdir(Path(__file__).parents[1])
+    vae = ["vae.size.width=8", "train.steps=1", "train.batch=1", "evaluate.clips=1", "train.warmup=0"]
+    world = ["hidden=32", "heldout.clips=2", "heldout.window=4", "heldout.context=2"]
+    call = ["x", "--data", dataset, "--runs", tmp_path, "--trials", "8 channels, time stride 1", "--depth", 1,
+            "--budget", 1e8, "--seeds", 1, "--clips", 1, "--vae", *vae, "train.trackers=[]",
+            "--world", *world, "train.trackers=[]"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", [*map(str, call)])
+    vae_rollouts.main()
+    assert "| 8 channels, time stride 1 |" in capsys.readouterr().out
     for settings in vae_rollouts.TRIALS.values():
         data = configuration.read("configs/vae/base.yaml", vae_rollouts.overrides(settings))
         registry.build(data)

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from forked import free_port
 
 from scaling import slurm
 from scaling.__main__ import parser, run
@@ -28,12 +28,6 @@ from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "tests/scaling/slurm.sh"
-
-
-def free_port() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +43,7 @@ def cluster(tmp_path_factory, environment):
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.chdir(ROOT)
-        subprocess.run([CLUSTER, "up", folder, free_port(), free_port()], check=True)
+        subprocess.run([CLUSTER, "up", folder, str(free_port()), str(free_port())], check=True)
         try:
             yield folder
         finally:
