@@ -20,8 +20,8 @@ from huggingface_hub import constants
 
 from videowm import api
 from videowm.data.dataset import Dataset
+from videowm.data.starts import dataset_of
 from videowm.pipeline import WorldModelPipeline
-from videowm.play.model import dataset_of
 from videowm.types import UserError
 from videowm.vae.codec import load_vae, weights_hash
 

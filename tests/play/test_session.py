@@ -273,8 +273,9 @@ def test_other_time_strides(with_stride, dataset, tmp_path, stride):
 
 def test_a_stride_of_one_trains(dataset, vae_arguments, encode, train_world, tmp_path):
     """Guards a time stride that the commands cannot train: autoencoder, latents, world model, and a game of it."""
+    from videowm.data.starts import dataset_of
     from videowm.play.launch import warm
-    from videowm.play.model import Model, dataset_of
+    from videowm.play.model import Model
     from videowm.train.loop import launch
     from videowm.vae.codec import DiffusersCodec, load_vae
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from videowm import config as configuration
 from videowm.data import layout
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
+from videowm.data.latents import LatentsIndex
 from videowm.types import Episode, UserError
 
 STARTS = "starts"  # their folder within a run's
@@ -24,6 +26,20 @@ def starts_of(run: Path) -> Path:
     if not (run / STARTS / "meta/info.json").is_file():
         raise UserError(f"{run} brought no frames to start from (no {STARTS}/): name a dataset with --from")
     return run / STARTS
+
+
+def dataset_of(run: Path) -> Path:
+    """What a pushed run brought along to start from, or else the recording that a run's latents were made of.
+
+    Raises:
+        UserError: the run's latents are gone.
+    """
+    if (run / STARTS).is_dir():
+        return starts_of(run)
+    latents = Path(configuration.read(run / "config.yaml").get("latents", ""))
+    if not (latents / "latents.json").exists():
+        raise UserError(f"{run} was trained on {latents}, which is not there: name a recording with --from DATA")
+    return Path(LatentsIndex.read(latents).data)
 
 
 def write_starts(data: Dataset, out: Path, count: int) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from videowm import config as configuration
 from videowm.dit.shortcut import power_of
 from videowm.limits import Guidance, Range, Share, Whole
 from videowm.types import UserError
@@ -55,6 +57,13 @@ class Sampler:
         """The step size of each interval as a shortcut model takes it (`videowm.dit.shortcut`)."""
         levels = self.schedule(shift).tolist()
         return [power_of(a, b) if self.method == "euler" else 0 for a, b in zip(levels, levels[1:])]
+
+
+def sampler_of(run: Path) -> Sampler:
+    """The sampler that a run was evaluated with, or the default."""
+    content = configuration.read(run / "config.yaml") if (run / "config.yaml").exists() else {}
+    given = (content.get("rollout") or {}).get("sampler") or {}
+    return configuration.build(Sampler, given, where=f"{run}/config.yaml, rollout.sampler")
 
 
 def schedule(steps: int, shift: float = 1.0) -> Float[Tensor, " levels"]:

@@ -21,8 +21,9 @@ def play(runs: list[Path], options: PlayOptions) -> None:
         UserError: the extra is not installed, a run is not finished, or runs and recording do not fit each other.
     """
     check_installed()
+    from videowm.data.starts import dataset_of
     from videowm.play.access import Access
-    from videowm.play.model import Model, dataset_of
+    from videowm.play.model import Model
     from videowm.play.server import serve
     from videowm.play.stage import Stage
 

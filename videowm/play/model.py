@@ -8,11 +8,8 @@ from pathlib import Path
 
 import torch
 
-from videowm import config as configuration
 from videowm.data.dataset import Dataset
-from videowm.data.latents import LatentsIndex
-from videowm.data.starts import STARTS, starts_of
-from videowm.dit.sample import Sampler
+from videowm.dit.sample import Sampler, sampler_of
 from videowm.evaluate import explorer
 from videowm.evaluate.explorer import Directions
 from videowm.pipeline import WorldModelPipeline
@@ -84,27 +81,6 @@ class Model:
                 rows = explorer.correlations(explored, found)
                 self.found = found, [Direction(share=r["explained"], best=r["best"], r2=r["r2"]) for r in rows]
         return self.found
-
-
-def sampler_of(run: Path) -> Sampler:
-    """The sampler that a run was evaluated with, or the default."""
-    content = configuration.read(run / "config.yaml") if (run / "config.yaml").exists() else {}
-    given = (content.get("rollout") or {}).get("sampler") or {}
-    return configuration.build(Sampler, given, where=f"{run}/config.yaml, rollout.sampler")
-
-
-def dataset_of(run: Path) -> Path:
-    """What a pushed run brought along to start from, or else the recording that a run's latents were made of.
-
-    Raises:
-        UserError: the run's latents are gone.
-    """
-    if (run / STARTS).is_dir():
-        return starts_of(run)
-    latents = Path(configuration.read(run / "config.yaml").get("latents", ""))
-    if not (latents / "latents.json").exists():
-        raise UserError(f"{run} was trained on {latents}, which is not there: name a recording with --from DATA")
-    return Path(LatentsIndex.read(latents).data)
 
 
 def check_together(models: list[Model], dataset: Dataset) -> None:

@@ -111,14 +111,15 @@ class StreamDecoder:
         return torch.cat(parts)[order.to(latents.device)]
 
     @torch.no_grad()
-    def reset(self, rows: Sequence[int], context: Float[Tensor, "r t c h w"]) -> None:
-        """Let some rows of the batch, numbered from 0, begin anew from latents of their own."""
+    def reset(self, rows: Sequence[int], context: Float[Tensor, "r t c h w"]) -> Float[Tensor, "r f 3 H W"]:
+        """Let some rows of the batch, numbered from 0, begin anew from latents of their own; the last step's frames."""
         fresh = Cohort(torch.tensor(list(rows)))
         for latents in context.split(1, dim=1):
-            self.decode(fresh, latents)
+            frames = self.decode(fresh, latents)
         others = (cohort.without(fresh.rows) for cohort in self.cohorts)
         self.cohorts = [*(cohort for cohort in others if len(cohort.rows)), fresh]
         self.join()
+        return frames
 
     def select(self, rows: Sequence[int]) -> StreamDecoder:
         """A decoder of its own that goes on from some rows of this one's batch; a row may come several times."""

@@ -17,7 +17,7 @@ from videowm.data.clips import pick
 from videowm.data.latents import Latents, normalised
 from videowm.data.outcomes import Targets
 from videowm.dit.heads import Heads
-from videowm.dit.sample import Sampler
+from videowm.dit.sample import Sampler, sampler_of
 from videowm.dit.saved import network_hash
 from videowm.evaluate.outcomes import Frozen, following_of, held_out, read_dreams, read_real, report
 from videowm.files import write_atomic
@@ -57,15 +57,14 @@ class HeadsTask(Task):
     def __init__(self, config: HeadsRun) -> None:
         self.config, self.seed = config, config.seed
         self.pipeline = WorldModelPipeline.open(config.world)
-        world = configuration.read(Path(config.world) / "config.yaml")
-        self.folder = config.latents or world["latents"]
+        own = configuration.read(Path(config.world) / "config.yaml")["latents"]
+        self.folder = config.latents or own
         self.regular = Latents.open(self.folder, "train")
         self.final = Latents.open(self.folder, "train", final=True)
         self.refuse_misfits()
         self.window = min(self.pipeline.trained_on.window, self.regular.index.steps)
         self.targets, self.following = self.outcomes()
-        sampler = (world.get("rollout") or {}).get("sampler") or {}
-        self.sampler = config.sampler or configuration.build(Sampler, sampler, where=f"{config.world}/config.yaml")
+        self.sampler = config.sampler or sampler_of(Path(config.world))
         self.model = self.make_heads()
 
     def outcomes(self) -> tuple[Targets, Tensor]:
