@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from scaling.law import Law, Runs
     from scaling.predict import Prediction
 
-Form = Literal["surface", "frontier", "second-order", "power"]
-PredictableForm = Literal["surface", "frontier", "second-order"]
+Form = Literal["surface", "surface-0", "frontier", "second-order", "power"]
+PredictableForm = Literal["surface", "surface-0", "frontier", "second-order"]
 LOSS = "heldout/loss"
 
 

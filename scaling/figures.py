@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scaling.fit import Bootstrap, fit, selection
-from scaling.law import Cost, Law, Parabola, Runs, affordable, optimum
+from scaling.law import SURFACES, Cost, Law, Parabola, Runs, affordable, optimum
 from scaling.law import budgets as budgets_of
 from videowm.show import new_figure
 
@@ -37,7 +37,7 @@ def law_figure(result: Bootstrap | Law, runs: Runs, *, targets: Runs | None = No
     law = result.law if isinstance(result, Bootstrap) else result
     end = max(runs.c.max() * AHEAD, 0.0 if targets is None else targets.c.max(), *(p.budget for p in predicted))
     budgets = np.geomspace(runs.c.min(), end, 60)
-    if law.form == "surface":
+    if law.form in SURFACES:
         _draw_surface(figure, axes, law, runs)
         cost = cost or measured_cost(runs)
         n, d = np.array([optimum(law, c, cost) for c in budgets]).T
@@ -100,13 +100,13 @@ def isoflop_figure(runs: Runs, law: Law | None, cost: Cost | None = None) -> Fig
         n = np.geomspace(group.n.min(), group.n.max(), 60)
         left.plot(group.n, group.loss, "o", ms=4, color=colour, label=f"{found.c:.3g} FLOPs")
         left.plot(n, np.polyval(np.polyfit(np.log(group.n), group.loss, 2), np.log(n)), color=colour, lw=1)
-        if law is not None and law.form == "surface":
+        if law is not None and law.form in SURFACES:
             left.plot(n, law.predict(n, [affordable(cost, size, found.c) for size in n]), "--", color=colour, lw=0.9)
         if group.n.min() / NEAR < found.n < group.n.max() * NEAR:
             style = {"ms": 7, "color": colour, "mfc": "white" if found.edge else colour}
             left.plot(found.n, found.loss, "v", **style)
             right.plot(found.c, found.n, "v", **style)
-    if law is not None and law.form == "surface":
+    if law is not None and law.form in SURFACES:
         c = np.geomspace(runs.c.min(), runs.c.max() * AHEAD, 30)
         best = [optimum(law, budget, cost)[0] for budget in c]
         right.plot(c, best, "--", color="black", lw=1, label="surface, exact cost")
@@ -129,6 +129,7 @@ def measured_cost(runs: Runs) -> Cost:
 def _name(law: Law) -> str:
     return {
         "surface": "compute optimum of $E + A\\,N^{-\\alpha} + B\\,D^{-\\beta}$",
+        "surface-0": "compute optimum of $A\\,N^{-\\alpha} + B\\,D^{-\\beta}$",
         "frontier": "$c + (C/a)^b$",
         "second-order": "$E + A\\,C^{\\alpha - \\gamma \\ln C}$",
         "power": "$A\\,C^b$",

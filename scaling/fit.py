@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import norm, t
 
-from scaling.law import FORMS, FORMULAS, Law, Runs, budgets, chinchilla_optimum, evaluate, identifiable
+from scaling.law import FORMS, FORMULAS, SURFACES, Law, Runs, budgets, chinchilla_optimum, evaluate, identifiable
 from videowm.types import UserError
 
 DELTA = 1e-3  # Huber threshold on log-residuals, 2203.15556
@@ -48,12 +48,7 @@ class Problem:
         logs = [np.log(column) for column in (runs.n, runs.d, runs.c, runs.loss)]
         centre = tuple(float(values.mean()) for values in logs)
         x, y, z, target = (values - mean for values, mean in zip(logs, centre, strict=True))
-        shapes = {
-            "surface": [[0 * x, 0 * x], [-x, 0 * x], [0 * x, -y]],
-            "frontier": [[0 * z], [z]],
-            "second-order": [[0 * z, 0 * z], [z, -(z**2)]],
-            "power": [[z]],
-        }[form]
+        shapes = exponents(form, x, y, z)
         terms = len(shapes)
         features = np.zeros((terms, len(runs), terms + len(shapes[0])))
         for k, columns in enumerate(shapes):
@@ -61,10 +56,20 @@ class Problem:
             features[k, :, terms:] = np.stack(columns, axis=1)
         return Problem(form, features, target, centre)
 
+    def log_loss(self, theta: np.ndarray, n, d, c) -> np.ndarray:
+        """ln L at theta "... params" and "points" N, D, C: "... points"."""
+        x, y, z = (np.log(np.atleast_1d(v)) - mean for v, mean in zip((n, d, c), self.centre[:3], strict=True))
+        shapes = exponents(self.form, x, y, z)
+        terms, total = len(shapes), None
+        for k, columns in enumerate(shapes):
+            part = theta[..., k, None] + sum(theta[..., terms + m, None] * columns[m] for m in range(len(columns)))
+            total = part if total is None else np.logaddexp(total, part)
+        return total + self.centre[3]
+
     def grid(self) -> np.ndarray:
         """Exponents to start from, "cells exponents"."""
         slopes = np.geomspace(*BOX, 32)
-        if self.form == "surface":
+        if self.form in SURFACES:
             return np.stack(np.meshgrid(slopes, slopes, indexing="ij"), axis=-1).reshape(-1, 2)
         if self.form == "second-order":
             span = np.ptp(self.features[1, :, 2])  # of ln C: a curvature of 1/span doubles the slope over the range
@@ -76,9 +81,10 @@ class Problem:
         """Parameters in the user's units from theta "... params"."""
         ln_n, ln_d, ln_c, ln_loss = self.centre
         t = np.moveaxis(theta, -1, 0)
-        if self.form == "surface":
-            logs = (t[0] + ln_loss, t[1] + ln_loss + t[3] * ln_n, t[2] + ln_loss + t[4] * ln_d)
-            return dict(zip(FORMS["surface"], (*np.exp(np.clip(logs, -690, 690)), t[3], t[4]), strict=True))
+        if self.form in SURFACES:
+            *e, a, b, alpha, beta = t
+            logs = (*(v + ln_loss for v in e), a + ln_loss + alpha * ln_n, b + ln_loss + beta * ln_d)
+            return dict(zip(FORMS[self.form], (*np.exp(np.clip(logs, -690, 690)), alpha, beta), strict=True))
         if self.form == "frontier":
             log_a = np.clip(ln_c - (t[1] + ln_loss) / t[2], -690, 690)
             return {"c": np.exp(t[0] + ln_loss), "a": np.exp(log_a), "b": t[2]}
@@ -89,13 +95,25 @@ class Problem:
         return {"A": np.exp(t[0] + ln_loss - t[1] * ln_c), "b": t[1]}
 
 
+def exponents(form: str, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> list[list[np.ndarray]]:
+    """What each exponent multiplies in ln of each term, at centred ln N, ln D, ln C "points": "terms exponents"."""
+    o = 0 * x
+    return {
+        "surface": [[o, o], [-x, o], [o, -y]],
+        "surface-0": [[-x, o], [o, -y]],
+        "frontier": [[o], [z]],
+        "second-order": [[o, o], [z, -(z**2)]],
+        "power": [[z]],
+    }[form]
+
+
 def selection(runs: Runs, form: str, counts: np.ndarray | None = None) -> np.ndarray:
     """Weight of every run in the fit, "draws runs". `counts`: how often each draw holds each run (default: once).
 
     A surface takes every run as often as it was drawn; the others take the lowest loss drawn at each budget, once.
     """
     counts = np.ones((1, len(runs))) if counts is None else counts
-    if form == "surface":
+    if form in SURFACES:
         return counts.astype(float)
     weights, budget = np.zeros(counts.shape), budgets(runs.c)
     for label in range(budget.max() + 1):
@@ -181,10 +199,10 @@ def fit(runs: Runs, form: str = "surface") -> Law:
     Raises:
         UserError: the runs cannot identify the law; the sentence names what is missing.
     """
-    return _solve(runs, form)[0]
+    return solve(runs, form)[0]
 
 
-def _solve(runs: Runs, form: str) -> tuple[Law, Problem, np.ndarray, np.ndarray]:
+def solve(runs: Runs, form: str) -> tuple[Law, Problem, np.ndarray, np.ndarray]:
     """The law, and what a bootstrap starts from: its problem, theta and the weights "1 runs"."""
     if reason := identifiable(runs, form):
         raise UserError(reason)
@@ -209,8 +227,8 @@ def _status(problem: Problem, weights: np.ndarray, theta: np.ndarray) -> tuple[s
     for k in range(terms):
         if share[k] < 1e-5:
             return "bound hit", f"{names[k]} went to zero: these runs show no such term"
-    surface = problem.form == "surface"
-    slopes = {"alpha": theta[3], "beta": theta[4]} if surface else {"minus the slope in ln C": -theta[terms]}
+    surface = problem.form in SURFACES
+    slopes = {"alpha": theta[-2], "beta": theta[-1]} if surface else {"minus the slope in ln C": -theta[terms]}
     for name, value in slopes.items():
         if not BOX[0] < value < BOX[1]:
             return "edge", f"{name} = {value:.3g} left the searched range {BOX[0]} to {BOX[1]}"
@@ -239,11 +257,11 @@ class Bootstrap:
         """(low, high) loss at N parameters and D tokens: of one new run, or of the law without a run's own noise."""
         centre = np.log(self.law.predict(n, d))
         params = {name: values.reshape(-1, *[1] * centre.ndim) for name, values in self.draws.items()}
-        return self._around(centre, np.log(evaluate("surface", params, n, d, None)), level, of)
+        return self._around(centre, np.log(evaluate(self.law.form, params, n, d, None)), level, of)
 
     def interval_c(self, c, level: float = 0.9, of: Literal["run", "law"] = "run"):
         """(low, high) loss at compute C; a surface answers at the law's own optimal N and D under C = 6ND."""
-        if self.law.form == "surface":
+        if self.law.form in SURFACES:
             return self.interval(*chinchilla_optimum(self.law.params, c), level=level, of=of)
         centre = np.log(self.law.predict_c(c))
         params = {name: values.reshape(-1, *[1] * centre.ndim) for name, values in self.draws.items()}
@@ -282,7 +300,7 @@ def bootstrap_fit(runs: Runs, form: str = "surface", draws: int = 1000, seed: in
             f"all {len(runs)} runs share one trunk, so their scatter is not known: train a second one, name "
             "another column, or fit without a bootstrap"
         )
-    law, problem, theta, weights = _solve(runs, form)
+    law, problem, theta, weights = solve(runs, form)
     block = "run" if runs.trunk is None else "trunk"
     counts = resample(runs, form, draws, np.random.default_rng(seed))
     ends, _ = descend(problem, selection(runs, form, counts), np.tile(theta, (len(counts), 1)))
@@ -330,7 +348,7 @@ def _holds_enough(runs: Runs, form: str, counts: np.ndarray) -> np.ndarray:
     def different(labels: np.ndarray) -> np.ndarray:
         return ((counts > 0) @ (labels[:, None] == np.unique(labels)) > 0).sum(-1)
 
-    if form != "surface":
+    if form not in SURFACES:
         return different(budgets(runs.c)) >= len(FORMS[form])
     sizes, data = (different(np.round(np.log(values), 2)) for values in (runs.n, runs.d))
     return (sizes >= FEWEST) & (data >= FEWEST) & ((counts > 0).sum(-1) >= len(FORMS[form]))
@@ -360,7 +378,7 @@ def summary(law: Law) -> str:
             low, high = bars["params"][name]
             line += f"   se {bars['se'][name]:<10.3g} {100 * bars['level']:.0f} % [{low:.5g}, {high:.5g}]"
         lines.append(line)
-    if law.form == "surface":
+    if law.form in SURFACES:
         a = law.params["beta"] / (law.params["alpha"] + law.params["beta"])
         lines.append(f"  N_opt ~ C^{a:.3f}, D_opt ~ C^{1 - a:.3f} under C = 6ND")
     if bars:

@@ -3,6 +3,7 @@
 Forms, with the paper and equation they follow:
 
     surface       L(N, D) = E + A/N^alpha + B/D^beta          Hoffmann et al. 2203.15556, eq. 2
+    surface-0     L(N, D) = A/N^alpha + B/D^beta              the same with E = 0
     frontier      L(C) = c + (C/a)^b, b < 0                   Hu et al. 2309.17080 (GAIA-1), section 6
     second-order  L(C) = E + A C^(alpha - gamma ln C)         RoboJEPA 2610.10515
     power         L(C) = A C^b                                no irreducible loss: a baseline, always too optimistic
@@ -25,12 +26,15 @@ Cost = Callable[[float, float], float]  # N, D -> training FLOPs
 SAME_BUDGET = 1.5  # runs within this factor of compute count as one budget
 FORMS = {
     "surface": ("E", "A", "B", "alpha", "beta"),
+    "surface-0": ("A", "B", "alpha", "beta"),
     "frontier": ("c", "a", "b"),
     "second-order": ("E", "A", "alpha", "gamma"),
     "power": ("A", "b"),
 }
+SURFACES = ("surface", "surface-0")  # forms that know N and D apart
 FORMULAS = {
     "surface": "L(N, D) = E + A/N^alpha + B/D^beta",
+    "surface-0": "L(N, D) = A/N^alpha + B/D^beta",
     "frontier": "L(C) = c + (C/a)^b",
     "second-order": "L(C) = E + A C^(alpha - gamma ln C)",
     "power": "L(C) = A C^b",
@@ -88,13 +92,13 @@ class Law:
         Raises:
             UserError: the law is not a surface.
         """
-        if self.form != "surface":
+        if self.form not in SURFACES:
             raise UserError(f"a {self.form} law depends on compute only: use predict_c(C), or fit the form 'surface'")
         return evaluate(self.form, self.params, n, d, None)
 
     def predict_c(self, c):
         """Loss at C FLOPs; of a surface at its optimum under C = 6ND (use `optimum` for an exact cost)."""
-        if self.form == "surface":
+        if self.form in SURFACES:
             return self.predict(*chinchilla_optimum(self.params, c))
         return evaluate(self.form, self.params, None, None, c)
 
@@ -111,8 +115,10 @@ class Law:
 def evaluate(form: str, params: dict, n, d, c):
     """The formula itself. Parameters may be arrays (one value per bootstrap draw) if they broadcast with N, D, C."""
     p = params
-    if form == "surface":
-        return p["E"] + p["A"] / np.asarray(n, float) ** p["alpha"] + p["B"] / np.asarray(d, float) ** p["beta"]
+    if form in SURFACES:
+        return (
+            p.get("E", 0.0) + p["A"] / np.asarray(n, float) ** p["alpha"] + p["B"] / np.asarray(d, float) ** p["beta"]
+        )
     c = np.asarray(c, float)
     if form == "frontier":
         return p["c"] + (c / p["a"]) ** p["b"]
@@ -159,8 +165,8 @@ def identifiable(runs: Runs, form: str = "surface") -> str | None:
     size, formula = len(FORMS[form]), FORMULAS[form]
     if reason := unusable(runs):
         return reason
-    points = len(runs) if form == "surface" else len(set(budgets(runs.c)))
-    noun = "run" if form == "surface" else "compute budget"
+    points = len(runs) if form in SURFACES else len(set(budgets(runs.c)))
+    noun = "run" if form in SURFACES else "compute budget"
     if form in ("frontier", "second-order") and points < 4:
         return (
             f"{points} {noun}{'s' * (points != 1)} cannot tell the irreducible loss from the slope of {formula}: "
@@ -171,7 +177,7 @@ def identifiable(runs: Runs, form: str = "surface") -> str | None:
             f"{points} {noun}{'s' * (points != 1)} cannot fix the {size} parameters of {formula}: "
             f"at least {size + 1} are needed"
         )
-    if form == "surface" and (reason := _surface_gap(runs)):
+    if form in SURFACES and (reason := _surface_gap(runs)):
         return reason
     if np.ptp(np.log(runs.loss)) < 1e-9:
         return f"all {len(runs)} runs have one loss of {runs.loss[0]:.4g}, so nothing falls with compute: name another"
@@ -221,7 +227,7 @@ def optimum(law: Law, budget: float, cost: Cost | None = None) -> tuple[float, f
     Raises:
         UserError: the law is no surface, or no size is best.
     """
-    if law.form != "surface":
+    if law.form not in SURFACES:
         raise UserError(f"a {law.form} law does not know N and D apart: fit the form 'surface' for a compute optimum")
     for name in ("alpha", "beta", "A", "B"):
         if not law.params[name] > 0:
