@@ -110,7 +110,7 @@ class Page:
 class PredictOptions:
     """What is predicted, and by which law."""
 
-    form: PredictableForm | None = None  # of the law (default: what predicts the highest budget best from the others)
+    form: PredictableForm | None = None  # of the law (default: combined, by rolling validation)
     y: str = LOSS  # metric that is predicted
     arm: str | None = None  # of a grid with arms, the one whose runs are extrapolated
 

@@ -14,8 +14,8 @@ and a forecast is exp of the weighted mean of ln L. Its variance in ln L is the 
     forms        (SPREAD x standard deviation of the forms' forecasts)^2
     rolling      (ROLLING x rolling error x gain)^2
 
-with quantiles of Student's t with DEGREES degrees of freedom. The constants in capitals were set on the design tables of
-`benchmarks/coverage.py` and checked on the tables that it held back. numpy and scipy only.
+with quantiles of Student's t with DEGREES degrees of freedom. The constants in capitals were set on the design tables
+of `benchmarks/law_coverage.py` and checked on the tables that it held back. numpy and scipy only.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Member:
         if identifiable(kept, form) or len(set(budgets(runs.c))) < LEAST_BUDGETS.get(form, 2):
             return None
         law, problem, theta, weights = solve(kept, form)
-        if law.status in ("collinear", "edge") or not has_best_size(law, kept):
+        if law.status == "collinear" or not has_best_size(law, kept):
             return None
         return Member(law, problem, theta, kept, weights)
 
@@ -95,17 +95,17 @@ def near_best(runs: Runs) -> Runs:
 
 
 def members(runs: Runs) -> dict[str, Member]:
-    """The forms that these runs identify.
+    """The forms that these runs identify, without those whose exponents left the searched range if any is left.
 
     Where a budget's runs have too few sizes, its lowest loss is not its best, so a form of compute alone is left out
     unless there is no surface.
     """
-    found = {form: member for form in SURFACES if (member := Member.of(runs, form))}
+    found = {form: member for form in PRIOR if (member := Member.of(runs, form))}
+    found = {form: member for form, member in found.items() if member.law.status != "edge"} or found
     label = budgets(runs.c)
     sizes = [len(np.unique(np.round(np.log(runs.n[label == k]), 2))) for k in range(label.max() + 1)]
-    if not found or np.median(sizes) >= SIZES:
-        found |= {form: member for form in PRIOR if form not in SURFACES and (member := Member.of(runs, form))}
-    return found
+    surfaces = {form: member for form, member in found.items() if form in SURFACES}
+    return surfaces if surfaces and np.median(sizes) < SIZES else found
 
 
 # ---- rolling validation ---------------------------------------------------------------------------------------------
@@ -148,7 +148,10 @@ def prior(forms) -> np.ndarray:
 
 
 def table_of(trials: list[Trial], forms: list[str], fill: np.ndarray, top: float) -> tuple[np.ndarray, np.ndarray]:
-    """Errors "trials forms" and how much each trial counts. A form that was not tried has the `fill`-mean of the others."""
+    """Errors "trials forms", and how much each trial counts.
+
+    A form that was not tried has the mean of the others, weighted by `fill`.
+    """
     rows, counts = [], []
     for trial in trials:
         row = np.array([trial.errors.get(form, np.nan) for form in forms])
@@ -284,6 +287,23 @@ class Combined:
         losses = {form: np.exp(value) for form, value in each.items()}
         return Outlook(np.exp(centre), np.exp(centre - half), np.exp(centre + half), losses, parts)
 
+    def described(self, found: Outlook) -> dict[str, dict]:
+        """Of each form: its loss at the first point, status, weight, and rolling error in % of the gain."""
+        return {
+            form: {
+                "loss": float(found.by_form[form][0]),
+                "status": member.law.status,
+                "weight": round(self.weights[form], 4),
+                "rolling": self._rolling_error(form),
+            }
+            for form, member in self.members.items()
+        }
+
+    def _rolling_error(self, form: str) -> float | None:
+        """Root mean square error of one form in rolling validation, in % of the gain; None where it was not tried."""
+        errors = [trial.errors[form] for trial in self.trials if form in trial.errors]
+        return round(100 * float(np.sqrt(np.mean(np.square(errors)))), 2) if errors else None
+
     def _parameters(self, n, d, c) -> np.ndarray:
         """Standard deviation of the weighted forecast over the draws, from their 5 and 95 % quantiles."""
         total = sum(self.weights[form] * self.members[form].problem.log_loss(values, n, d, c)
@@ -292,7 +312,7 @@ class Combined:
         return (high - low) / 3.29
 
     def optimum(self, budget: float, cost: Cost | None = None) -> tuple[float, float] | None:
-        """N and D that the surfaces hold for best at a budget, N the geometric mean by weight; None without a surface."""
+        """N and D that are best for a budget: N is the surfaces' geometric mean by weight. None without a surface."""
         found = {form: self.members[form].law for form in SURFACES if form in self.members}
         if not found:
             return None

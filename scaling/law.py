@@ -314,13 +314,12 @@ def score(predicted: float, measured: float, last: float) -> Score:
     return Score(predicted, measured, 100 * error / measured, 100 * error / gain if gain > 0 else None)
 
 
-def require_extrapolation(law: Law, c: float) -> None:
-    """Refuse a budget of `c` FLOPs that is not beyond the fitted runs: there nothing is predicted.
+def require_extrapolation(c: float, seen: float) -> None:
+    """Refuse a budget of `c` FLOPs that is not beyond the highest fitted one, `seen`: there nothing is predicted.
 
     Raises:
         UserError: `c` lies within the fitted range.
     """
-    seen = law.fitted_range["c"][1]
     if c <= seen * SAME_BUDGET:
         raise UserError(
             f"the target at C = {c:.3g} is not beyond the fitted range (up to {seen:.3g}): "

@@ -11,15 +11,16 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scaling.fit import baselines, bootstrap_fit, fit
+from scaling.combine import Combined
+from scaling.fit import baselines, bootstrap_fit
 from scaling.grid import Dial, expected_optimum, label
-from scaling.law import Cost, Law, Runs, budgets, identifiable, optimum, require_extrapolation, score
+from scaling.law import SURFACES, Cost, Runs, optimum, require_extrapolation, score
 from scaling.plan import bases, plan
 from scaling.point import OptimumConfig, SweepConfig
 from scaling.records import Finished, finished, runs_of, unstopped
@@ -28,23 +29,31 @@ from videowm.types import UserError
 
 REACHED = 0.9  # a run with this share of a budget counts as a run of it
 NEAR = 1.2  # and one above this many times the budget is another target
-CANDIDATES = ("surface", "frontier", "second-order")
+COMBINED = "combined"  # all forms that the runs identify, weighed by rolling validation
 LEVEL = 0.9
+BESIDE = ("surface", "surface-0", "frontier")  # stand beside every combined forecast
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A law's loss at one budget, with its interval and the baselines."""
+    """The loss at one budget, with its interval and the baselines."""
 
-    form: str  # of the law
+    form: str  # of the law, or "combined"
     status: str  # of the fit, "converged" or what is wrong with it
-    params: dict[str, float]  # of the law
+    params: dict[str, float]  # of the law; empty where forms are combined
     n: float | None  # expected to be best at this budget; None where neither the law nor the sweep has a rule
     d: float | None  # tokens, likewise
     loss: float  # that is predicted
     interval: list[float]  # of one new run
     block: str  # what the bootstrap drew: "run" or "trunk"
     baselines: dict[str, float]  # "no further gain" is the lowest loss of the highest budget that was fitted
+    forms: dict[str, dict[str, Any]] = field(default_factory=dict)  # by form: loss, status, weight, rolling error in %
+    width: dict[str, float] = field(default_factory=dict)  # what the interval is made of, standard deviations in ln L
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval, in % of the loss."""
+        return 50 * (self.interval[1] - self.interval[0]) / self.loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,78 +73,78 @@ class Prediction(Forecast):
 
     def __str__(self) -> str:
         """The prediction as lines for a terminal."""
-        interval = "{:.0%} [{:.4f}, {:.4f}]".format(self.level, *self.interval).replace("%", " %")
+        interval = (
+            f"{100 * self.level:.0f} % [{self.interval[0]:.4f}, {self.interval[1]:.4f}], ± {self.half_width:.1f} %"
+        )
         size = "" if self.n is None else f" at N = {self.n:.3g} (depth {self.depth}), D = {self.d:.3g} tokens"
         others = ", ".join(f"{name} {value:.4f}" for name, value in self.baselines.items())
         late = "" if self.held_out else "\n  not held out: a run of this budget had been finished before"
         return (
             f"{self.y} at {self.budget:.3g} FLOPs: {self.loss:.4f}, {interval}{size}\n"
             f"  {self.form} law ({self.status}) on {len(self.runs)} runs; {self.form_chosen}\n  {others}\n"
-            f"  frozen {self.time}, sha256 {self.sha256[:16]}{late}"
+            + "".join(f"  {line}\n" for line in form_lines(self.forms))
+            + f"  frozen {self.time}, sha256 {self.sha256[:16]}{late}"
         )
+
+
+def form_lines(forms: dict[str, dict[str, Any]]) -> list[str]:
+    """What each form alone says, a line each."""
+    return [
+        f"{form:<13} {said['loss']:.4f}  weight {said['weight']:.2f}"
+        + ("" if said["rolling"] is None else f", rolling error {said['rolling']:.1f} % of the gain")
+        + ("" if said["status"] == "converged" else f" ({said['status']})")
+        for form, said in forms.items()
+    ]
 
 
 def forecast(runs: Runs, budget: float, form: str, cost: Cost, rule: OptimumConfig | None = None,
              draws: int = 1000) -> Forecast:  # fmt: skip
-    """Fit `form` to `runs` and extrapolate to `budget` FLOPs, at the compute optimum under `cost(N, D)`.
+    """Fit `form`, or all forms as "combined", to `runs`; extrapolate to `budget` FLOPs, at the optimum of `cost(N, D)`.
 
     Raises:
         UserError: the budget is not beyond the runs, there is no law, or its loss is no finite number.
     """
+    made = (
+        combined(runs, budget, cost, rule, draws) if form == COMBINED else single(runs, budget, form, cost, rule, draws)
+    )
+    if not all(map(math.isfinite, (made.loss, *made.interval))):
+        raise UserError(
+            f"the {form} law gives {made.loss:.4g} [{made.interval[0]:.4g}, {made.interval[1]:.4g}] at {budget:.3g} "
+            "FLOPs, which is no prediction: choose another form, or run more budgets"
+        )
+    if not made.interval[0] < made.interval[1]:
+        raise UserError(
+            f"the interval at {budget:.3g} FLOPs has no width, as if runs had no scatter: check the table for copies"
+        )
+    return made
+
+
+def single(runs: Runs, budget: float, form: str, cost: Cost, rule: OptimumConfig | None, draws: int) -> Forecast:
+    """The forecast of one form, with the interval of its bootstrap: it holds no error of the form."""
     result = bootstrap_fit(runs, form, draws, level=LEVEL)
-    law, best = result.law, (None, None)
-    require_extrapolation(law, budget)
-    if form == "surface":
+    law = result.law
+    require_extrapolation(budget, law.fitted_range["c"][1])
+    if form in SURFACES:
         best = optimum(law, budget, cost)
         loss, interval = law.predict(*best), result.interval(*best, level=LEVEL)
     else:
-        best = expected_optimum(rule, budget, cost) if rule else best
+        best = expected_optimum(rule, budget, cost) if rule else (None, None)
         loss, interval = law.predict_c(budget), result.interval_c(budget, level=LEVEL)
-    if not all(map(math.isfinite, (loss, *interval))):
-        raise UserError(
-            f"the {form} law gives {float(loss):.4g} [{interval[0]:.4g}, {interval[1]:.4g}] at {budget:.3g} FLOPs, "
-            "which is no prediction: choose another form, or run more budgets"
-        )
     return Forecast(form, law.status, law.params, *best, float(loss), [float(v) for v in interval], result.block,
                     baselines(runs, budget))  # fmt: skip
 
 
-def choose_form(runs: Runs) -> tuple[str, str]:
-    """The form that predicts the best run of the highest budget from the lower ones, and a sentence with the reason.
-
-    Not a surface on which more parameters or data do harm: it has no best size to predict at.
-
-    Raises:
-        UserError: the runs identify no form.
-    """
-    candidates, without = CANDIDATES, ""
-    if not identifiable(runs, "surface"):
-        try:
-            optimum(fit(runs, "surface"), runs.c.max())
-        except UserError as reason:
-            candidates, without = CANDIDATES[1:], f"; {reason}"
-    labels = budgets(runs.c)
-    below = runs.keep(labels < labels.max()) if labels.max() > 0 else runs
-    top = np.flatnonzero(labels == labels.max())
-    best = top[runs.loss[top].argmin()]
-    laws = {form: fit(below, form) for form in candidates if not identifiable(below, form)}
-    errors = {form: validation_error(law, runs, best) for form, law in laws.items()}
-    if errors:
-        form = min(errors, key=lambda name: abs(errors[name]))
-        each = ", ".join(f"{name} {error:+.3g} %" for name, error in errors.items())
-        why = f"chosen by the error at {runs.c[best]:.3g} FLOPs of a fit to the lower budgets: {each} of the loss"
-        return form, why + without
-    usable = [form for form in candidates if not identifiable(runs, form)]
-    if not usable:
-        raise UserError(identifiable(runs, "frontier"))
-    why = "the first form that these runs identify: without their highest budget they identify none"
-    return usable[0], why + without
-
-
-def validation_error(law: Law, runs: Runs, at: int) -> float:
-    """Error of the law at one run, in % of its loss."""
-    predicted = law.predict(runs.n[at], runs.d[at]) if law.form == "surface" else law.predict_c(runs.c[at])
-    return score(predicted, runs.loss[at], runs.loss[at]).loss_percent
+def combined(runs: Runs, budget: float, cost: Cost, rule: OptimumConfig | None, draws: int) -> Forecast:
+    """The forecast of all forms, weighed by rolling validation."""
+    require_extrapolation(budget, float(runs.c.max()))
+    mixed = Combined.of(runs, draws)
+    best = mixed.optimum(budget, cost) or (expected_optimum(rule, budget, cost) if rule else (None, None))
+    size = best if best[0] else (float(np.median(runs.n)), float(np.median(runs.d)))  # no surface asks for them
+    found = mixed.at(*size, budget, LEVEL)
+    width = {name: float(value[0]) for name, value in found.parts.items()}
+    interval, block = [float(found.low[0]), float(found.high[0])], "run" if runs.trunk is None else "trunk"
+    return Forecast(COMBINED, "converged", {}, *best, float(found.loss[0]), interval, block, baselines(runs, budget),
+                    mixed.described(found), width)  # fmt: skip
 
 
 def freeze(sweep: SweepConfig, budget: float, *, form: str | None = None, y: str = "heldout/loss",
@@ -158,7 +167,7 @@ def freeze(sweep: SweepConfig, budget: float, *, form: str | None = None, y: str
     if path.exists():
         return path, frozen(path, sources, form)
     table = runs_of(used, y)
-    chosen, why = (form, "named by the user") if form else choose_form(table)
+    chosen, why = (form, "named by the user") if form else (COMBINED, "forms weighed by rolling validation")
     dial = Dial.of(wanted[arm or ""])
     made = forecast(table, budget, chosen, dial.cost, sweep.grid and sweep.grid.optimum, draws)
     content = {

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ import design
 import evaluation
 import gym_worlds
 import large_latents
+import law_coverage
 import peers
 import play
 import rollout
@@ -278,3 +280,21 @@ def test_a_soak_sees_what_grows():
     leak = [row | {"rss_mb": row["rss_mb"] + 3 * row["minute"]} for row in rows]
     assert play.drift(leak)["rss_mb_a_minute"] == 3
     assert play.quantiles([1.0, 2.0, 3.0])["p50"] == 2.0 and play.quantiles([]) == {"count": 0}
+
+
+def test_coverage_is_what_the_benchmark_says():
+    """Guards a committed table that another code made: both studies' cases, again, within the bootstrap's noise."""
+    kept = json.loads((law_coverage.ROOT / "benchmarks/law_coverage.json").read_text())
+    for world in ("takecover", "carracing"):
+        (before, *_) = [case for case in kept["cases"] if case["table"] == world]
+        runs = law_coverage.study(world)
+        below = runs.keep(runs.c <= 1.01 * before["fitted"])
+        target = runs.keep(np.isclose(runs.c, before["target"]))
+        row = law_coverage.combination(below, target, draws=40)[float(target.c[0])]
+        assert 100 * (row[0] - np.log(target.loss[0])) == pytest.approx(before["error"]["combined"], abs=0.02)
+        assert 100 * row[1] == pytest.approx(before["half"]["combined"], rel=0.15)
+    assert {case["table"] for case in kept["cases"]} <= set(law_coverage.DESIGN) | set(law_coverage.HELD_BACK)
+    for kind in ("all, 10x", "all, 30x"):
+        said = kept[kind]
+        assert 0.8 <= said["combined"]["coverage"] <= 0.97
+        assert all(row["combined on these"]["error"] < row["error"] for name, row in said.items() if name != "combined")

@@ -104,7 +104,13 @@ def test_gradient_is_exact(form):
     rng, runs = np.random.default_rng(0), chinchilla()
     problem, weights = Problem.of(runs, form), rng.integers(0, 3, (1, len(runs))).astype(float)
     terms = len(problem.features)
-    shapes = {"surface": [0.35, 0.4], "frontier": [-0.2], "second-order": [-0.2, 0.01], "power": [-0.05]}[form]
+    shapes = {
+        "surface": [0.35, 0.4],
+        "surface-0": [0.35, 0.4],
+        "frontier": [-0.2],
+        "second-order": [-0.2, 0.01],
+        "power": [-0.05],
+    }[form]
     theta = np.array([[-np.log(terms)] * terms + shapes]) + 0.01 * rng.standard_normal((1, terms + len(shapes)))
     gradient = slope(problem, weights, theta)[1][0]
     for i in range(theta.shape[1]):
@@ -317,7 +323,7 @@ REFUSALS = {
     "negative": (lambda: fit(replace(few(20), loss=-np.ones(20))), "loss = -1"),
     "mixed hashes": (lambda: fit(replace(few(20), hashes=("a",) * 19 + ("b",))), "2 different hashes"),
     "unknown form": (lambda: fit(few(20), "cubic"), "unknown form 'cubic'"),
-    "inside the range": (lambda: require_extrapolation(fit(few(20)), 9e15), "not beyond the fitted range"),
+    "inside the range": (lambda: require_extrapolation(9e15, 1e16), "not beyond the fitted range"),
     "no size in a frontier": (lambda: fit(few(20), "frontier").predict(1e6, 1e9), "depends on compute only"),
     "cost that counts nothing": (lambda: optimum(fit(few(20)), 1e17, lambda n, d: 1e30), "no optimum"),
     "lengths": (lambda: Runs(np.ones(3), np.ones(3), np.ones(3), np.ones(2)), "different lengths"),

@@ -1,11 +1,11 @@
 """Do the intervals hold what came? Public tables, each budget of which is predicted from those far below it.
 
-    python benchmarks/coverage.py --out benchmarks/coverage.json
+    python benchmarks/law_coverage.py --out benchmarks/law_coverage.json
 
-A case is a table, a highest budget that is fitted, and the first budget 10 or 30 times above. The fit sees 4 budgets and
-8 runs at least, over a range of compute as wide as the extrapolation. What is predicted is the best run of the target
-budget. Coverage and medians are means over families of tables, so that a table of many budgets counts once, and tables
-of one recipe together. Which were held back from the design is in `benchmarks/laws/README.md`.
+A case is a table, a highest budget that is fitted, and the first budget 10 or 30 times above. The fit sees at least 4
+budgets and 8 runs, over a range of compute as wide as the extrapolation. What is predicted is the best run of the
+target budget. Coverage and medians are means over families of tables: a table of many budgets counts once, and so do
+the tables of one recipe. Which were held back from the design is in `benchmarks/laws/README.md`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ DESIGN: dict[str, Callable[[], Runs]] = {
     "gemstones": lambda: plain("gemstones"),
     "datablations": datablations,
     "xlstm-llama-8k": lambda: plain("xlstm-llama-8k"),
-    **{f"routing-{kind}": lambda kind=kind: plain(f"routing-{kind}", d=0) for kind in ("dense", "hash64", "base64", "rl64")},
+    **{f"routing-{kind}": lambda kind=kind: plain(f"routing-{kind}", d=0)
+       for kind in ("dense", "hash64", "base64", "rl64")},
     "takecover": lambda: study("takecover"),
     "carracing": lambda: study("carracing"),
 }  # fmt: skip
@@ -131,12 +132,17 @@ Row = dict[float, tuple[float, float]]  # FLOPs of the target -> ln L, half-widt
 def predictions(below: Runs, targets: Runs, draws: int) -> dict[str, Row]:
     """What every form, and all of them together, say of the targets."""
     said: dict[str, Row] = {form: single(below, targets, form, draws) for form in FORMS}
+    return said | {"combined": combination(below, targets, draws)}
+
+
+def combination(below: Runs, targets: Runs, draws: int) -> Row:
+    """All forms together."""
     try:
         found = Combined.of(below, draws).at(targets.n, targets.d, targets.c)
     except UserError:
-        return said | {"combined": {}}
+        return {}
     rows = zip(targets.c, np.log(found.loss), np.log(found.high / found.loss), strict=True)
-    return said | {"combined": {float(c): (float(loss), float(half)) for c, loss, half in rows}}
+    return {float(c): (float(loss), float(half)) for c, loss, half in rows}
 
 
 def single(below: Runs, targets: Runs, form: str, draws: int) -> Row:
@@ -163,64 +169,68 @@ def mean_over_families(rows: list[Case], value: Callable[[Case], float], how: Ca
     return float(np.mean([how([value(row) for row in rows if family(row) == name]) for name in families]))
 
 
+def numbers(rows: list[Case], who: str) -> dict[str, float]:
+    """Coverage, median error and half-width of what `who` predicted."""
+    return {
+        "coverage": round(mean_over_families(rows, lambda row: abs(row.error[who]) <= row.half[who], np.mean), 3),
+        "error": round(mean_over_families(rows, lambda row: abs(row.error[who]), np.median), 2),
+        "error, median of all cases": round(float(np.median([abs(row.error[who]) for row in rows])), 2),
+        "error, % of the gain": round(
+            mean_over_families(rows, lambda row: 100 * abs(row.error[who]) / row.gain, np.median), 1
+        ),
+        "half-width": round(mean_over_families(rows, lambda row: row.half[who], np.median), 2),
+    }
+
+
 def summary(found: list[Case]) -> dict[str, dict]:
-    """By what predicted: tables, cases, coverage, median error and half-width, and what the combination has there."""
+    """By what predicted: how many cases, its numbers, and those of the combination on the same cases."""
     said = {}
     for name in (*FORMS, "combined"):
         rows = [row for row in found if row.error.get(name) is not None and row.error["combined"] is not None]
         if rows:
-            numbers = {
-                "families": len(set(map(family, rows))),
-                "tables": len({row.table for row in rows}),
-                "cases": len(rows),
-            }
-            for who, key in ((name, ""), ("combined", "combined on these: ")):
-                numbers |= {
-                    f"{key}coverage": round(
-                        mean_over_families(rows, lambda r: abs(r.error[who]) <= r.half[who], np.mean), 3
-                    ),  # noqa: B023
-                    f"{key}error": round(mean_over_families(rows, lambda r: abs(r.error[who]), np.median), 2),  # noqa: B023
-                    f"{key}median of all": round(float(np.median([abs(r.error[who]) for r in rows])), 2),
-                    f"{key}half-width": round(mean_over_families(rows, lambda r: r.half[who], np.median), 2),  # noqa: B023
-                    f"{key}of the gain": round(
-                        mean_over_families(rows, lambda r: 100 * abs(r.error[who]) / r.gain, np.median), 1
-                    ),  # noqa: B023
-                }
-            said[name] = numbers
+            count = {"families": len(set(map(family, rows))), "tables": len({row.table for row in rows})}
+            said[name] = count | {"cases": len(rows)} | numbers(rows, name)
+            said[name]["combined on these"] = numbers(rows, "combined")
     return said
+
+
+HEAD = """| | families, tables, cases | intervals hold | error, % of L | half-width, % | combined on the same cases |
+|---|---|---|---|---|---|"""
 
 
 def lines(title: str, said: dict[str, dict]) -> str:
     """A summary as a Markdown table."""
-    head = f"{title}\n\n| | families, tables, cases | 90 % intervals hold | error, % of L | half-width | combined there |\n|---|---|---|---|---|---|"
-    rows = [
-        f"| {name} | {row['families']}, {row['tables']}, {row['cases']} | {row['coverage']:.0%} | {row['error']:.2f} | {row['half-width']:.1f} | "
-        f"{row['combined on these: coverage']:.0%}, {row['combined on these: error']:.2f}, ±{row['combined on these: half-width']:.1f} |"
-        for name, row in said.items()
-    ]
-    return "\n".join([head, *rows])
+    rows = []
+    for name, row in said.items():
+        same = row["combined on these"]
+        both = f"{same['coverage']:.0%}, {same['error']:.2f}, ±{same['half-width']:.1f}"
+        rows.append(
+            f"| {name} | {row['families']}, {row['tables']}, {row['cases']} | {row['coverage']:.0%} | "
+            f"{row['error']:.2f} | ±{row['half-width']:.1f} | {'' if name == 'combined' else both} |"
+        )
+    return "\n".join([f"{title}\n", HEAD, *rows])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", choices=("design", "held-back", "both"), default="both")
+    parser.add_argument("--sets", choices=("design", "held back", "both"), default="both")
     parser.add_argument("--only", nargs="+", help="names of tables")
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    found: dict[str, list[Case]] = {}
+    for kind, tables in (("design", DESIGN), ("held back", HELD_BACK)):
+        if args.sets in (kind, "both"):
+            chosen = {name: read for name, read in tables.items() if not args.only or name in args.only}
+            found[kind] = [case for name, read in chosen.items() for case in cases(name, read(), args.draws)]
+    found["all"] = [case for rows in found.values() for case in rows]
     content = {}
-    for kind, tables in (("design", DESIGN), ("held-back", HELD_BACK)):
-        if args.sets not in (kind, "both"):
-            continue
-        found = []
-        for name, read in tables.items():
-            if not args.only or name in args.only:
-                found += list(cases(name, read(), args.draws))
+    for kind, rows in found.items():
         for times in BEYOND:
-            said = summary([row for row in found if row.beyond == times])
+            said = summary([row for row in rows if row.beyond == times])
             content[f"{kind}, {times}x"] = said
             print(lines(f"{kind}, {times} times the compute", said), "\n", flush=True)
-        content[f"{kind}, cases"] = [vars(row) for row in found]
+    content["cases"] = [vars(row) for row in found["all"]]
     if args.out:
         write_json(args.out, content)
 
