@@ -97,8 +97,8 @@ def near_best(runs: Runs) -> Runs:
 def members(runs: Runs) -> dict[str, Member]:
     """The forms that these runs identify, without those whose exponents left the searched range if any is left.
 
-    Where a budget's runs have too few sizes, its lowest loss is not its best, so a form of compute alone is left out
-    unless there is no surface.
+    A budget with too few sizes does not show its best loss. A form of compute alone is then left out, unless no surface
+    is left.
     """
     found = {form: member for form in PRIOR if (member := Member.of(runs, form))}
     found = {form: member for form, member in found.items() if member.law.status != "edge"} or found

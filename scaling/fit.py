@@ -203,7 +203,11 @@ def fit(runs: Runs, form: str = "surface") -> Law:
 
 
 def solve(runs: Runs, form: str) -> tuple[Law, Problem, np.ndarray, np.ndarray]:
-    """The law, and what a bootstrap starts from: its problem, theta and the weights "1 runs"."""
+    """The law, and what a bootstrap starts from: its problem, theta and the weights "1 runs".
+
+    Raises:
+        UserError: the runs cannot identify the law.
+    """
     if reason := identifiable(runs, form):
         raise UserError(reason)
     problem, weights = Problem.of(runs, form), selection(runs, form)

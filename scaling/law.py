@@ -2,8 +2,8 @@
 
 Forms, with the paper and equation they follow:
 
-    surface       L(N, D) = E + A/N^alpha + B/D^beta          Hoffmann et al. 2203.15556, eq. 2
-    surface-0     L(N, D) = A/N^alpha + B/D^beta              the same with E = 0
+    surface       L(N, D) = E + A/N^alpha + B/D^beta          Hoffmann et al. 2203.15556, eq. 2;
+    surface-0     L(N, D) = A/N^alpha + B/D^beta              with E = 0
     frontier      L(C) = c + (C/a)^b, b < 0                   Hu et al. 2309.17080 (GAIA-1), section 6
     second-order  L(C) = E + A C^(alpha - gamma ln C)         RoboJEPA 2610.10515
     power         L(C) = A C^b                                no irreducible loss: a baseline, always too optimistic
