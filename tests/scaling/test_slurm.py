@@ -52,18 +52,17 @@ def cluster(tmp_path_factory, environment):
 
 @pytest.fixture
 def sweep_file(world_arguments, tmp_path) -> Path:
-    """A trunk of 40 steps, a branch off its end, and a run that is on its own."""
+    """A trunk of 400 steps and a branch off its end."""
     common = {key: yaml.safe_load(value) for key, value in (a.split("=", 1) for a in world_arguments)}
-    trunk = {"train.steps": 40, "train.keep_at": [40], "train.trunk": True, "train.cooldown": 0}
-    start = {"run": str(tmp_path / "out/trunk"), "step": 40}
+    trunk = {"train.steps": 400, "train.keep_at": [400], "train.trunk": True, "train.cooldown": 0}
+    start = {"run": str(tmp_path / "out/trunk"), "step": 400}
     sweep = {
         "base": str(ROOT / "configs/world/quickstart.yaml"),
         "out": str(tmp_path / "out"),
         "set": common | {"train.save_every": 10, "train.warmup": 5},
         "points": [
-            {"name": "alone", "train.steps": 400},  # not the array's last: its id is the array's, and signals hit all
             {"name": "trunk", **trunk},
-            {"name": "branch", "train.steps": 50, "train.start": start},
+            {"name": "branch", "train.steps": 500, "train.start": start},
         ],
         "slurm": {"partition": "main", "gres": "gpu:1", "time": "0:30:00"},
     }
@@ -93,28 +92,28 @@ def test_submitted_once_requeued_and_ended_once(cluster, sweep_file, capsys):
     """Guards a point submitted twice, a branch before its trunk, a signal that ends a run for good or doubles steps."""
     sweep = load_sweep(sweep_file)
     run(parser().parse_args(["run", str(sweep_file), "--slurm"]))
-    assert capsys.readouterr().out.startswith("3 of 3 points submitted; 0 done")
+    assert capsys.readouterr().out.startswith("2 of 2 points submitted; 0 done")
     points = planned(sweep)
-    assert slurm.submit(points, sweep).startswith("0 of 3 points submitted; 0 done, 3 queued")
-    alone, out = slurm.queue(sweep)["alone"][0], Path(sweep.out)
-    wait_for(lambda: slurm.queue(sweep)["alone"][1] == "RUNNING")
-    job = subprocess.check_output(["squeue", "--noheader", f"--jobs={alone}", "--format=%A"]).decode().strip()
+    assert slurm.submit(points, sweep).startswith("0 of 2 points submitted; 0 done, 2 queued")
+    trunk, out = slurm.queue(sweep)["trunk"][0], Path(sweep.out)
+    wait_for(lambda: slurm.queue(sweep)["trunk"][1] == "RUNNING")
+    job = subprocess.check_output(["squeue", "--noheader", f"--jobs={trunk}", "--format=%A"]).decode().strip()
     assert slurm.states(points, sweep)["branch"].startswith("queued (SLURM ")
-    wait_for(lambda: any((out / "alone/checkpoints").glob("step-*")))
+    wait_for(lambda: any((out / "trunk/checkpoints").glob("step-*")))
     seen = sockets(cluster, job)  # of the whole life so far: at RUNNING, SLURM has yet to start a process
-    subprocess.run(["scancel", "--signal=USR1", "--batch", alone], check=True)
-    wait_for(lambda: slurm.queue(sweep)["alone"][1] == "PENDING")
+    subprocess.run(["scancel", "--signal=USR1", "--batch", trunk], check=True)
+    wait_for(lambda: slurm.queue(sweep)["trunk"][1] == "PENDING")
     # Started again before its last process has ended, the job would meet itself.
     assert seen, "the job's process was not found where it is to be gone from"
     wait_for(lambda: not sockets(cluster, job))
     time.sleep(2)  # its credential was revoked to the second, and one of the same second would be refused
-    assert not (out / "alone/record.json").exists(), "too short to be stopped"
-    wait_for(lambda: hurried(alone) or slurm.queue(sweep).get("alone", (alone, "ended"))[1] != "PENDING")
+    assert not (out / "trunk/record.json").exists(), "too short to be stopped"
+    wait_for(lambda: hurried(trunk) or slurm.queue(sweep).get("trunk", (trunk, "ended"))[1] != "PENDING")
     wait_for(lambda: set(slurm.states(points, sweep).values()) == {"done"})
-    for name, steps in {"trunk": range(1, 41), "branch": range(41, 51), "alone": range(1, 401)}.items():
+    for name, steps in {"trunk": range(1, 401), "branch": range(401, 501)}.items():
         lines = [json.loads(line) for line in (out / name / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if "loss" in line] == list(steps), name
-    assert slurm.submit(points, sweep).startswith("0 of 3 points submitted; 3 done, 0 queued")
+    assert slurm.submit(points, sweep).startswith("0 of 2 points submitted; 2 done, 0 queued")
 
 
 def batch_scripts(job: str) -> dict[str, int]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -75,20 +73,16 @@ def wait_for(condition, seconds: float = 300) -> None:
 
 
 @pytest.fixture(scope="session")
-def finished_sweep(sweep_file, environment, fork) -> Path:
+def finished_sweep(sweep_file, fork) -> Path:
     """The sweep, two points at once on two pretended GPUs: stopped in its midst, its launcher killed beside a second
     launcher, which ends it.
-
-    The first launcher is `python -m scaling run`, with nothing imported; the others plan at once.
     """
     out, two_gpus = Path(load_sweep(sweep_file).out), {"CUDA_VISIBLE_DEVICES": "5,7"}
 
     def launch():
         return fork("run", sweep_file, "--jobs", 2, module="scaling", session=True, **two_gpus)
 
-    command = [sys.executable, "-m", "scaling", "run", str(sweep_file), "--jobs", "2"]
-    process = subprocess.Popen(command, env=environment | two_gpus, cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+    process = launch()
     wait_for(lambda: len(members(process.pid)) == 5)  # two `accelerate`, each with its worker
     gpus = {
         Path(f"/proc/{pid}/environ").read_bytes().split(b"CUDA_VISIBLE_DEVICES=")[1][:1]

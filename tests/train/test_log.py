@@ -82,7 +82,7 @@ def test_an_unreachable_server_stops_nothing(tmp_path, world_arguments, fork):
     """
     began, out = time.monotonic(), tmp_path / "world"
     ended = fork("train", CONFIG, *world_arguments, *TRACKED, f"out={out}", WANDB_MODE="online",
-                 WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40)  # fmt: skip
+                 WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40, WANDB_INIT_TIMEOUT="4")  # fmt: skip
     _, errors = ended.communicate()
     assert ended.returncode == 0 and time.monotonic() - began < 60, errors
     assert "no tracking with wandb" in errors

@@ -113,7 +113,8 @@ def wandb_settings(out: Path, task: str) -> dict[str, Any]:
     swept = (out.absolute().parent / "plan.jsonl").exists()
     group = os.environ.get("WANDB_RUN_GROUP") or (out.absolute().parent.name if swept else None)
     # A server that does not answer costs a run seconds at its start and a minute at its end (90 s and for ever before).
-    settings = wandb.Settings(silent=True, console="off", init_timeout=15, finish_timeout=60)
+    wait = float(os.environ.get("WANDB_INIT_TIMEOUT", 15))
+    settings = wandb.Settings(silent=True, console="off", init_timeout=wait, finish_timeout=60)
     return {"mode": mode, "dir": str(out), "name": out.absolute().name, "group": group, "job_type": task,
             "id": tracking_id(out), "resume": "allow", "settings": settings}  # fmt: skip
 
