@@ -14,10 +14,11 @@ class Three(World):
 
     The picture of frame i has the value 10 * i everywhere. There is no picture after the fatal action. With `spread`
     that many lengths, from `length` on, follow from the seed, and the picture's left column is as bright as it is long.
+    To fall ends the game at once; the player never does.
     """
 
     name, size, action_names, state_names = "three", (64, 64), ("at",), ("at",)
-    NAMED_ACTIONS = {"none": (0.0,), "one": (1.0,), "two": (2.0,)}
+    NAMED_ACTIONS = {"none": (0.0,), "one": (1.0,), "fall": (-1.0,)}
     fps = 10.0
 
     def __init__(self, length: int = 3, spread: int = 1) -> None:
@@ -28,7 +29,7 @@ class Three(World):
 
     def step(self, action: np.ndarray) -> tuple[float, bool]:
         self.at += 1
-        return 2.0 ** (self.at - 1), self.at >= self.length
+        return 2.0 ** (self.at - 1), self.at >= self.length or bool(action[0] < 0)
 
     def state(self) -> np.ndarray:
         return np.array([self.at], np.float32)

@@ -15,8 +15,12 @@ from videowm.data.latents import FILE as LATENTS
 from videowm.data.starts import STARTS
 from videowm.device import default_device
 from videowm.dit import DiT
+from videowm.dit.heads import Heads
+from videowm.evaluate.counterfactual import Replay
+from videowm.evaluate.decision import DecisionConfig, decision
 from videowm.evaluate.features import open_features
 from videowm.evaluate.keeps import held_out, read_back, small_things
+from videowm.evaluate.outcomes import Frozen
 from videowm.evaluate.reader import Reader, check_reader
 from videowm.evaluate.reconstruction import reconstructed, through, training_pca
 from videowm.evaluate.rollouts import RolloutConfig, rollouts
@@ -65,7 +69,26 @@ def measure_world(run: Path, options: EvaluateOptions, task: WorldTask) -> dict[
     smaller = [finished_model(run, task, pipeline.device) for run in options.smaller]
     metrics |= dict(suite_of_bank([*smaller, task.model], task.bank, task.config.heldout.batch, patch_of(pipeline)))
     metrics["evaluate/bank_seconds"] = round(time.perf_counter() - began, 1)
+    metrics |= decisions(run, pipeline, dataset, config, options)
     return measure_rollouts(run, pipeline, dataset, config, instruments, metrics, began)
+
+
+def decisions(
+    run: Path, pipeline: WorldModelPipeline, dataset: Dataset, config: RolloutConfig, options: EvaluateOptions
+) -> dict[str, Any]:
+    """How good the model is to decide in, where that is asked.
+
+    Raises:
+        UserError: the run has no heads, or the game cannot be played again.
+    """
+    if not options.decisions:
+        return {}
+    began = time.perf_counter()
+    heads = Heads.open(run, pipeline.config.transformer_hash).to(pipeline.device)
+    frozen = Frozen(pipeline.transformer, config.sampler, pipeline.shift, pipeline.trained_on.window,
+                    pipeline.text_conditioning(None, 1, 1))  # fmt: skip
+    found = decision(pipeline, frozen, heads, Replay(dataset), DecisionConfig(moments=options.decisions))
+    return dict(found) | {"decision/seconds": round(time.perf_counter() - began, 1)}
 
 
 def rollout_config(pipeline: WorldModelPipeline, config: RolloutConfig, options: EvaluateOptions) -> RolloutConfig:

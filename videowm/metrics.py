@@ -19,6 +19,7 @@ BOUNDS = {  # suffix -> label of a bound
     "ceiling_real": "ceiling on real video",
     "floor": "floor",
     "floor_zero": "floor under actions of zeros",
+    "floor_repeat": "floor of the longest repeat",
     "real": "real against real",
     "true": "the simulator",
 }
@@ -67,6 +68,8 @@ OTHER_ACTIONS = (
     "rollouts under another episode's actions; `_floor_zero`: under actions of zeros, which are actions and not their "
     "absence"
 )
+WATCHED = "the same heads on the real video through the autoencoder; the game itself has regret 0"
+ALONE = "the heads on the start alone; `_floor_repeat`: the course that holds an action longest"
 OUTCOMES = "videowm.evaluate.outcomes"
 IGNORED = "0, where the actions are ignored"
 
@@ -218,6 +221,26 @@ METRICS: tuple[Metric, ...] = (
            "too early.", "frames", None, OUTCOMES),
     Metric("heads/{}_done_delay_spread", "How many frames the first end that is read is off, mean.", "frames", "lower",
            OUTCOMES),
+    Metric("decision/regret", "What the course of actions that the dream finds best earns less than the best one of "
+           "the moment, over what a random one does.", "share", "lower", ceiling=WATCHED, floor=ALONE),
+    Metric("decision/spearman", "Rank correlation (Spearman) of what the dream and the real game earn under the "
+           "courses of a moment. Moments in which all earn the same are left out.", "correlation", "higher",
+           ceiling=WATCHED, floor=ALONE),
+    Metric("decision/kendall", "The same by Kendall's tau.", "correlation", "higher", ceiling=WATCHED, floor=ALONE),
+    Metric("decision/auroc", "Chance that a course in which the game ends is given a higher probability of it than one "
+           "in which it goes on; 0.5 by chance.", "probability", "higher", ceiling=WATCHED, floor=ALONE),
+    Metric("decision/brier", "Squared error of the probability that the game ends within a course.",
+           "probability squared", "lower", floor="the base rate's own"),
+    Metric("decision/reliability", "By tenths of the probability that the game ends within a course: its mean, the "
+           "share that ended, and how many courses there are.", "probability, share and courses", None),
+    Metric("decision/error_shared", "Error of what courses earn that all courses of a moment share; no choice depends "
+           "on it.", "reward", "lower"),
+    Metric("decision/error_relative", "Error of what courses earn, beside what all courses of a moment share.",
+           "reward", "lower", floor="what their real rewards differ by, the error of somebody who thinks all alike"),
+    Metric("decision/moments", "How many real moments courses were played from.", "moments", None),
+    Metric("decision/died", "Share of the courses in which the real game ended.", "share", None),
+    Metric("decision/open", "Share of the moments in which the courses do not all earn the same.", "share", None),
+    Metric("decision/seconds", "Time that playing and dreaming the courses took.", "seconds", None, "videowm.measure"),
     Metric("counterfactual/psnr", "PSNR of rollouts under forced actions against the real game under the same ones.",
            "dB", "higher", ceiling="the real future through the autoencoder", floor=REPEATED,
            sentence="Under forced actions the rollout is at {value} dB from the real game"),

@@ -109,6 +109,41 @@ class Replay:
             states.append(self.world.state())
         return Future(np.stack(frames), np.stack(states))
 
+    def outcome(
+        self, episode: int, frame: int, course: Float[np.ndarray, "n a"] | int, length: int, *, watch: bool
+    ) -> tuple[np.ndarray, np.ndarray, int, np.ndarray | None]:
+        """What a course of actions from a moment on does, also where it ends the game.
+
+        Args:
+            course: the actions, or a seed of the world's scripted player.
+            length: how many actions.
+            watch: whether frames are drawn.
+
+        Returns:
+            actions float32 "length a", the last one repeated behind an end; rewards float32 "length", 0 there; the
+            number of the action that ended the game, counted from 1, or 0; frames uint8 "f H W 3" from the moment to
+            the end.
+
+        Raises:
+            UserError: no game passes all recorded states of the episode.
+        """
+        self.reset(episode)
+        for action in self.dataset.all_actions(episode)[:frame]:
+            self.world.step(action)
+        scripted = isinstance(course, int)
+        source = self.world.driver(np.random.default_rng(course)) if scripted else iter(course)
+        frames, taken, rewards, end = [self.world.render()] if watch else [], [], np.zeros(length, np.float32), 0
+        while len(taken) < length and not end:
+            taken.append(np.float32(next(source)))
+            rewards[len(taken) - 1], over = self.world.step(taken[-1])
+            if over:
+                end = len(taken)
+            elif watch:
+                frames.append(self.world.render())
+        taken += [taken[-1]] * (length - len(taken))
+        actions = np.stack(taken) if scripted else course
+        return actions, rewards, end, np.stack(frames) if watch else None
+
     def futures(self, episode: int, frame: int, several: list[Float[np.ndarray, "n a"]]) -> list[Future] | None:
         """The `future` of each of several courses of actions "n a"; None where one of them ends the game.
 

@@ -1,0 +1,134 @@
+"""Decision fidelity: what real courses earn, how they are ranked, and that every number is where it belongs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from videowm import worlds
+from videowm.data.dataset import Dataset
+from videowm.dit.sample import Sampler
+from videowm.evaluate.counterfactual import Replay
+from videowm.evaluate.decision import Choices, DecisionConfig, Judgement, courses, longest_repeat, missed, play_choices
+from videowm.evaluate.decision import scores as scores_of
+from videowm.evaluate.rollouts import RolloutConfig
+from videowm.measure import decisions
+from videowm.metrics import metric_of
+from videowm.options import EvaluateOptions
+from videowm.pipeline import WorldModelPipeline
+from videowm.types import UserError
+
+
+@pytest.fixture(scope="module")
+def replay(three_data):
+    """The game of tests/three.py, brought back to any moment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(worlds.BUILT_IN, "three", "three:Three")
+        yield Replay(Dataset(three_data))
+
+
+def test_what_real_courses_earn(replay):
+    """Guards an outcome credited to the action before, a fatal action without its reward, and frames behind an end.
+
+    From frame 10 the actions earn 2 ** 10, 2 ** 11, … To fall at once earns the first alone and leaves one frame.
+    """
+    episode, length = 3, int(replay.dataset.lengths[3])
+    stay, fall = np.zeros((4, 1), np.float32), np.full((4, 1), -1, np.float32)
+    _, rewards, end, frames = replay.outcome(episode, 10, stay, 4, watch=True)
+    assert rewards.tolist() == [1024, 2048, 4096, 8192] and end == 0 and len(frames) == 5
+    assert frames[:, 0, -1, 0].tolist() == [100, 110, 120, 130, 140]
+    actions, rewards, end, frames = replay.outcome(episode, 10, np.concatenate([stay[:1], fall[:3]]), 4, watch=True)
+    assert rewards.tolist() == [1024, 2048, 0, 0] and end == 2 and len(frames) == 2
+    last = length - 1
+    actions, rewards, end, frames = replay.outcome(episode, last, 7, 4, watch=False)
+    assert rewards.tolist() == [2.0**last, 0, 0, 0] and end == 1 and frames is None
+    assert actions.tolist() == [[last]] * 4, "the scripted player's only action goes on"
+
+
+def test_courses_are_all_kinds_and_repeat(replay):
+    """Guards random numbers that differ between two models, and moments that share their courses."""
+    config = DecisionConfig()
+    made = [courses(replay, config, 8, 4, moment) for moment in (0, 0, 1)]
+    assert [len(m) for m in made] == [16] * 3 and sum(isinstance(c, int) for c in made[0]) == 2
+    assert all(np.array_equal(a, b) for a, b in zip(made[0], made[1]))
+    assert not all(np.array_equal(a, b) for a, b in zip(made[0], made[2]))
+    held = [c for c in made[0] if not isinstance(c, int)]
+    assert all(c.shape == (8, 1) and c.dtype == np.float32 for c in held)
+    assert [c[0, 0] for c in held[:3]] == [0, 1, -1] and all(np.ptp(c) == 0 for c in held[:3])
+
+
+def test_a_step_counts_as_far_as_it_is_reached():
+    """Guards a score that goes on behind a death: by hand 10 + 0.5 * 20 + 0.5 * 0.8 * 40, and 1 - 0.5 * 0.8 * 1."""
+    judged = Judgement.of(np.array([[10.0, 20, 40]]), np.array([[0.5, 0.2, 0]]))
+    assert judged.earns[0] == pytest.approx(10 + 10 + 16) and judged.dies[0] == pytest.approx(0.6)
+
+
+def hand_made() -> Choices:
+    """Four moments in two episodes, three courses of two actions; in the last moment all earn the same."""
+    rewards = np.array([[[1, 1], [0, 0], [2, 4]], [[3, 0], [0, 1], [0, 0]], [[5, 5], [5, 0], [0, 0]], [[1, 0]] * 3])
+    end = np.array([[0, 1, 0], [0, 0, 1], [0, 0, 2], [0, 0, 0]])
+    actions = np.zeros((4, 3, 2, 1), np.float32)
+    return Choices(np.array([0, 0, 1, 1]), np.arange(4), actions, rewards.astype(np.float32), end, [])
+
+
+def test_scores_by_hand():
+    """Guards a regret of 0 for a random pick, a sign, and moments without a choice in a correlation.
+
+    Who knows all has regret 0, who knows nothing 1, who always takes the worst more than 1.
+    """
+    choices, every = hand_made(), np.arange(4)
+    knows = dict(scores_of("", Judgement(choices.earned, choices.died + 0.0), choices, every))
+    assert knows["decision/regret"] == 0 and knows["decision/auroc"] == 1
+    assert knows["decision/spearman"] == pytest.approx(1) and knows["decision/kendall"] == pytest.approx(1)
+    none = dict(scores_of("_floor", Judgement(choices.earned * 0, choices.died * 0.0), choices, every))
+    assert none["decision/regret_floor"] == pytest.approx(1) and none["decision/auroc_floor"] == 0.5
+    assert none["decision/spearman_floor"] == 0 and none["decision/regret_floor_se"] < 1e-9
+    worst = dict(scores_of("", Judgement(-choices.earned, 1.0 - choices.died), choices, every))
+    lost, random = 6 + 3 + 10 + 0, (6 - 8 / 3) + (3 - 4 / 3) + (10 - 15 / 3)
+    assert worst["decision/regret"] == pytest.approx(lost / random) and worst["decision/spearman"] == pytest.approx(-1)
+    assert worst["decision/auroc"] == 0 and worst["decision/regret_se"] > 0
+    ties = missed(np.array([[1.0, 1, 0]]), np.array([[4.0, 0, 9]]))
+    assert ties.tolist() == [[9 - 2, 9 - 13 / 3]]
+
+
+def test_longest_repeat_by_hand():
+    """Guards a floor that counts changes, or the first run alone."""
+    actions = np.array([[[0, 1, 1, 1, 0], [0, 0, 1, 0, 1], [2, 2, 2, 2, 2]]], np.float32)[..., None]
+    assert longest_repeat(actions).tolist() == [[3, 2, 5]]
+
+
+def test_a_model_is_measured(replay, three_heads, three_run, monkeypatch):
+    """Guards names that nobody described, a ceiling that is told of an end by missing video, and noise of its own.
+
+    The game is deterministic and its end is seen. So heads foresee by the real video which courses end, except falls,
+    which no recording shows.
+    """
+    monkeypatch.setitem(worlds.BUILT_IN, "three", "three:Three")
+    monkeypatch.setattr("videowm.measure.DecisionConfig", lambda moments: DecisionConfig(
+        moments, courses=5, seconds=0.8, futures=2, ceiling=3, rows=24))  # fmt: skip
+    pipeline, config = WorldModelPipeline.open(three_run), RolloutConfig(sampler=Sampler(1, "euler"))
+    options = EvaluateOptions(decisions=6)
+    found = [decisions(three_run, pipeline, replay.dataset, config, options) for _ in range(2)]
+    for metrics in found:
+        assert metrics.pop("decision/seconds") > 0
+    assert found[0] == found[1] or all(np.array_equal(found[0][k], found[1][k], equal_nan=True) for k in found[0])
+    metrics = found[0]
+    assert all(metric_of(name) for name in metrics) and metrics["decision/moments"] == 6
+    assert 0 < metrics["decision/died"] < 1 and 0.5 < metrics["decision/open"] < 1
+    for name in ("regret", "spearman", "kendall", "auroc"):
+        assert {f"decision/{name}{end}" for end in ("", "_se", "_floor", "_floor_repeat", "_ceiling")} <= set(metrics)
+    assert metrics["decision/brier"] >= 0 and sum(n for *_, n in metrics["decision/reliability"]) == 30
+    whole = metrics["decision/error_shared"] ** 2 + metrics["decision/error_relative"] ** 2
+    assert np.isfinite(whole) and metrics["decision/error_relative_floor"] > 0
+    choices = play_choices(replay, DecisionConfig(2, courses=3, seconds=0.8, ceiling=1), 9, 4)
+    assert choices.actions.shape == (2, 3, 8, 1) and len(choices.videos) == 1 and choices.end[0, 2] == 1
+    assert torch.is_grad_enabled()
+
+
+def test_a_run_without_heads_cannot_decide(world_run, recording):
+    """Guards a traceback at the end of a long evaluation."""
+    pipeline = WorldModelPipeline.open(world_run)
+    with pytest.raises(UserError, match="has no heads that read rewards and ends"):
+        decisions(world_run, pipeline, recording, RolloutConfig(), EvaluateOptions(decisions=2))
+    assert decisions(world_run, pipeline, recording, RolloutConfig(), EvaluateOptions()) == {}
