@@ -13,6 +13,7 @@ Every function raises `videowm.types.UserError`, one sentence, where the sweep, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from scaling.law import Law, Runs
     from scaling.predict import Prediction
 
+logger = logging.getLogger("scaling")
 Form = Literal["surface", "surface-0", "frontier", "second-order", "power"]
 PredictableForm = Literal["surface", "surface-0", "frontier", "second-order"]
 LOSS = "heldout/loss"
@@ -247,11 +249,18 @@ def fit_table(path: str | Path, table: TableOptions, options: FitOptions = FitOp
 
 
 def fit_runs(runs: Runs, options: FitOptions = FitOptions()) -> Law:  # noqa: B008
-    """A law of these runs; writes law.json and a figure where the options name them."""
+    """A law of these runs; writes law.json and a figure where the options name them.
+
+    Copies, wrong units and outliers are left out, each with a warning that names its row.
+    """
+    from scaling.doubt import doubted
     from scaling.fit import bootstrap_fit
     from scaling.fit import fit as fit_law
     from videowm.files import write_atomic
 
+    runs, doubts = doubted(runs)
+    for doubt in doubts:
+        logger.warning("%s", doubt)
     if options.bootstrap:
         result = bootstrap_fit(runs, options.form, options.bootstrap, options.seed)
         law = result.law

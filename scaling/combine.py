@@ -26,7 +26,7 @@ import numpy as np
 from scipy.optimize import nnls
 from scipy.stats import t
 
-from scaling.fit import Problem, descend, resample, selection, solve
+from scaling.fit import Problem, descend, require_trunks, resample, selection, solve
 from scaling.law import SURFACES, Cost, Law, Runs, affordable, budgets, identifiable, optimum
 from videowm.types import UserError
 
@@ -253,8 +253,9 @@ class Combined:
             seed: of the draws.
 
         Raises:
-            UserError: the runs identify no form.
+            UserError: the runs identify no form, or share one trunk.
         """
+        require_trunks(runs)
         found = members(runs)
         if not found:
             raise UserError(identifiable(runs, "surface") or identifiable(runs, "frontier") or NO_FORM)

@@ -299,11 +299,7 @@ def bootstrap_fit(runs: Runs, form: str = "surface", draws: int = 1000, seed: in
     Raises:
         UserError: there is no law, or almost no draw identifies one.
     """
-    if runs.trunk is not None and len(np.unique(runs.trunk)) < 2:
-        raise UserError(
-            f"all {len(runs)} runs share one trunk, so their scatter is not known: train a second one, name "
-            "another column, or fit without a bootstrap"
-        )
+    require_trunks(runs)
     law, problem, theta, weights = solve(runs, form)
     block = "run" if runs.trunk is None else "trunk"
     counts = resample(runs, form, draws, np.random.default_rng(seed))
@@ -321,6 +317,19 @@ def bootstrap_fit(runs: Runs, form: str = "surface", draws: int = 1000, seed: in
         "se": {name: _deviation(v) for name, v in values.items()},
     }  # fmt: skip
     return Bootstrap(replace(law, intervals=intervals), values, noise, dof, block)
+
+
+def require_trunks(runs: Runs) -> None:
+    """Refuse runs that all share one trunk.
+
+    Raises:
+        UserError: they do.
+    """
+    if runs.trunk is not None and len(np.unique(runs.trunk)) < 2:
+        raise UserError(
+            f"all {len(runs)} runs share one trunk, so their scatter is not known: train a second one, name "
+            "another column, or fit without a bootstrap"
+        )
 
 
 def _deviation(values: np.ndarray) -> float:

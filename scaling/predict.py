@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from scaling.combine import Combined
+from scaling.doubt import doubted
 from scaling.fit import baselines, bootstrap_fit
 from scaling.grid import Dial, expected_optimum, label
 from scaling.law import SURFACES, Cost, Runs, optimum, require_extrapolation, score
@@ -70,6 +71,7 @@ class Prediction(Forecast):
     runs: dict[str, str]  # sha256 of the records that were fitted, by name
     time: str  # when it was frozen
     sha256: str  # over all the rest
+    doubts: list[str] = field(default_factory=list)  # sentences on records that were left out
 
     def __str__(self) -> str:
         """The prediction as lines for a terminal."""
@@ -166,13 +168,14 @@ def freeze(sweep: SweepConfig, budget: float, *, form: str | None = None, y: str
     path = Path(sweep.out) / "predictions" / file_name(budget, y, arm)
     if path.exists():
         return path, frozen(path, sources, form)
-    table = runs_of(used, y)
+    table, doubts = doubted(runs_of(used, y))
     chosen, why = (form, "named by the user") if form else (COMBINED, "forms weighed by rolling validation")
     dial = Dial.of(wanted[arm or ""])
     made = forecast(table, budget, chosen, dial.cost, sweep.grid and sweep.grid.optimum, draws)
     content = {
         "budget": budget, "y": y, "arm": arm, "form_chosen": why, "level": LEVEL, **asdict(made),
         "depth": made.n and dial.depth(made.n), "held_out": len(used) == len(records), "runs": sources,
+        "doubts": [doubt.of(used[doubt.row].name) for doubt in doubts],
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
     content["sha256"] = digest(content)
