@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import carry_over
 import design
+import dream
 import evaluation
 import gym_worlds
 import large_latents
@@ -39,6 +40,7 @@ from scaling.law import Law
 from videowm import config as configuration
 from videowm.cli import parser
 from videowm.data.dataset import Dataset
+from videowm.record import RunRecord
 from videowm.train import registry
 
 WORK = peers.Work("tiny", 16, steps=4)
@@ -298,3 +300,17 @@ def test_coverage_is_what_the_benchmark_says():
         said = kept[kind]
         assert 0.8 <= said["combined"]["coverage"] <= 0.97
         assert all(row["combined on these"]["error"] < row["error"] for name, row in said.items() if name != "combined")
+
+
+def test_dreams_are_timed_and_measured(three_heads, three_run, three_data, monkeypatch):
+    """Guards the two commands that a GPU is to run: frames a second of many dreams, and decisions of a finished run."""
+    from videowm import worlds
+
+    monkeypatch.setitem(worlds.BUILT_IN, "three", "three:Three")
+    found = dream.main(["speed", str(three_run), "--rows", "2", "--steps", "2", "--warm", "1", "--horizon", "8"])
+    assert found["speed"][0]["begun_anew"] >= 2 and found["speed"][0]["frames_per_second"] > 0
+    monkeypatch.setattr(dream, "launch", lambda config, overrides: RunRecord.read(three_heads))
+    small = ["--moments", "2", "--courses", "3", "--futures", "1", "--ceiling", "1"]
+    latents = ["--latents", str(three_run.parent / "latents"), "--data", str(three_data)]
+    found = dream.main(["decide", str(three_run), *latents, *small])
+    assert found["decision"]["decision/moments"] == 2 and found["heads"]["heads/real_reward_r2"] > 0.5

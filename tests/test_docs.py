@@ -64,6 +64,7 @@ BEHIND = {
     "generate runs/captioned": ["--frames", "8"],
     "train configs/world/": WORLD,
     "train my-world.yaml": WORLD,
+    "train configs/heads/": [*TRAIN, "train.batch=2", "clips=2", "context=2"],
     "train configs/reader/": [*TRAIN, "train.batch=2", "heldout_clips=2", "reader.width=8"],
     "train": TRAIN,
     "plan configs/sweep/quickstart.yaml": SWEEP,

@@ -1,0 +1,123 @@
+"""A world model as an environment: how fast it is, and how good it is to decide in.
+
+`speed` steps N dreams at once under random actions and prints frames a second, days of play a day and memory, for each
+N. `decide` encodes a recording with rewards and ends by the run's own autoencoder, trains heads on the frozen run,
+whose folder gets them, and ranks real courses of actions. Both print JSON, and write it with `--out`.
+
+    python benchmarks/dream.py speed runs/world --rows 1 16 256 1024 --steps 400 --out benchmarks/dream_speed.json
+    python benchmarks/dream.py decide runs/world --data data/takecover --moments 128 --out benchmarks/decision.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from videowm.data.dataset import Dataset
+from videowm.data.encode import encode_dataset
+from videowm.device import default_device
+from videowm.dit.heads import Heads
+from videowm.dit.sample import sampler_of
+from videowm.dream.env import DreamVectorEnv
+from videowm.evaluate.counterfactual import Replay
+from videowm.evaluate.decision import DecisionConfig, decision
+from videowm.evaluate.outcomes import Frozen
+from videowm.files import as_json, finite, write_atomic
+from videowm.pipeline import WorldModelPipeline
+from videowm.train.loop import launch
+from videowm.vae.codec import to_float
+
+CONFIG = Path(__file__).parents[1] / "configs/heads/base.yaml"
+
+
+def memory() -> float:
+    """Peak so far in MB, of the device where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def speed(args: argparse.Namespace) -> dict[str, Any]:
+    """Frames a second of N dreams, after some steps in which a GPU records its graphs."""
+    table = []
+    for rows in args.rows:
+        env = DreamVectorEnv(args.run, rows, data=args.data, observation=args.observation, horizon=args.horizon)
+        env.action_space.seed(0)
+        env.reset(seed=0)
+        for _ in range(args.warm):
+            env.step(env.action_space.sample())
+        before, began, ends = memory(), time.perf_counter(), 0
+        for _ in range(args.steps):
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            ends += int((terminated | truncated).sum())
+        seconds = time.perf_counter() - began
+        frames = args.steps * rows * env.dreams.stride / seconds
+        table.append({"dreams": rows, "frames_per_second": round(frames, 1), "step_ms": 1000 * seconds / args.steps,
+                      "days_a_day": round(frames / env.dreams.dataset.fps, 1), "begun_anew": ends,
+                      "memory_mb": round(memory(), 1), "grown_mb": round(memory() - before, 1)})  # fmt: skip
+        print(table[-1], flush=True)
+    return {"run": Path(args.run).name, "observation": args.observation, "speed": table}
+
+
+def decide(args: argparse.Namespace) -> dict[str, Any]:
+    """Scores of heads, then of decisions."""
+    pipeline, dataset, run = WorldModelPipeline.open(args.run), Dataset(args.data), Path(args.run)
+    latents = Path(args.latents or run.parent / f"{run.name}-latents")
+    if not (latents / "latents.json").exists():
+        device = default_device()
+        pipeline.to(device)
+        encode_dataset(dataset, pipeline.codec, latents, vae=str(run / "vae"), frames=args.frames, batch=16,
+                       to_frames=lambda clips: to_float(clips, device))  # fmt: skip
+    heads_run = run.parent / f"{run.name}-heads"
+    record = launch(CONFIG, [f"world={run}", f"latents={latents}", f"out={heads_run}", "train.trackers=[]",
+                             *args.overrides])  # fmt: skip
+    pipeline = WorldModelPipeline.open(run).to(default_device())
+    heads = Heads.open(run, pipeline.config.transformer_hash).to(pipeline.device)
+    frozen = Frozen(pipeline.transformer.eval(), sampler_of(run), pipeline.shift, pipeline.trained_on.window,
+                    pipeline.text_conditioning(None, 1, 1))  # fmt: skip
+    began = time.perf_counter()
+    config = DecisionConfig(moments=args.moments, courses=args.courses, futures=args.futures, ceiling=args.ceiling)
+    found = dict(decision(pipeline, frozen, heads, Replay(dataset), config))
+    return {"run": run.name, "heads": record.metrics, "decision": found, "seconds": time.perf_counter() - began}
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("what", choices=("speed", "decide"))
+    p.add_argument("run")
+    p.add_argument("--data", type=Path, default=None, help="recording (default: that of the training)")
+    p.add_argument("--out", type=Path, default=None)
+    p.add_argument("--rows", type=int, nargs="+", default=[1, 16, 256])
+    p.add_argument("--steps", type=int, default=200)
+    p.add_argument("--warm", type=int, default=20)
+    p.add_argument("--horizon", type=int, default=512)
+    p.add_argument("--observation", choices=("frames", "latents", "memory"), default="latents")
+    p.add_argument("--latents", default=None, help="latents with rewards and ends (default: made beside the run)")
+    p.add_argument("--frames", type=int, default=33, help="frames of an encoded clip")
+    p.add_argument("--moments", type=int, default=128)
+    p.add_argument("--courses", type=int, default=16)
+    p.add_argument("--futures", type=int, default=4)
+    p.add_argument("--ceiling", type=int, default=32)
+    p.add_argument("--overrides", nargs="*", default=[], help="of configs/heads/base.yaml")
+    return p
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Measure, print and write."""
+    args = parser().parse_args(arguments)
+    found = finite({"speed": speed, "decide": decide}[args.what](args))
+    print(as_json(found).decode())
+    if args.out:
+        write_atomic(args.out, as_json(found))
+    return found
+
+
+if __name__ == "__main__":
+    np.set_printoptions(precision=4)
+    main()
