@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 import re
@@ -45,6 +46,7 @@ def default_of(field: dataclasses.Field) -> str:
     return json.dumps(to_dict(value)) if isinstance(value, list | dict | tuple | bool | None) else str(value)
 
 
+@functools.cache
 def field_comments(cls: type) -> dict[str, str]:
     """The comment at the end of each field's line in the class's source, the one line of documentation of a key."""
     return dict(re.findall(r"(?m)^    (\w+): .*?  # (.*)$", inspect.getsource(cls)))
