@@ -25,6 +25,8 @@ examples:
   python -m scaling fit study.yaml                                fit a law to the finished points
   python -m scaling fit table.csv --n params --c flops --loss loss --out law.json
   python -m scaling predict study.yaml --budget 1e17              freeze the law's loss of a larger run
+  python -m scaling seal study.yaml --budget 1e17                 draw the target's seed from the committed prediction
+  python -m scaling verify benchmarks/studies/takecover           did predictions come first
   python -m scaling report configs/sweep/quickstart.yaml"""
 
 
@@ -55,6 +57,10 @@ def parser() -> argparse.ArgumentParser:
     p = verb(predict, "predict", "freeze a prediction, with its interval and hash, before the run exists",
              api.PredictOptions)  # fmt: skip
     p.add_argument("--budget", type=float, action="append", required=True, help="training FLOPs; may be repeated")
+    p = verb(seal, "seal", "draw a target's seed from its committed prediction and a public beacon", api.SealOptions)
+    p.add_argument("--budget", type=float, action="append", required=True, help="training FLOPs; may be repeated")
+    verb(verify, "verify", "say what is proven of the order of predictions and targets, and what must be trusted",
+         source="sweep YAML, or folder with predictions and records")  # fmt: skip
     verb(report, "report", "write report.html and log the curve to wandb", api.ReportOptions)
     return top
 
@@ -123,6 +129,23 @@ def predict(args: argparse.Namespace) -> None:
     for budget in args.budget:
         path, prediction = api.predict(sweep, budget, options)
         print(f"{path}: {prediction}")
+
+
+def seal(args: argparse.Namespace) -> None:
+    """Every seal, and what was not to be had."""
+    sweep, options = api.load(args.sweep, args.overrides), options_from(api.SealOptions, args)
+    for budget in args.budget:
+        path, found, notes = api.seal(sweep, budget, options)
+        print("\n".join([f"{path}: seed {found.seed}, commit {found.commit[:12]}", *notes]))
+
+
+def verify(args: argparse.Namespace) -> int:
+    """What is known of every prediction; exit code 1 where something contradicts another."""
+    folder = args.sweep if args.sweep.is_dir() else api.load(args.sweep, args.overrides).out
+    found = api.verify(folder)
+    for path, findings in found.items():
+        print("\n".join([str(path), *map(str, findings)]))
+    return int(any(finding.word == "BROKEN" for findings in found.values() for finding in findings))
 
 
 def report(args: argparse.Namespace) -> None:

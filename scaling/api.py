@@ -26,8 +26,10 @@ from videowm.types import UserError
 
 if TYPE_CHECKING:
     from scaling.check import Verdict
+    from scaling.frozen import Prediction
     from scaling.law import Law, Runs
-    from scaling.predict import Prediction
+    from scaling.seal import Seal
+    from scaling.verify import Finding
 
 logger = logging.getLogger("scaling")
 Form = Literal["surface", "surface-0", "frontier", "second-order", "power"]
@@ -115,6 +117,15 @@ class PredictOptions:
     form: PredictableForm | None = None  # of the law (default: combined, by rolling validation)
     y: str = LOSS  # metric that is predicted
     arm: str | None = None  # of a grid with arms, the one whose runs are extrapolated
+
+
+@dataclass(frozen=True)
+class SealOptions:
+    """Where a target's seed is drawn from."""
+
+    arm: str | None = None  # of a grid with arms, the one whose prediction is sealed
+    drand: str = "https://api.drand.sh"  # server of the public beacon; empty: draw from the commit
+    calendar: str = ""  # OpenTimestamps calendar, such as https://a.pool.opentimestamps.org; empty: no timestamp
 
 
 @dataclass(frozen=True)
@@ -290,6 +301,24 @@ def predict(sweep: SweepConfig, budget: float, options: PredictOptions = Predict
     from scaling.predict import freeze
 
     return freeze(sweep, budget, **asdict(configuration.check(options)))
+
+
+def seal(sweep: SweepConfig, budget: float, options: SealOptions = SealOptions()) -> tuple[Path, Seal, list[str]]:  # noqa: B008
+    """Draw the seed of a prediction's target from the committed prediction and a later public beacon, once.
+
+    Returns the file, what it holds, and sentences on what was not to be had. The next `plan` gives the seed and the
+    prediction's hash to the target's run.
+    """
+    from scaling.seal import seal as draw
+
+    return draw(sweep, budget, options.arm, drand=options.drand or None, calendar=options.calendar or None)
+
+
+def verify(folder: str | Path) -> dict[Path, list[Finding]]:
+    """What files and git prove of the order of predictions and targets in a folder, and what must be trusted."""
+    from scaling.verify import verify as check
+
+    return check(folder)
 
 
 def report(sweep: SweepConfig, options: ReportOptions = ReportOptions()) -> Page:  # noqa: B008

@@ -15,7 +15,7 @@ from videowm.show import new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from scaling.predict import Prediction
+    from scaling.frozen import Prediction
 
 CURVES = 7  # iso-N curves drawn at most; more of them hide the runs
 AHEAD = 32.0  # the law is drawn this factor of compute beyond the largest run

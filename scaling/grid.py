@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy as np
 from scipy.optimize import brentq
 
 from scaling.law import Cost, Law, optimum
-from scaling.point import FEWEST_STEPS, CheckConfig, GridConfig, OptimumConfig
+from scaling.point import FEWEST_STEPS, CheckConfig, GridConfig, OptimumConfig, label
+from scaling.seal import sealed
 from videowm import config as configuration
 from videowm.train.rule import batch_by_rule, horizon, rate_by_rule
 from videowm.types import UserError
@@ -87,11 +87,6 @@ def depths(grid: GridConfig, dial: Dial, budget: float) -> list[int]:
     return sorted({dial.depth(n * grid.spread**step) for step in steps})
 
 
-def label(budget: float) -> str:
-    """3e14, 1.28e13."""
-    return re.sub(r"e\+0*", "e", f"{budget:.4g}")
-
-
 @dataclass(frozen=True)
 class Training:
     """How long a run is and what it learns with."""
@@ -143,13 +138,16 @@ def expand(grid: GridConfig, bases: dict[str, Any], out: str) -> list[dict[str, 
     sizes, points = Dial.of(next(iter(bases.values()))), []
     for arm, base in bases.items():
         dial, families = Dial.of(base), {}
+        seals = {budget: found for budget in grid.targets if (found := sealed(out, budget, arm or None))}
         for budget, depth, seed in cells(grid, sizes):
+            seed = seals[budget].seed - base.seed if budget in seals else seed
             name = f"d{depth} at {label(budget)} FLOPs"
             training = Training.of(base, dial, depth, budget / dial.per_token[depth - 1], shared=grid.trunks)
             runs = families.setdefault((depth, seed, training.horizon), {})
             runs[budget] = long_enough(name, training, force=grid.force)
         for (depth, seed, _), runs in families.items():
-            points += family(grid, base, out, arm, depth, seed, runs)
+            prediction = next((seals[budget].prediction for budget in runs if budget in seals), None)
+            points += family(grid, base, out, arm, depth, seed, runs, prediction)
     return sorted(points, key=lambda point: "train.trunk" not in point)
 
 
@@ -162,14 +160,17 @@ def cells(grid: GridConfig, dial: Dial) -> Iterator[tuple[float, int, int]]:
 
 
 def family(grid: GridConfig, base, out: str, arm: str, depth: int, seed: int,
-           trainings: dict[float, Training]) -> list[dict[str, Any]]:  # fmt: skip
-    """The runs of one size, seed and horizon: a trunk and a branch for each budget, or a run of its own for each."""
+           trainings: dict[float, Training], prediction: str | None = None) -> list[dict[str, Any]]:  # fmt: skip
+    """The runs of one size, seed and horizon: a trunk and a branch for each budget, or a run of its own for each.
+
+    `prediction` is the sha256 of a sealed prediction, whose target they are.
+    """
     from videowm.train.optim import cooldown_from
 
     prefix, suffix = f"{arm}-d{depth}" if arm else f"d{depth}", f"-s{seed}" if seed else ""
     first = next(iter(trainings.values()))
     common = {"arm": arm or None, "depth": depth, "seed": base.seed + seed, "budget": None}
-    common |= grid.arms.get(arm, {}) | first.overrides
+    common |= grid.arms.get(arm, {}) | first.overrides | ({"prediction": prediction} if prediction else {})
     runs = {f"{prefix}-{label(budget)}{suffix}": training.steps for budget, training in trainings.items()}
     if not grid.trunks:
         return [{"name": name, **common, "train.steps": count} for name, count in runs.items()]

@@ -168,6 +168,11 @@ def folder_name(name: str, where: str) -> str:
     return name
 
 
+def label(budget: float) -> str:
+    """3e14, 1.28e13."""
+    return re.sub(r"e\+0*", "e", f"{budget:.4g}")
+
+
 def planned(sweep: SweepConfig) -> list[Point]:
     """The points as the last `plan` wrote them.
 

@@ -5,27 +5,26 @@ A prediction is a file with a sha256 over its content. It is written once. The r
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from scaling.combine import Combined
 from scaling.doubt import doubted
 from scaling.fit import baselines, bootstrap_fit
-from scaling.grid import Dial, expected_optimum, label
+from scaling.frozen import Forecast, Prediction, digest, file_name, publish_once, read
+from scaling.grid import Dial, expected_optimum
 from scaling.law import SURFACES, Cost, Runs, optimum, require_extrapolation, score
 from scaling.plan import bases, plan
 from scaling.point import OptimumConfig, SweepConfig
 from scaling.records import Finished, finished, runs_of, unstopped
-from videowm.files import sha256_of, write_atomic
+from videowm.files import sha256_of
+from videowm.record import code_commit
 from videowm.types import UserError
 
 REACHED = 0.9  # a run with this share of a budget counts as a run of it
@@ -33,70 +32,6 @@ NEAR = 1.2  # and one above this many times the budget is another target
 COMBINED = "combined"  # all forms that the runs identify, weighed by rolling validation
 LEVEL = 0.9
 BESIDE = ("surface", "surface-0", "frontier")  # stand beside every combined forecast
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """The loss at one budget, with its interval and the baselines."""
-
-    form: str  # of the law, or "combined"
-    status: str  # of the fit, "converged" or what is wrong with it
-    params: dict[str, float]  # of the law; empty where forms are combined
-    n: float | None  # expected to be best at this budget; None where neither the law nor the sweep has a rule
-    d: float | None  # tokens, likewise
-    loss: float  # that is predicted
-    interval: list[float]  # of one new run
-    block: str  # what the bootstrap drew: "run" or "trunk"
-    baselines: dict[str, float]  # "no further gain" is the lowest loss of the highest budget that was fitted
-    forms: dict[str, dict[str, Any]] = field(default_factory=dict)  # by form: loss, status, weight, rolling error in %
-    width: dict[str, float] = field(default_factory=dict)  # what the interval is made of, standard deviations in ln L
-
-    @property
-    def half_width(self) -> float:
-        """Half of the interval, in % of the loss."""
-        return 50 * (self.interval[1] - self.interval[0]) / self.loss
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction(Forecast):
-    """A frozen forecast, as its file holds it."""
-
-    budget: float  # FLOPs
-    y: str  # the metric
-    arm: str | None  # of the sweep; None where it has none
-    form_chosen: str  # why this form
-    level: float  # of the interval
-    depth: int | None  # whose parameters come closest to n
-    held_out: bool  # no run of this budget had been finished
-    runs: dict[str, str]  # sha256 of the records that were fitted, by name
-    time: str  # when it was frozen
-    sha256: str  # over all the rest
-    doubts: list[str] = field(default_factory=list)  # sentences on records that were left out
-
-    def __str__(self) -> str:
-        """The prediction as lines for a terminal."""
-        interval = (
-            f"{100 * self.level:.0f} % [{self.interval[0]:.4f}, {self.interval[1]:.4f}], ± {self.half_width:.1f} %"
-        )
-        size = "" if self.n is None else f" at N = {self.n:.3g} (depth {self.depth}), D = {self.d:.3g} tokens"
-        others = ", ".join(f"{name} {value:.4f}" for name, value in self.baselines.items())
-        late = "" if self.held_out else "\n  not held out: a run of this budget had been finished before"
-        return (
-            f"{self.y} at {self.budget:.3g} FLOPs: {self.loss:.4f}, {interval}{size}\n"
-            f"  {self.form} law ({self.status}) on {len(self.runs)} runs; {self.form_chosen}\n  {others}\n"
-            + "".join(f"  {line}\n" for line in form_lines(self.forms))
-            + f"  frozen {self.time}, sha256 {self.sha256[:16]}{late}"
-        )
-
-
-def form_lines(forms: dict[str, dict[str, Any]]) -> list[str]:
-    """What each form alone says, a line each."""
-    return [
-        f"{form:<13} {said['loss']:.4f}  weight {said['weight']:.2f}"
-        + ("" if said["rolling"] is None else f", rolling error {said['rolling']:.1f} % of the gain")
-        + ("" if said["status"] == "converged" else f" ({said['status']})")
-        for form, said in forms.items()
-    ]
 
 
 def forecast(runs: Runs, budget: float, form: str, cost: Cost, rule: OptimumConfig | None = None,
@@ -176,54 +111,11 @@ def freeze(sweep: SweepConfig, budget: float, *, form: str | None = None, y: str
         "budget": budget, "y": y, "arm": arm, "form_chosen": why, "level": LEVEL, **asdict(made),
         "depth": made.n and dial.depth(made.n), "held_out": len(used) == len(records), "runs": sources,
         "doubts": [doubt.of(used[doubt.row].name) for doubt in doubts],
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "code": code_commit(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
     content["sha256"] = digest(content)
     publish_once(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return path, read(path)
-
-
-def file_name(budget: float, y: str, arm: str | None) -> str:
-    metric = "" if y == "heldout/loss" else "-" + y.replace("/", "-")
-    return (f"{arm}-" if arm else "") + label(budget) + metric + ".json"
-
-
-def digest(content: dict[str, Any]) -> str:
-    """sha256 over all of a prediction but the hash itself."""
-    rest = {key: value for key, value in content.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def publish_once(path: Path, text: str) -> None:
-    """Write `text` whole or not at all, never over a file that is there: a link fails where a rename would replace.
-
-    Raises:
-        UserError: another call wrote the file at the same time.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    write_atomic(aside, text.encode())
-    try:
-        os.link(aside, path)
-    except FileExistsError:
-        raise UserError(f"{path} was written by another call just now: run the same command again to see it") from None
-    finally:
-        aside.unlink()
-
-
-def read(path: Path) -> Prediction:
-    """A frozen prediction.
-
-    Raises:
-        UserError: the file was changed.
-    """
-    try:
-        content = json.loads(path.read_text())
-        whole = content["sha256"] == digest(content)
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise UserError(f"{path} does not match its own sha256, so it is not what was frozen: restore the file")
-    return Prediction(**content)
 
 
 def frozen(path: Path, sources: dict[str, str], form: str | None) -> Prediction:

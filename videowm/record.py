@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ from videowm.types import UserError
 
 SCHEMA = 1
 FILE = "record.json"
-LEFT_OUT = ("depth", "tokens", "frames", "flops", "text", "stopped", "planned")  # from the file, where empty
+LEFT_OUT = (
+    "depth",
+    "tokens",
+    "frames",
+    "flops",
+    "text",
+    "stopped",
+    "planned",
+    "prediction",
+)  # from the file, where empty
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,8 @@ class Execution:
     precision: str | None = None  # "fp32" or "bf16", what "auto" became; None in records from before it was kept
     processes: int | None = None  # that shared each batch
     versions: dict[str, str | None] = field(default_factory=dict)  # of torch, diffusers, cuda
+    started: str | None = None  # UTC time at which the run directory was begun
+    code: str | None = None  # git commit of videowm, "+" behind it where files were changed; None outside git
 
     @classmethod
     def from_json(cls, data: Any) -> Execution:
@@ -60,6 +72,7 @@ class RunRecord:
     text: dict[str, Any] | None = None  # captions that were used
     stopped: str | None = None  # what ended the run before its planned end
     planned: dict[str, float] = field(default_factory=dict)  # of a stopped run
+    prediction: str | None = None  # sha256 of the frozen prediction that the run is the target of
     execution: Execution = field(default_factory=Execution)  # how it was executed, below
     more: dict[str, Any] = field(default_factory=dict)
 
@@ -110,6 +123,16 @@ class RunRecord:
 
 
 REMEDY = "restore it, or remove the run directory and train again"
+
+
+def code_commit() -> str | None:
+    """The git commit of this code, with "+" behind it where files were changed; None outside git."""
+    here = Path(__file__).parent
+    words = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(words, cwd=here, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def no_default(f: dataclasses.Field) -> bool:

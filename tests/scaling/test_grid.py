@@ -19,6 +19,7 @@ from scaling.grid import Dial, depths, expected_optimum, label
 from scaling.plan import Speeds, plan, resolve, table
 from scaling.point import GridConfig, OptimumConfig, load_sweep, planned
 from scaling.report import law_of, report, strip_of
+from scaling.seal import Seal, draw
 from scaling.table import read_table
 from videowm.arguments import parse_args
 from videowm.train.loop import launch
@@ -146,6 +147,12 @@ def test_frozen_then_measured(trained, capsys, listed):
     with pytest.raises(UserError, match="not beyond the fitted range"):
         predict.freeze(sweep, 4e9, form="frontier", draws=50)
     larger = load_sweep(trained, ["grid.targets=[6e9]", "grid.optimum={tokens_per_parameter: 1}"])
+    drawn = Seal(said.sha256, "c" * 40, None, draw(said.sha256, "c" * 40))
+    path.with_suffix(".seal").write_text(json.dumps(vars(drawn)))
+    sealed = [yaml.safe_load(p.config.read_text()) for p in plan(larger) if p.name.endswith(f"-s{drawn.seed}")]
+    assert len(sealed) == 2, "the target and a trunk of its own"
+    assert {(run["seed"], run["prediction"]) for run in sealed} == {(drawn.seed, said.sha256)}
+    path.with_suffix(".seal").unlink()
     before = {p.name: p.run for p in plan(sweep)}
     assert {dispatch.state(point) for point in plan(sweep)} == {"done"}
     (target,) = (point for point in plan(larger) if point.name not in before)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 
-from videowm.record import Execution
+from videowm.record import Execution, code_commit
 from videowm.types import UserError
 
 if TYPE_CHECKING:
@@ -140,10 +141,12 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     return accelerator
 
 
-def execution(config: TrainConfig, accelerator: Accelerator) -> Execution:
-    """How this run is executed, for its record."""
+def execution(config: TrainConfig, accelerator: Accelerator, out: Path) -> Execution:
+    """How the run in `out` is executed, for its record. It was begun when its configuration was written."""
+    begun = time.gmtime((out / "config.yaml").stat().st_mtime)
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "cuda": torch.version.cuda}
-    return Execution(chosen_precision(config), accelerator.num_processes, versions)
+    return Execution(chosen_precision(config), accelerator.num_processes, versions,
+                     time.strftime("%Y-%m-%dT%H:%M:%SZ", begun), code_commit())  # fmt: skip
 
 
 def device_name(device: torch.device) -> str:

@@ -413,7 +413,7 @@ class Run:
             name=self.out.name, role="trunk" if config.trunk else "run", seed=self.task.seed, steps=config.steps,
             trunk=Path(config.start.run).name if config.start else None, batch=config.batch, lr=config.lr,
             wall_seconds=round(self.seconds, 2), device=device.device_name(self.accelerator.device),
-            config_hash=config_hash, execution=device.execution(config, self.accelerator), metrics=metrics,
+            config_hash=config_hash, execution=device.execution(config, self.accelerator, self.out), metrics=metrics,
             **speed, **{"params": {}, **fields},
         )  # fmt: skip
         return cut_short(record, self.step, began=self.began) if self.stopped else record

@@ -62,6 +62,7 @@ class WorldRun:
     window: Count = 8  # latent steps a sample
     resident: Resident = "auto"  # latents on the device; auto: on a GPU with room for twice as much
     budget: Flops | None = None  # training FLOPs; sets train.steps
+    prediction: str | None = None  # sha256 of the frozen prediction that this run is the target of, for its record
     text: TextConfig | None = None  # captions as a condition; None: no words at all
     flow: FlowConfig = field(default_factory=FlowConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -278,6 +279,7 @@ class WorldTask(Task):
             "frames": {"seen": seen, "unique": min(seen, unique)},
             "flops": {"train": self.clip_flops * samples, "encode": None},
             "hashes": {"data": index.data_hash, "vae": index.vae_hash, "bank": self.bank.hash},
+            **({"prediction": config.prediction} if config.prediction else {}),
             **({"text": self.text.record_fields()} if self.text else {}),
         }
 
