@@ -67,7 +67,7 @@ def strip(rolled: Rolled) -> Picture:
 def stills(rolled: Rolled, which: Iterable[int]) -> np.ndarray:
     """Frames of the starts `which`, a block of rows each, uint8 "H W 3"."""
     start, found = rolled.start, [rolled.of_start(i) for i in which]
-    shown = np.linspace(start.context_frames - 1, start.frames.shape[1] - 1, STILLS + 1, dtype=int)
+    shown = np.unique(np.linspace(start.context_frames - 1, start.frames.shape[1] - 1, STILLS + 1, dtype=int))
     rows = [video[shown] for videos in found for video in videos.values()]
     labels = [name for videos in found for name in videos]
     return grid(rows, labels, columns=headers(shown), cell=128, block=len(found[0]))
@@ -105,7 +105,7 @@ def two_futures(rolled: Rolled) -> Picture:
         one = replace(start, frames=start.frames[:1], noise=start.noise[:1], past_noise=start.past_noise[:1],
                       episode=start.episode[:1])  # fmt: skip
         videos[name] = to_uint8(roll(pipeline, one, rolled.settings, actions))[0]
-    shown = np.linspace(known - 1, known - 1 + min(count, 16), STILLS + 1, dtype=int)
+    shown = np.unique(np.linspace(known - 1, known - 1 + min(count, 16), STILLS + 1, dtype=int))
     png = encode_png(grid([video[shown] for video in videos.values()], list(pair), columns=headers(shown), cell=128))
     return Picture(png, encode_mp4(side_by_side(videos, cell=256), about.fps))
 

@@ -257,7 +257,8 @@ def latents(args: argparse.Namespace) -> None:
 
     for label, row in zip(labels(found["directions"]), found["directions"], strict=True):
         print(label + (f" ± {row['r2_se']:.2f}" if row["best"] else ""))
-    print(f"{args.out}: share of variance, then the state column of the highest R² over {found['episodes']} episodes")
+    followed = ", then the state column of the highest R²" if any(row["best"] for row in found["directions"]) else ""
+    print(f"{args.out}: share of variance{followed} over {found['episodes']} episodes")
 
 
 def generate(args: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BACKGROUND, INK, FAINT = (255, 255, 255), (28, 28, 30), (140, 140, 146)
+FONT = ImageFont.load_default
 WIDTH = 10  # of a bar that shows an action, in pixels
 
 
@@ -49,7 +50,7 @@ def outlined(frame: np.ndarray, boxes: list[tuple[slice, slice]], *, size: tuple
 def text(canvas: np.ndarray, at: tuple[int, int], words: str, *, size: int = 13, ink=INK) -> np.ndarray:
     """Write words on a uint8 picture "H W 3" at (x, y)."""
     picture = Image.fromarray(canvas)
-    ImageDraw.Draw(picture).text(at, words, fill=ink, font=ImageFont.load_default(size))
+    ImageDraw.Draw(picture).text(at, words, fill=ink, font=FONT(size))
     return np.asarray(picture)
 
 
@@ -58,8 +59,9 @@ def grid(
 ) -> np.ndarray:
     """A picture of labelled rows "f H W 3" of stills, a header above each column; a gap after every `block` rows.
 
-    The longer side of a still is `cell` pixels; all are of one size.
+    The longer side of a still is `cell` pixels; all are of one size. Labels have `margin` pixels, or what they need.
     """
+    margin = max(margin, *(8 + int(FONT(13).getlength(label)) for label in labels))
     (height, width), gap, top = cell_of(rows[0].shape[-3:-1], cell), 4, 24
     tops = [top + r * (height + gap) + (r // block * 12 if block else 0) for r in range(len(rows))]
     canvas = np.full((tops[-1] + height + gap, margin + len(columns) * (width + gap), 3), BACKGROUND, np.uint8)
@@ -70,7 +72,7 @@ def grid(
     for y, label in zip(tops, labels, strict=True):
         canvas = text(canvas, (2, y + height // 2 - 8), label)
     for i, label in enumerate(columns):
-        canvas = text(canvas, (margin + i * (width + gap) + 2, 5), label, ink=FAINT, size=11)
+        canvas = text(canvas, (margin + i * (width + gap) + 2, 5), label, ink=FAINT, size=12)
     return canvas
 
 
