@@ -178,7 +178,7 @@ def encode(data: AnyPath, vae: AnyPath, out: AnyPath, options: EncodeOptions = E
                                                         trust=o.trust)  # fmt: skip
     encode_dataset(dataset, codec, Path(out), frames=o.frames, vae=str(vae), dtype=o.dtype, played=played,
                    part=Part.current(o.part), batch=o.batch or (64 if device.type == "cuda" else 4), process=process,
-                   to_frames=lambda pixels: to_float(pixels, device))  # fmt: skip
+                   states=o.states, to_frames=lambda pixels: to_float(pixels, device))  # fmt: skip
     return Path(out)
 
 

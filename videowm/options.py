@@ -114,6 +114,7 @@ class EncodeOptions:
     play: Count | None = None  # train on this many new episodes, which are played and encoded but never stored
     seed: Seed = 1  # seed of the played episodes; it must differ from the dataset's
     workers: Count = 1  # processes that play; the latents are the same for any number
+    states: bool = False  # also keep the simulator's state of every frame
     trust: bool = False  # load a policy that holds code (.zip of stable-baselines3) to play
     part: str | None = None  # 3/8: encode the third of eight parts; default: this task's of a SLURM array, else all
 

@@ -23,7 +23,7 @@ from videowm.options import PullOptions, PushOptions
 from videowm.record import RunRecord
 from videowm.types import UserError
 
-PARTS = ("vae", "transformer", "scheduler", "text_encoder", "tokenizer")
+PARTS = ("vae", "transformer", "scheduler", "text_encoder", "tokenizer", "heads")
 PICTURES = ("evaluation/strip.png", "evaluation/keeps.png")
 LOCAL = "folder:"
 ABSOLUTE = re.compile(r"(/|~|[A-Za-z]:[\\/]|\\\\)\S")

@@ -58,13 +58,17 @@ class Outcomes:
     actions: np.ndarray  # float32 "n a"
     rewards: np.ndarray  # float32 "n", earned by action i
     dones: np.ndarray  # bool "n", whether action i ended the game: the last one alone may
+    states: np.ndarray  # float32 "f k", the simulator's own when each of the clip's frames was drawn; k may be 0
 
     @classmethod
-    def of(cls, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray, start: int, count: int) -> Outcomes:
-        """`count` rows from row `start` on, or fewer, of an episode's columns."""
-        over = np.flatnonzero(dones)
+    def of(
+        cls, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray, states: np.ndarray, start: int, frames: int,
+        stride: int,
+    ) -> Outcomes:  # fmt: skip
+        """Of an episode's columns the rows of a clip of `frames` frames from `start` on, and of `stride` frames more."""
+        over, count = np.flatnonzero(dones), frames - 1 + stride
         rows = slice(start, min(start + count, int(over[0]) + 1 if len(over) else len(actions)))
-        return cls(actions[rows], rewards[rows], dones[rows])
+        return cls(actions[rows], rewards[rows], dones[rows], states[start : start + frames])
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,13 @@ def encoded(tmp_path, monkeypatch):
         play_in_worker(settings, number, keep) for number in numbers))  # fmt: skip
     recording._worlds.clear()
 
-    def make(*, length: int, stride: int, most: int = 9, played: bool = False):
+    def make(*, length: int, stride: int, most: int = 9, played: bool = False, states: bool = False):
         data = tmp_path / f"data-{length}-{most}"
         record_episodes("three", data, episodes=6, frames=most, test_share=1 / 3, arguments={"length": length})
         source = PlayedSource(Dataset(data), episodes=4, seed=5, workers=1) if played else None
         out = tmp_path / f"latents-{length}-{stride}-{most}-{played}"
         encode_dataset(Dataset(data), Plain(stride), out, frames=3, vae="plain", to_frames=to_float, dtype="fp32",
-                       played=source)  # fmt: skip
+                       played=source, states=states)  # fmt: skip
         return out
 
     return make
@@ -55,11 +55,16 @@ def test_every_number_of_three_steps(encoded, played):
 
     With a time stride of 1 the three actions 0, 1 and 2 earn 1, 2 and 4. The third is fatal, and leads to no frame.
     """
-    folder = encoded(length=3, stride=1, played=played)
+    folder = encoded(length=3, stride=1, played=played, states=played)
     for split, final in (("train", False), ("train", True), ("test", False), ("test", True)):
         latents = Latents.open(folder, split, final=final)
         assert len(latents) == (4 if split == "train" else 2)
         assert told(latents, 1) == ([1, 2, 4], [0, 0, 1], [True] * 3, [[0], [1], [2]])
+        if played:
+            assert latents.index.state_names == ["at"] and latents.states([1, 0]).tolist() == [[[0], [1], [2]]] * 2
+        else:
+            with pytest.raises(UserError, match="holds no states: encode with --states"):
+                latents.states([0])
 
 
 def test_the_fatal_action_within_a_step_of_two(encoded):
@@ -90,7 +95,8 @@ def test_what_was_not_recorded_is_unknown(encoded):
 def test_rows_behind_an_end_do_not_count():
     """Guards worlds that show their end: the row of the last frame repeats the action, and its end is no second one."""
     rewards, dones = np.array([1, 2, 0], np.float32), np.array([False, True, True])
-    found = Outcomes.of(np.zeros((3, 1), np.float32), rewards, dones, 0, 9)
+    none = np.zeros((3, 1), np.float32)
+    found = Outcomes.of(none, rewards, dones, none, 0, 3, 4)
     assert found.rewards.tolist() == [1, 2] and found.dones.tolist() == [False, True]
 
 

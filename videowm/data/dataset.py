@@ -211,7 +211,8 @@ class Dataset:
         if not self.has_outcomes:
             return clip
         columns = (self.column(episode, name) for name in ("next.reward", "next.done"))
-        rows = Outcomes.of(self.all_actions(episode), *columns, start, frames - 1 + stride)
+        states = self.states(episode) if self.state_names else np.zeros((int(self.lengths[episode]), 0), np.float32)
+        rows = Outcomes.of(self.all_actions(episode), *columns, states, start, frames, stride)
         return replace(clip, outcomes=rows)
 
     def verify(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ def encode_dataset(
     dataset: Dataset, codec: VideoCodec, out: Path, *, frames: int, vae: str,
     to_frames: Callable[[np.ndarray], Tensor], batch: int = 4, dtype: str = "fp16",
     played: PlayedSource | None = None, process: Process = Process(), part: Part = WHOLE,  # noqa: B008 - frozen
+    states: bool = False,
 ) -> LatentsIndex | None:  # fmt: skip
     """Encode both splits into `out`; the same call again makes only the shards that are missing or damaged.
 
@@ -56,14 +58,17 @@ def encode_dataset(
         played: newly played training episodes.
         process: which of several this one is; each makes its own shards, the first writes the index.
         part: the shards that are made by this call; others make theirs, on this host or on another.
+        states: whether the simulator's state of every frame is kept too.
 
     Returns:
         The index; None in all processes but the first, and where other parts are not made yet.
 
     Raises:
         UserError: neither `frames` nor the frames' size fits the autoencoder, `out` holds other latents, the dataset is
-            damaged, or the disk is full.
+            damaged or has no states to keep, or the disk is full.
     """
+    if states and not (dataset.state_names and dataset.has_outcomes):
+        raise UserError(f"{dataset.root} has no states that could be kept: encode without --states")
     latent_steps(frames, codec.stride[0])
     check_fit(dataset.size, codec.stride[1])
     if process.rank == 0 and (note := unfit(dataset.size, codec.stride[1])):
@@ -71,7 +76,8 @@ def encode_dataset(
     if batch < 1:
         raise UserError(f"batch {batch} cannot be used: give the number of clips encoded at once, 1 or more")
     origin = Origin(data=str(dataset.root), data_hash=dataset.hash, vae=vae, vae_hash=codec.hash, frames=frames,
-                    dtype=dtype, played=played and played.note)  # fmt: skip
+                    dtype=dtype, played=played and played.note,
+                    state_names=list(dataset.state_names) if states else [])  # fmt: skip
     work = Encoding(dataset, codec, out, origin, to_frames, batch, played, process, part)
     if part == WHOLE:
         refuse_parts(out)
@@ -186,8 +192,10 @@ class Encoding:
                 )
         size = len(self.dataset.action_names)
         shape = (len(clips), self.frames - 1, size)
-        outcomes = as_tensors(clips, self.frames, self.codec.stride[0], size) if self.dataset.has_outcomes else {}
-        return outcomes | {
+        found = {}
+        if self.dataset.has_outcomes:
+            found = as_tensors(clips, self.frames, self.codec.stride[0], size, len(self.origin.state_names))
+        return found | {
             "latents": torch.cat([self.empty, *latents]),
             "actions": torch.from_numpy(np.array([clip.actions for clip in clips], np.float32).reshape(shape)),
             "episode": torch.tensor([clip.episode for clip in clips], dtype=torch.int64),
@@ -313,14 +321,19 @@ def pixels(clips: list[Clip]) -> np.ndarray:
 def write_shard(path: Path, tensors: dict[str, Tensor], origin: Origin) -> None:
     """Write a shard, whole or not at all, with a hash of its content."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    note = asdict(origin) | {"content": content_hash(origin, tensors)}
+    note = noted(origin) | {"content": content_hash(origin, tensors)}
     with atomic(path) as aside:
         save_file(tensors, aside, metadata={"made_by": json.dumps(note)})  # one key: several come in any order
 
 
+def noted(origin: Origin) -> dict[str, Any]:
+    """What a shard says of its origin: as before there were states, where there are none."""
+    return {key: value for key, value in asdict(origin).items() if key != "state_names" or value}
+
+
 def content_hash(origin: Origin, tensors: dict[str, Tensor]) -> str:
     """16 hex digits of all that a shard holds."""
-    parts: list[str | bytes] = [json.dumps(asdict(origin))]
+    parts: list[str | bytes] = [json.dumps(noted(origin))]
     for name, tensor in sorted(tensors.items()):
         content = tensor.flatten().view(torch.uint8).numpy().tobytes()
         parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), content]

@@ -35,7 +35,14 @@ FORMATS = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}  # the same in a shard'
 SPLITS = ("train", "test")
 FINAL = "final_"  # before the names of what a shard holds of clips cut where games ended
 PIECE = 256  # clips read at once where all are
-DECIDING = ("vae_hash", "data_hash", "frames", "dtype", "played")  # what two calls that make one folder must share
+DECIDING = (
+    "vae_hash",
+    "data_hash",
+    "frames",
+    "dtype",
+    "played",
+    "state_names",
+)  # what two calls that make one folder must share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +56,7 @@ class Origin:
     frames: Count  # of a clip
     dtype: Literal["fp32", "fp16", "bf16"]  # as which latents are stored
     played: dict[str, int] | None = None  # episodes and seed of newly played training clips; None: recorded ones
+    state_names: list[str] = field(default_factory=list)  # of the numbers of a kept state; none where none is kept
 
     def check_same(self, other: Origin, path: Path) -> None:
         """Compare with the origin of what lies at `path`.
@@ -166,6 +174,8 @@ class LatentsIndex(Origin):
             "rows": ("I64", []),
             "next_actions": ("F32", [stride, len(self.action_names)]),
         }
+        if self.state_names:
+            held["states"] = ("F32", [self.frames, len(self.state_names)])
         return {name: with_bytes(*kind) for name, kind in held.items()}
 
     @property
@@ -201,7 +211,7 @@ class Latents:
     folder: Path
     names: list[str]  # of the shards
     counts: np.ndarray  # int64 "shards", clips of each
-    begins: np.ndarray  # int64 "shards 8", byte where each of `LatentsIndex.tensors`, then `.outcomes` begins; or 0
+    begins: np.ndarray  # int64 "shards n", byte where each of `LatentsIndex.tensors`, then `.outcomes` begins; or 0
     index: LatentsIndex
     digests: Digests
 
@@ -303,7 +313,7 @@ class Latents:
             UserError: the latents have no rewards and ends, or a shard is missing or shorter than it was.
         """
         clips, index = np.asarray(clips, np.int64), self.index
-        wanted = [index.tensors["actions"], *index.outcomes.values()]
+        wanted = [index.tensors["actions"], *list(index.outcomes.values())[:4]]
         held = [torch.empty(len(clips), *(shape or [1]), dtype=NUMBERS[kind]) for kind, shape, _ in wanted]
         shards = self.shards_of(clips)
         rows, begins = clips - (self.ends - self.counts)[shards], self.begins[shards][:, [1, 4, 5, 6, 7]]
@@ -315,6 +325,22 @@ class Latents:
         actions, rewards, dones, count, following = held
         grouped = self.grouped(torch.cat([actions, following], dim=1))[:, 1:]
         return targets(rewards, dones, count[:, 0], self.stride), grouped
+
+    def states(self, clips: Sequence[int]) -> Tensor:
+        """The simulator's state at every frame of some clips, float32 "b f k" in the order of `index.state_names`.
+
+        Raises:
+            UserError: the latents hold no states, or a shard is missing or shorter than it was.
+        """
+        if not self.index.state_names:
+            raise UserError(f"{self.folder} holds no states: encode with --states into another --out")
+        clips, size = np.asarray(clips, np.int64), self.index.outcomes["states"][2]
+        found = torch.empty(len(clips), self.index.frames, len(self.index.state_names))
+        shards = self.shards_of(clips)
+        places = self.begins[shards, 8] + size * (clips - (self.ends - self.counts)[shards])
+        for shard, place, memory in zip(shards, places.tolist(), raw(found)):
+            read_into(self.folder / self.names[shard], [(place, memory)])
+        return found
 
     def whole(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Latents as they are stored "n t c h w" and grouped actions float32 "n t g" of all clips, on a device."""

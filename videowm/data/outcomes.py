@@ -28,11 +28,12 @@ def final_start(dones: Bool[np.ndarray, " f"], frames: int, stride: int, episode
     return None if latest < 0 else latest - min(episode % stride, latest)
 
 
-def as_tensors(clips: list[Clip], frames: int, stride: int, actions: int) -> dict[str, Tensor]:
+def as_tensors(clips: list[Clip], frames: int, stride: int, actions: int, states: int) -> dict[str, Tensor]:
     """Rewards and ends of n clips of f frames, as a shard holds them: rewards and dones "n f-1+k", k the time stride.
 
     Rows that an episode does not have are zeros: `rows` "n" says how many it has. `next_actions` "n k a" are those
-    after the clip. Where fewer were taken the last one is repeated: zeros would tell that the game is over.
+    after the clip. Where fewer were taken the last one is repeated: zeros would tell that the game is over. `states`
+    "n f k" are kept where a state has k > 0 numbers.
     """
     rewards = np.zeros((len(clips), frames - 1 + stride), np.float32)
     dones, following = rewards.astype(np.uint8), np.zeros((len(clips), stride, actions), np.float32)
@@ -41,6 +42,8 @@ def as_tensors(clips: list[Clip], frames: int, stride: int, actions: int) -> dic
         more = found.actions[frames - 1 :]
         following[i, : len(more)], following[i, len(more) :] = more, found.actions[-1]
     found = {"rewards": rewards, "dones": dones, "next_actions": following}
+    if states:
+        found["states"] = np.array([clip.outcomes.states for clip in clips], np.float32).reshape(-1, frames, states)
     rows = torch.tensor([len(clip.outcomes.rewards) for clip in clips], dtype=torch.int64)
     return {name: torch.from_numpy(values) for name, values in found.items()} | {"rows": rows}
 

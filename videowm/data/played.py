@@ -73,13 +73,13 @@ def cut(episode: Episode, number: int, *, frames: int, stride: int) -> list[Clip
 
     Of the consecutive ones neighbours share one frame, and the rest is left.
     """
-    columns = episode.actions, episode.rewards, episode.dones
+    columns = episode.actions, episode.rewards, episode.dones, episode.states
     starts = [(s, False) for s in range(0, len(episode.frames) - frames + 1, frames - 1)]
     if (end := final_start(episode.dones, frames, stride, number)) is not None:
         starts.append((end, True))
     return [
         Clip(episode.frames[s : s + frames], episode.actions[s : s + frames - 1], number, s,
-             Outcomes.of(*columns, s, frames - 1 + stride), final)
+             Outcomes.of(*columns, s, frames, stride), final)
         for s, final in starts
     ]  # fmt: skip
 

@@ -78,7 +78,7 @@ class Dreams:
             rows: dreams at the same time.
             data: recording that dreams begin in; None: that of the training.
             frames: whether frames are drawn, which costs time.
-            device: None: a GPU where there is one. There each latent step is a CUDA graph.
+            device: None: a GPU where there is one. There each latent step is a CUDA graph in bf16.
 
         Raises:
             UserError: the run is not finished or has no heads, or no episode is as long as the context.
@@ -90,6 +90,8 @@ class Dreams:
         self.device = torch.device(device) if device else default_device()
         for part in (self.pipeline, self.heads):
             part.to(self.device)
+        if self.graph:
+            self.pipeline.transformer.to(torch.bfloat16)
         self.dataset = Dataset(data if data is not None else dataset_of(self.run))
         own = sampler_of(self.run)
         self.sampler = own if config.past_level is None else replace(own, context_level=config.past_level)
