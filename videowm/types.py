@@ -65,7 +65,7 @@ class Outcomes:
         cls, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray, states: np.ndarray, start: int, frames: int,
         stride: int,
     ) -> Outcomes:  # fmt: skip
-        """Of an episode's columns the rows of a clip of `frames` frames from `start` on, and of `stride` frames more."""
+        """Of an episode's columns the rows of a clip of `frames` frames from `start` on, and `stride` more."""
         over, count = np.flatnonzero(dones), frames - 1 + stride
         rows = slice(start, min(start + count, int(over[0]) + 1 if len(over) else len(actions)))
         return cls(actions[rows], rewards[rows], dones[rows], states[start : start + frames])

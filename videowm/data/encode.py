@@ -64,8 +64,8 @@ def encode_dataset(
         The index; None in all processes but the first, and where other parts are not made yet.
 
     Raises:
-        UserError: neither `frames` nor the frames' size fits the autoencoder, `out` holds other latents, the dataset is
-            damaged or has no states to keep, or the disk is full.
+        UserError: neither `frames` nor the frames' size fits the autoencoder, or `out` holds other latents. Or the
+            dataset is damaged or has no states to keep, or the disk is full.
     """
     if states and not (dataset.state_names and dataset.has_outcomes):
         raise UserError(f"{dataset.root} has no states that could be kept: encode without --states")
