@@ -87,6 +87,18 @@ def test_options_of_the_launcher(monkeypatch, name, value, expected):
     check_launcher(config)
 
 
+def test_one_process_for_several(monkeypatch):
+    """Guards `accelerate launch --cpu --num_processes 2`, which starts one process without a word."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    check_launcher(TrainConfig())
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(UserError, match="starts one process on a CPU"):
+        check_launcher(TrainConfig())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_launcher(TrainConfig())
+
+
 def test_auto_follows_the_launcher(monkeypatch):
     """Guards `--mixed_precision bf16` that does nothing, and a launcher's silent "no" that makes a GPU's run fp32."""
     before = chosen_precision(TrainConfig())

@@ -81,6 +81,10 @@ def on_apple() -> bool:
     return not use_gpu() and torch.backends.mps.is_available() and not flag("ACCELERATE_USE_CPU")
 
 
+# How a launcher says to its processes how many they are.
+SIZES = {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}
+
+
 def flag(name: str) -> bool:
     """Whether an environment variable that `accelerate launch` sets is true."""
     return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
@@ -90,8 +94,12 @@ def check_launcher(config: TrainConfig) -> None:
     """Refuse options of `accelerate launch` that training here does not follow; they would be ignored in silence.
 
     Raises:
-        UserError: sharded training, accelerate's own compilation or accumulation, or an unknown precision is set.
+        UserError: sharded training, accelerate's own compilation or accumulation, or an unknown precision is set; or
+            several processes were asked for on a CPU, and accelerate started one.
     """
+    if flag("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ and not SIZES & os.environ.keys():
+        raise UserError("accelerate starts one process on a CPU, but several were asked for: use torchrun "
+                        "--nproc_per_node, or --num_processes 1")  # fmt: skip
     for name, what in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
         if flag(f"ACCELERATE_USE_{name}"):
             raise UserError(
