@@ -8,36 +8,13 @@ Errors are in % of the gain (best loss of the highest budget minus that of the t
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from scaling.fit import fit
-from scaling.law import Law, Runs, optimum, score
+from scaling.law import Law
+from scaling.simulate import Design, errors
 from videowm.files import write_json
 
-BEYOND = (10, 32)  # times the highest budget
 FOUR = (1.25e14, 4e14, 1.25e15, 4e15)
-
-
-@dataclass(frozen=True)
-class Design:
-    """Runs of C = 6ND around a best size of 20 tokens a parameter, evenly spaced in ln N."""
-
-    budgets: tuple[float, ...]
-    seeds: tuple[int, ...]  # of every size, a budget each
-    sizes: int = 5
-    spread: float = 4.0
-
-    def runs(self, truth: Law) -> Runs:
-        rows = [
-            (np.sqrt(c / 120) * factor, c)
-            for c, seeds in zip(self.budgets, self.seeds, strict=True)
-            for factor in np.repeat(np.geomspace(1 / self.spread, self.spread, self.sizes), seeds)
-        ]
-        n, c = np.array(rows).T
-        return Runs(n, c / (6 * n), c, truth.predict(n, c / (6 * n)))
 
 
 DESIGNS = {
@@ -54,21 +31,6 @@ DESIGNS = {
 }
 
 
-def errors(truth: Law, design: Design, scatter: float, form: str, studies: int) -> dict[str, list[float]]:
-    """[median, 90 % quantile] of the absolute error at each distance, over studies whose runs scatter in ln L."""
-    runs, rng = design.runs(truth), np.random.default_rng(0)
-    last = runs.loss[runs.c == runs.c.max()].min()
-    found = {times: [] for times in BEYOND}
-    for _ in range(studies):
-        noisy = runs.loss * np.exp(scatter * rng.standard_normal(len(runs)))
-        law = fit(Runs(runs.n, runs.d, runs.c, noisy), form)
-        for times in BEYOND:
-            c = times * runs.c.max()
-            predicted = law.predict(*optimum(law, c)) if form == "surface" else law.predict_c(c)
-            found[times].append(abs(score(predicted, truth.predict(*optimum(truth, c)), last).gain_percent))
-    return {f"{times}x": [round(float(q), 1) for q in np.quantile(off, (0.5, 0.9))] for times, off in found.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--law", type=Path, required=True, help="law.json of a surface, taken for true")
@@ -82,7 +44,8 @@ def main() -> None:
         for form in ("surface", "frontier"):
             row = {"design": name, "runs": len(runs), "FLOPs": float(f"{runs.c.sum():.3g}"), "form": form}
             for scatter in args.scatter:
-                row[f"scatter {scatter:g}"] = errors(truth, design, scatter, form, args.studies)
+                found = errors(truth, runs, scatter, form, args.studies)
+                row[f"scatter {scatter:g}"] = {f"{x}x": [round(float(q), 1) for q in off] for x, off in found.items()}
             said.append(row)
             print(row, flush=True)
     if args.out:

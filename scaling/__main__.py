@@ -24,6 +24,8 @@ examples:
   python -m scaling check-lr configs/sweep/takecover.yaml --plan   what that costs
   python -m scaling fit study.yaml                                fit a law to the finished points
   python -m scaling fit table.csv --n params --c flops --loss loss --out law.json
+  python -m scaling fit table.csv --c flops --page law.html       with forms weighed, interval and figure
+  python -m scaling design law.json --flops 3e16 --error 5        which grid tells as much
   python -m scaling predict study.yaml --budget 1e17              freeze the law's loss of a larger run
   python -m scaling seal study.yaml --budget 1e17                 draw the target's seed from the committed prediction
   python -m scaling verify benchmarks/studies/takecover           did predictions come first
@@ -57,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     p = verb(predict, "predict", "freeze a prediction, with its interval and hash, before the run exists",
              api.PredictOptions)  # fmt: skip
     p.add_argument("--budget", type=float, action="append", required=True, help="training FLOPs; may be repeated")
+    verb(design, "design", "propose the grid of a study for its FLOPs and a wished error", api.DesignOptions,
+         source="law.json of a surface, taken for true")  # fmt: skip
     p = verb(seal, "seal", "draw a target's seed from its committed prediction and a public beacon", api.SealOptions)
     p.add_argument("--budget", type=float, action="append", required=True, help="training FLOPs; may be repeated")
     verb(verify, "verify", "say what is proven of the order of predictions and targets, and what must be trusted",
@@ -129,6 +133,21 @@ def predict(args: argparse.Namespace) -> None:
     for budget in args.budget:
         path, prediction = api.predict(sweep, budget, options)
         print(f"{path}: {prediction}")
+
+
+def design(args: argparse.Namespace) -> None:
+    """The proposed grid as settings of a sweep, and every grid that was simulated."""
+    options = options_from(api.DesignOptions, args)
+    chosen, found = api.design(args.sweep, options)
+    heads = f"{'FLOPs':>9s} {'runs':>5s} {'budgets':>8s} {'sizes':>6s} {'seeds':>6s}"
+    print(f"{heads}  error at 10x in % of the gain: half of all studies, nine in ten")
+    for one in found:
+        grid, mark = one.design, "  <- proposed" if one is chosen else ""
+        row = f"{one.flops:9.3g} {one.runs:5d} {len(grid.budgets):8d} {grid.sizes:6d} {grid.seeds[0]:6d}"
+        print(f"{row}  {one.median:.1f}, {one.most:.1f}{mark}")
+    if chosen.median > options.error:
+        print(f"no grid of {options.flops:.3g} FLOPs comes within {options.error:g} %: the nearest is proposed")
+    print(chosen.design)
 
 
 def seal(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from scaling.point import Point, SweepConfig, load_sweep, planned
 from videowm import config as configuration
-from videowm.limits import Count, Positive, Seed, Whole
+from videowm.limits import Count, Flops, Positive, Seed, Whole
 from videowm.types import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from scaling.frozen import Prediction
     from scaling.law import Law, Runs
     from scaling.seal import Seal
+    from scaling.simulate import Proposal
     from scaling.verify import Finding
 
 logger = logging.getLogger("scaling")
@@ -71,6 +72,7 @@ class FitOptions:
     seed: Seed = 0  # of the bootstrap's draws
     out: Path | None = None  # law.json to write; of a sweep with arms, each arm's name is added
     figure: Path | None = None  # .png, .pdf or .svg to write; likewise
+    page: Path | None = None  # .html to write, with forms weighed and intervals; likewise
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,16 @@ class PredictOptions:
     form: PredictableForm | None = None  # of the law (default: combined, by rolling validation)
     y: str = LOSS  # metric that is predicted
     arm: str | None = None  # of a grid with arms, the one whose runs are extrapolated
+
+
+@dataclass(frozen=True)
+class DesignOptions:
+    """What a study may cost, and how near it should come."""
+
+    flops: Flops = 3e16  # training FLOPs of all runs together
+    error: Positive = 5.0  # wished at 10 times the highest budget, in % of the gain, in half of all studies
+    scatter: Positive = 0.01  # standard deviation of one run's ln L
+    studies: Count = 30  # simulated for each grid
 
 
 @dataclass(frozen=True)
@@ -247,7 +259,7 @@ def fit(sweep: SweepConfig, options: FitOptions = FitOptions()) -> Fitted:  # no
 def of_arm(options: FitOptions, arm: str | None) -> FitOptions:
     """The options with the arm's name in the names of the files."""
     named = {key: path and path.with_stem(f"{path.stem}-{arm}")
-             for key, path in (("out", options.out), ("figure", options.figure))}  # fmt: skip
+             for key, path in (("out", options.out), ("figure", options.figure), ("page", options.page))}  # fmt: skip
     return options if arm is None else replace(options, **named)
 
 
@@ -283,6 +295,10 @@ def fit_runs(runs: Runs, options: FitOptions = FitOptions()) -> Law:  # noqa: B0
         from scaling.figures import law_figure
 
         law_figure(result, runs).savefig(options.figure, dpi=200)
+    if options.page:
+        from scaling.lawpage import write_page
+
+        write_page(options.page, runs, doubts, title=options.page.stem, draws=min(options.bootstrap, 200))
     return law
 
 
@@ -301,6 +317,26 @@ def predict(sweep: SweepConfig, budget: float, options: PredictOptions = Predict
     from scaling.predict import freeze
 
     return freeze(sweep, budget, **asdict(configuration.check(options)))
+
+
+def design(law: str | Path, options: DesignOptions = DesignOptions()) -> tuple[Proposal, list[Proposal]]:  # noqa: B008
+    """The cheapest grid that comes as near as wished where a law.json's surface is true, and all that were simulated.
+
+    Raises:
+        UserError: the file is no surface.
+    """
+    from scaling.law import SURFACES, Law
+    from scaling.simulate import best, proposals
+
+    configuration.check(options)
+    try:
+        truth = Law.from_json(Path(law).read_text())
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{law} cannot be read as a law.json ({error}): write one with `fit --out`") from None
+    if truth.form not in SURFACES:
+        raise UserError(f"{law} holds a {truth.form} law, which knows no sizes: fit the form 'surface'")
+    found = list(proposals(truth, options.flops, options.scatter, options.studies))
+    return best(found, options.error), found
 
 
 def seal(sweep: SweepConfig, budget: float, options: SealOptions = SealOptions()) -> tuple[Path, Seal, list[str]]:  # noqa: B008

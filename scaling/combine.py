@@ -272,6 +272,11 @@ class Combined:
         """ln L of the best run."""
         return float(np.log(self.runs.loss.min()))
 
+    @property
+    def leading(self) -> Law:
+        """The law of the form with the most weight."""
+        return self.members[max(self.weights, key=lambda form: self.weights[form])].law
+
     def at(self, n, d, c, level: float = 0.9) -> Outlook:
         """The forecast of one new run at each of "points" N parameters, D tokens and C FLOPs."""
         n, d, c = (np.atleast_1d(np.asarray(v, float)) for v in (n, d, c))

@@ -15,23 +15,25 @@ from videowm.show import new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from scaling.combine import Combined
     from scaling.frozen import Prediction
 
 CURVES = 7  # iso-N curves drawn at most; more of them hide the runs
 AHEAD = 32.0  # the law is drawn this factor of compute beyond the largest run
 NEAR = 3.0  # a parabola's lowest point this far outside the sizes is no estimate of anything
-RED, GREY = "#c1121f", "#8e8e93"
+RED, GREY, BLUE = "#c1121f", "#8e8e93", "#1d4e89"
 Cut = Mapping[str, Sequence[tuple[float, float | None]]]  # why -> compute, and loss where there is one
 
 
 def law_figure(result: Bootstrap | Law, runs: Runs, *, targets: Runs | None = None, cost: Cost | None = None,
-               predicted: Sequence[Prediction] = (), cut: Cut | None = None) -> Figure:  # fmt: skip
+               predicted: Sequence[Prediction] = (), cut: Cut | None = None,
+               mixed: Combined | None = None) -> Figure:  # fmt: skip
     """Loss against compute with the law.
 
     A surface shows iso-N curves and its frontier, the other forms the frontier runs they were fitted to. The band is
-    the 90 % interval of one new run, drawn where `result` is a Bootstrap. `targets` are held-out runs, `predicted` what
-    was frozen of them (budget, loss, interval), `cut` what no law sees. `cost(N, D)` places the curves of a surface;
-    without it the runs' own C / 6ND is interpolated over N.
+    the 90 % interval of one new run: beyond the runs that of `mixed`, all forms weighed, else that of a Bootstrap.
+    `targets` are held-out runs, `predicted` what was frozen of them (budget, loss, interval), `cut` what no law sees.
+    `cost(N, D)` places the curves of a surface; without it the runs' own C / 6ND is interpolated over N.
     """
     figure, (axes,) = new_figure()
     law = result.law if isinstance(result, Bootstrap) else result
@@ -41,14 +43,17 @@ def law_figure(result: Bootstrap | Law, runs: Runs, *, targets: Runs | None = No
         _draw_surface(figure, axes, law, runs)
         cost = cost or measured_cost(runs)
         n, d = np.array([optimum(law, c, cost) for c in budgets]).T
-        loss, band = law.predict(n, d), isinstance(result, Bootstrap) and result.interval(n, d)
+        loss, band = law.predict(n, d), not mixed and isinstance(result, Bootstrap) and result.interval(n, d)
     else:
         _draw_frontier(axes, law, runs, budgets)
-        loss, band = law.predict_c(budgets), isinstance(result, Bootstrap) and result.interval_c(budgets)
+        n, d = np.median(runs.n), np.median(runs.d)
+        loss, band = law.predict_c(budgets), not mixed and isinstance(result, Bootstrap) and result.interval_c(budgets)
     inside = budgets <= runs.c.max()
     axes.plot(budgets[inside], loss[inside], color="black", lw=1.4, zorder=4, label=_name(law))
     axes.plot(budgets[~inside], loss[~inside], color="black", lw=1.4, ls=(0, (4, 2)), zorder=4, label="beyond the runs")
-    if band is not False:
+    if mixed:
+        _draw_mixed(axes, mixed, *(np.broadcast_to(v, budgets.shape)[~inside] for v in (n, d, budgets)))
+    elif band is not False:
         axes.fill_between(budgets, *band, color="black", alpha=0.13, lw=0, zorder=3, label="90 % of new runs")
     draw_predictions(axes, predicted)
     if targets is not None:
@@ -59,6 +64,13 @@ def law_figure(result: Bootstrap | Law, runs: Runs, *, targets: Runs | None = No
     _finish(axes, np.concatenate(shown))
     axes.set_xlim(budgets[0] / 1.6, end * 1.6)
     return figure
+
+
+def _draw_mixed(axes, mixed: Combined, n: np.ndarray, d: np.ndarray, c: np.ndarray) -> None:
+    """All forms weighed, beyond the runs."""
+    found = mixed.at(n, d, c)
+    axes.plot(c, found.loss, color=BLUE, lw=1.4, ls=(0, (4, 2)), zorder=4, label="all forms, weighed")
+    axes.fill_between(c, found.low, found.high, color=BLUE, alpha=0.15, lw=0, zorder=3, label="90 % of new runs")
 
 
 def draw_predictions(axes, predicted: Sequence[Prediction]) -> None:

@@ -169,7 +169,7 @@ def compared(p: Prediction, record: Finished | None) -> dict[str, str]:
         f"{100 * p.level:.0f} % interval": f"{low:.4f} to {high:.4f}",
         "held out": "yes" if p.held_out else "no",
         "measured": "not run yet" if record is None else f"{value:.4f} ({record.name})",
-        "inside": "" if record is None else ("yes" if low <= value <= high else "no"),
+        "inside": "" if record is None else f"{'yes' if low <= value <= high else 'no'}, of ± {p.half_width:.1f} %",
     }
     last = p.baselines["no further gain"]
     for name, guess in {"error": p.loss, **p.baselines}.items():

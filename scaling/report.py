@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from scaling import check, futures
 from scaling.arms import sentences as arm_sentences
+from scaling.combine import Combined
 from scaling.dispatch import diverged
 from scaling.figures import AHEAD, Cut, isoflop_figure, law_figure, measured_cost
 from scaling.fit import Bootstrap, bootstrap_fit, fit
@@ -21,9 +22,10 @@ from scaling.law import Cost, Law, Runs, identifiable, optimum
 from scaling.panels import against_compute, best_of_budgets, horizon_figure, panels
 from scaling.plan import bases, plan
 from scaling.point import Point, SweepConfig, planned
-from scaling.predict import REACHED, Prediction, comparison, measured, predictions
+from scaling.predict import REACHED, Prediction, comparison, in_percent, measured, predictions
 from scaling.records import Finished, by_arm, finished, is_loss, rolled, runs_of, unstopped
 from scaling.summary import as_csv, costs, data_rows, left_out, precision, sentences, table_rows
+from scaling.verify import verify
 from videowm.files import write_atomic
 from videowm.show import encode_figure
 from videowm.types import UserError
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger("scaling")
 TEMPLATE = Path(__file__).with_name("report.html")
+DRAWS = 100  # refits of the combined forecast
 FIGURES = ("loss", "isoflop", "panels", "horizon", "check-lr", "headline")  # with numbers, that a page may have
 
 
@@ -90,6 +93,7 @@ class Study:
     cost: Cost | None  # exact FLOPs at N and D; None without a grid
     law: Bootstrap | Law | None
     why_not: str | None  # why there is no law
+    mixed: Combined | None = None  # all forms of the runs that no prediction holds out
 
     @staticmethod
     def of(sweep: SweepConfig, y: str) -> Study:
@@ -106,7 +110,8 @@ class Study:
         best, predicted = best_of_budgets(records, y), predictions(sweep, y)
         cost = None if sweep.grid is None else Dial.of(next(iter(bases(sweep).values()))).cost
         law, why_not = law_of(records, y, predicted, cost)
-        return Study(sweep, y, points, records, best, predicted, short_names(sweep, records), cost, law, why_not)
+        mixed = law and combined_of(held_out(records, y, predicted)[0])
+        return Study(sweep, y, points, records, best, predicted, short_names(sweep, records), cost, law, why_not, mixed)
 
     @property
     def fitted(self) -> Law | None:
@@ -142,7 +147,7 @@ def draw_figures(study: Study, parts: Parts, verdict: check.Verdict | None) -> N
     else:
         runs, targets = held_out(records, y, study.predicted)
         parts.figure("loss", lambda: law_figure(law, runs, targets=targets, cost=study.cost,
-                                                predicted=study.predicted, cut=cut))  # fmt: skip
+                                                predicted=study.predicted, cut=cut, mixed=study.mixed))  # fmt: skip
         parts.figure("isoflop", lambda: isoflop_figure(runs, study.fitted, study.cost))
     if verdict:
         parts.figure("check-lr", lambda: check.figure(verdict))
@@ -175,8 +180,16 @@ def page(study: Study, parts: Parts, verdict: check.Verdict | None) -> str:
         why_not=study.why_not, law=study.fitted and law_summary(study.fitted), files=shown, failed=parts.failed,
         lost=left_out(study.points), predicted=comparison(study.predicted, records), best=best[-1],
         strip_frames=sweep.strip_frames, costs=costs(study.points, check_points(sweep)), check=verdict and str(verdict),
-        arms=arm_sentences(records, study.y), precision=precision(records if sweep.grid else [], best),
+        arms=arm_sentences(records, study.y), precision=precision(records if sweep.grid else [], best, verdict),
+        beside=beside(study), order=order_lines(study),
     )  # fmt: skip
+
+
+def order_lines(study: Study) -> list[str]:
+    """What is proven of the order of predictions and targets; empty without a prediction."""
+    if not study.predicted:
+        return []
+    return [line for path, found in verify(study.sweep.out).items() for line in (path.name, *map(str, found))]
 
 
 def short_names(sweep: SweepConfig, records: list[Finished]) -> dict[str, str]:
@@ -221,6 +234,30 @@ def law_of(records: list[Finished], y: str, predicted: Sequence[Prediction] = ()
         return bootstrap_fit(runs, form), None
     except UserError:  # too few to resample
         return fit(runs, form), None
+
+
+def combined_of(runs: Runs) -> Combined | None:
+    """All forms weighed; None where the runs are too few."""
+    try:
+        return Combined.of(runs, DRAWS)
+    except UserError:
+        return None
+
+
+def beside(study: Study) -> list[dict[str, str]]:
+    """What every form says today of each predicted budget, from the runs that were not held out, a row each."""
+    rows = []
+    for p in study.predicted if study.mixed else ():
+        best = study.mixed.optimum(p.budget, study.cost) if p.n is None else (p.n, p.d)
+        if best is None:
+            continue
+        found, record = study.mixed.at(*best, p.budget), measured(p, study.records)
+        half = 50 * float((found.high - found.low)[0] / found.loss[0])
+        losses = {f"combined (± {half:.1f} %)": found.loss} | found.by_form
+        for form, loss in losses.items():
+            error = record and in_percent(float(loss[0]), record.metrics[p.y], p.baselines["no further gain"])
+            rows.append({"FLOPs": f"{p.budget:.3g}", "form": form, "predicted": f"{loss[0]:.4f}", "error": error or ""})
+    return rows
 
 
 def has_optima(runs: Runs, cost: Cost | None) -> bool:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from scaling.point import Point
 from scaling.records import Finished, read_record, rolled, unstopped
 from videowm import bootstrap
 from videowm.record import RunRecord
+
+if TYPE_CHECKING:
+    from scaling.check import Verdict
 
 HORIZONS = (1, 4, 8, 16, 32, 64)  # predicted frames that are columns of the table
 
@@ -60,15 +63,18 @@ def with_error(record: Finished, name: str, digits: str = ".4f") -> str:
     return f"{value:{digits}}" + (f" ± {error:{digits}}" if known else "")
 
 
-def precision(records: Sequence[Finished], best: Sequence[Finished]) -> list[str]:
-    """How far seeds scatter in a grid's `records`, and how well the bank tells the `best` of neighbouring budgets
-    apart; empty where neither is known."""
-    return [*scatter_sentence(records), *pairing_sentence(best)]
+def precision(records: Sequence[Finished], best: Sequence[Finished], verdict: Verdict | None = None) -> list[str]:
+    """How far seeds scatter in a grid's `records` and its learning-rate check, and how well the bank tells the `best`
+    of neighbouring budgets apart; empty where neither is known."""
+    return [*scatter_sentence(records, verdict), *pairing_sentence(best)]
 
 
-def scatter_sentence(records: Sequence[Finished]) -> list[str]:
-    """The scatter of runs that differ in nothing but their seed, in ln L."""
+def scatter_sentence(records: Sequence[Finished], verdict: Verdict | None = None) -> list[str]:
+    """The scatter of runs that differ in nothing but their seed, in ln L: of the grid, and of the check of rates."""
     groups: dict[tuple, list[float]] = {}
+    for curve in verdict.curves if verdict else ():
+        for factor, losses in zip(verdict.factors, curve.losses, strict=True):
+            groups[curve.depth, curve.tokens, factor] = [math.log(loss) for loss in losses if loss]
     for r in unstopped(records):
         groups.setdefault((r.arm, r.depth, r.steps), []).append(math.log(r.metrics["heldout/loss"]))
     seeds = [found for found in groups.values() if len(found) > 1]

@@ -192,7 +192,9 @@ def test_a_design_is_as_good_as_its_runs():
     """Guards errors that are not of the extrapolation: none without scatter, more with more of it."""
     study = Path(__file__).parents[1] / "benchmarks/studies/takecover/law.json"
     truth, plan = Law.from_json(study.read_text()), design.DESIGNS["3 sizes"]
-    exact, some, more = (design.errors(truth, plan, scatter, "surface", 10)["10x"] for scatter in (0, 0.005, 0.02))
+    exact, some, more = (
+        design.errors(truth, plan.runs(truth), scatter, "surface", 10)[10] for scatter in (0, 0.005, 0.02)
+    )
     assert exact[1] < 0.1 < some[0] < more[0] and len(plan.runs(truth)) == 18
 
 

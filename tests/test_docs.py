@@ -72,6 +72,7 @@ BEHIND = {
     "status configs/sweep/quickstart.yaml": SWEEP,
     "report configs/sweep/quickstart.yaml": [*SWEEP, "--no-wandb"],
     "fit": ["--bootstrap", "20"],
+    "design": ["--studies", "1"],
 }
 
 

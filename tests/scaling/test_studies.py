@@ -63,6 +63,11 @@ def test_the_law_from_the_table_alone(tmp_path):
     millions = ["--n-unit", "1e-6", "--bootstrap", "0"]
     run(parse_args(parser(), ["fit", str(study / "points.csv"), *columns, *millions, "--out", str(out)]))
     assert json.loads(out.read_text())["params"]["alpha"] == pytest.approx(kept["params"]["alpha"], rel=1e-4)
+    page = tmp_path / "law.html"
+    run(parse_args(parser(), ["fit", str(study / "points.csv"), *columns, "--bootstrap", "20", "--page", str(page)]))
+    html = page.read_text()
+    assert "These 22 runs will be off by" in html and "surface-0" in html and "(± " in html
+    assert "data:image/png" in html and "nan" not in html.split("data:image")[0]
     with pytest.raises(UserError, match="--where is for a table"):
         run(parse_args(parser(), ["fit", "configs/sweep/takecover.yaml", "--where", "C<1e16"]))
 
