@@ -96,32 +96,34 @@ class Choices(Columns):
         return (self.space.start + [int(np.argmax(block)) for block in blocks]).astype(self.space.dtype)
 
 
-class Buttons(Columns):
-    """`MultiBinary`: a column for each button, 1 where it is pressed."""
+class Numbers(Columns):
+    """An array of numbers: a column for each, in their order."""
+
+    word: str  # of the columns' names
 
     def __init__(self, space: Any, meanings: Sequence[str]) -> None:
         super().__init__(space, meanings)
-        self.names = tuple(f"button_{i}" for i in range(math.prod(space.shape)))
+        self.names = tuple(f"{self.word}_{i}" for i in range(math.prod(space.shape)))
 
     def vector(self, action: Any) -> np.ndarray:
-        """0 and 1."""
+        """The numbers, which must be finite and in the space."""
         return self.check(action).astype(np.float32).ravel()
+
+
+class Buttons(Numbers):
+    """`MultiBinary`: 1 where a button is pressed."""
+
+    word = "button"
 
     def action(self, vector: np.ndarray) -> Any:
         """Buttons are pressed by values above 0.5."""
         return (np.reshape(vector, self.space.shape) > 0.5).astype(self.space.dtype)
 
 
-class Axes(Columns):
+class Axes(Numbers):
     """`Box`: its numbers as they are."""
 
-    def __init__(self, space: Any, meanings: Sequence[str]) -> None:
-        super().__init__(space, meanings)
-        self.names = tuple(f"axis_{i}" for i in range(math.prod(space.shape)))
-
-    def vector(self, action: Any) -> np.ndarray:
-        """The numbers, which must be finite and within the space's limits."""
-        return self.check(action).astype(np.float32).ravel()
+    word = "axis"
 
     def action(self, vector: np.ndarray) -> Any:
         """The numbers within the limits, which rounding to float32 may have passed."""
