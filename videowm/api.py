@@ -32,6 +32,7 @@ from videowm.options import (
     ImportOptions,
     LatentsOptions,
     PlayOptions,
+    ProbeOptions,
     PullOptions,
     PushOptions,
     QuickstartOptions,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CaptionOptions", "EncodeOptions", "EndpointOptions", "EvaluateOptions", "ExpandOptions", "GenerateOptions",
-    "ImportOptions", "LatentsOptions", "PlayOptions", "PullOptions", "PushOptions", "QuickstartOptions",
+    "ImportOptions", "LatentsOptions", "PlayOptions", "ProbeOptions", "PullOptions", "PushOptions", "QuickstartOptions",
     "RecordOptions", "TrainOptions", "UserError",
     "caption", "encode", "evaluate", "expand", "generate", "import_", "info", "latents", "play", "pull", "push",
     "quickstart", "record", "train",
@@ -199,6 +200,22 @@ def latents(
     from videowm.explore import write_directions
 
     return write_directions(str(vae), Path(data), Path(out), configuration.check(options))
+
+
+def probe(run: AnyPath, out: AnyPath = "probe.png", options: ProbeOptions = ProbeOptions()) -> dict[str, Any]:
+    """Read the simulator's factors off every layer of a world model; returns what the JSON beside the picture holds.
+
+    Args:
+        run: finished run of `task: world`.
+        out: the picture, whose name ends in .png.
+        options: which factors, of which recording.
+
+    Raises:
+        UserError: another ending, a factor that is not there or does not vary, or a recording without states.
+    """
+    from videowm.explore import write_probe
+
+    return write_probe(Path(run), Path(out), configuration.check(options))
 
 
 def generate(

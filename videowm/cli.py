@@ -23,6 +23,7 @@ examples:
   videowm encode data/carracing --vae runs/vae --out latents/carracing
   accelerate launch -m videowm train configs/world/quickstart.yaml depth=6
   videowm latents runs/vae --data data/carracing --out latents.png
+  videowm probe runs/world --factor speed turn                what is known in which layer
   videowm generate runs/world --from data/carracing --episode 3 --actions "left*8 gas*16" --out clip.mp4
   videowm evaluate runs/world
   videowm play runs/world                                     in a browser
@@ -140,6 +141,12 @@ def model_verbs(verb: Verb) -> None:
     p.add_argument("--data", type=Path, required=True, help="dataset whose held-out clips are encoded")
     p.add_argument("--out", type=Path, default=Path("latents.png"), help="default: %(default)s")
     add_options(p, api.LatentsOptions)
+
+    p = verb(probe, "read the simulator's state off every layer of a world model; writes a picture, and JSON beside",
+             "videowm probe runs/world --factor speed turn")  # fmt: skip
+    p.add_argument("run", type=Path, help="run directory of a task: world")
+    p.add_argument("--out", type=Path, default=Path("probe.png"), help="default: %(default)s")
+    add_options(p, api.ProbeOptions)
 
 
 def run_verbs(verb: Verb) -> None:
@@ -259,6 +266,16 @@ def latents(args: argparse.Namespace) -> None:
         print(label + (f" ± {row['r2_se']:.2f}" if row["best"] else ""))
     followed = ", then the state column of the highest R²" if any(row["best"] for row in found["directions"]) else ""
     print(f"{args.out}: share of variance{followed} over {found['episodes']} episodes")
+
+
+def probe(args: argparse.Namespace) -> None:
+    """One line for each factor: the best layer, and the two controls."""
+    found = api.probe(args.run, args.out, options_from(api.ProbeOptions, args))
+    for row in found["factors"]:
+        r2, best, unit = row["r2"], row["best"], row["unit"]
+        print(f"{row['factor']}: {r2[best]:.2f} in {best}, {r2['latents']:.2f} in the latents, {r2['random']:.2f} in a "
+              f"random network; unit {unit['unit']} of {unit['block']} alone {unit['r2']:.2f}")  # fmt: skip
+    print(f"{args.out}: R² over {found['episodes']} held-out episodes, each read by probes of the others")
 
 
 def generate(args: argparse.Namespace) -> None:

@@ -128,6 +128,15 @@ class LatentsOptions:
 
 
 @dataclass(frozen=True)
+class ProbeOptions:
+    """How a world model's states are probed; see `videowm.api.probe`."""
+
+    data: Path | None = None  # recording whose held-out clips are looked at (default: that of the training)
+    factor: tuple[str, ...] = ()  # state columns, or a car's forward, sideways and turn (default: all that vary)
+    clips: Count = 64  # about how many held-out clips
+
+
+@dataclass(frozen=True)
 class GenerateOptions:
     """How a run is rolled out; see `videowm.api.generate`."""
 

@@ -35,14 +35,8 @@ FORMATS = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}  # the same in a shard'
 SPLITS = ("train", "test")
 FINAL = "final_"  # before the names of what a shard holds of clips cut where games ended
 PIECE = 256  # clips read at once where all are
-DECIDING = (
-    "vae_hash",
-    "data_hash",
-    "frames",
-    "dtype",
-    "played",
-    "state_names",
-)  # what two calls that make one folder must share
+# What two calls that make one folder must share.
+DECIDING = ("vae_hash", "data_hash", "frames", "dtype", "played", "state_names")
 
 
 @dataclass(frozen=True, kw_only=True)
