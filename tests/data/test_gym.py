@@ -138,7 +138,7 @@ def test_an_episode_is_a_function_of_its_seed_alone(dots, tmp_path):
     np.testing.assert_array_equal(late.actions, Dataset(one).all_actions(3))
     memory = PlayedEpisodes(PlayConfig(dots, 4, frames=12, arguments=DOTS, workers=1))
     np.testing.assert_array_equal(memory.clip(3, 0, 12).frames, late.frames)
-    clips = next(PlayedSource(Dataset(one), episodes=34, seed=7, workers=1).shards([1], 12))
+    clips = next(PlayedSource(Dataset(one), episodes=34, seed=7, workers=1).shards([1], 12, 4))
     assert [clip.episode for clip in clips] == [32, 33]
     np.testing.assert_array_equal(clips[1].frames, play_episode(world, 7, 33, 12).frames)
     held = [len(set(map(tuple, play_episode(open_world(dots, **DOTS, hold=n), 5, 0, 9).actions))) for n in (1, 8)]
