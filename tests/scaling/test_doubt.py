@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from scaling import predict
@@ -21,7 +21,9 @@ STUDY = Path(__file__).parents[2] / "benchmarks/studies/takecover/points.csv"
 EPOCH = Path(__file__).parent / "data/epoch_chinchilla_svg_extracted_data.csv"
 TAKECOVER = read_table(STUDY, n="N", d="D", c="C", loss="heldout/loss")
 ROW = some.integers(0, len(TAKECOVER) - 1)
-LITTLE = settings(max_examples=5, deadline=None, derandomize=True)
+LITTLE = settings(
+    max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+)
 
 
 def changed(row: int, **times: float) -> Runs:
