@@ -53,7 +53,7 @@ def test_the_whole_way_at_48x64(dots, videowm, vae_arguments, world_sizes):
     metrics = found.get("metrics", found)
     assert np.isfinite(metrics["counterfactual/psnr"]) and "counterfactual/game_refused" not in metrics
     assert proportions("sweep/1x/evaluation/strip.png", margin=110, cell=96, columns=4)
-    assert proportions("sweep/report/strip.png", margin=56, cell=128, columns=9)
+    assert proportions("sweep/report/strip.png", margin=56, cell=128, columns=5)
 
 
 def size_of(path: str) -> tuple[int, int]:
