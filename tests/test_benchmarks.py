@@ -229,8 +229,8 @@ def test_trials_of_latents_are_compared_clip_by_clip(dataset, tmp_path, monkeypa
     vae = ["vae.size.width=8", "train.steps=1", "train.batch=1", "evaluate.clips=1", "train.warmup=0"]
     world = ["hidden=32", "heldout.clips=2", "heldout.window=4", "heldout.context=2"]
     call = ["x", "--data", dataset, "--runs", tmp_path, "--trials", "8 channels, time stride 1", "--depth", 1,
-            "--budget", 1e8, "--seeds", 1, "--clips", 1, "--vae", *vae, "train.trackers=[]",
-            "--world", *world, "train.trackers=[]"]  # fmt: skip
+            "--budget", 1e8, "--seeds", 1, "--clips", 1, "--vae", *vae, "train.trackers=[]", "train.precision=fp32",
+            "--world", *world, "train.trackers=[]", "train.precision=fp32"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", [*map(str, call)])
     vae_rollouts.main()
     assert "| 8 channels, time stride 1 |" in capsys.readouterr().out
