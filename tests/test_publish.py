@@ -216,6 +216,7 @@ def test_a_folder_that_needs_nothing_else(world_run, dataset, tmp_path, videowm)
     assert made.code == 0 and "9 context frames, 8 predicted" in made.out, made.errors
     measured = videowm("evaluate", moved, "--clips", 2, "--horizon", 4, "--counterfactuals", 0)
     assert measured.code == 0 and "fidelity/psnr" in measured.out and "rollout/lead" in measured.out, measured.errors
+    assert "decisions need whole ones" in videowm("evaluate", moved, "--decisions", 2).errors[-1]
     assert (moved / "evaluation.html").exists() and dataset_of(moved) == moved / "starts"
     weights = bytearray((moved / f"vae/{WEIGHTS}").read_bytes())
     weights[-200:] = bytes(200)

@@ -84,7 +84,7 @@ def decisions(
     if not options.decisions:
         return {}
     began = time.perf_counter()
-    heads = Heads.open(run, pipeline.config.transformer_hash).to(pipeline.device)
+    heads = Heads.open(run, WorldModelPipeline.load_config(run).get("transformer_hash")).to(pipeline.device)
     frozen = Frozen(pipeline.transformer, config.sampler, pipeline.shift, pipeline.trained_on.window,
                     pipeline.text_conditioning(None, 1, 1))  # fmt: skip
     found = decision(pipeline, frozen, heads, Replay(dataset), DecisionConfig(moments=options.decisions))
@@ -111,7 +111,14 @@ def brought_starts(run: Path) -> bool:
 
 
 def measure_starts(run: Path, options: EvaluateOptions) -> dict[str, Any]:
-    """What can be measured without latents: rollouts from the stretches that a pushed run brought along."""
+    """What can be measured without latents: rollouts from the stretches that a pushed run brought along.
+
+    Raises:
+        UserError: decisions are asked for, which need whole games.
+    """
+    if options.decisions:
+        raise UserError(f"{run} brings only stretches of games, and decisions need whole ones: leave out --decisions, "
+                        "or evaluate a run beside its recording and latents")  # fmt: skip
     began, dataset = time.perf_counter(), Dataset(run / STARTS)
     pipeline = WorldModelPipeline.open(run).to(default_device())
     own = configuration.read(run / "config.yaml").get("rollout", {})

@@ -108,6 +108,7 @@ def test_a_model_is_measured(replay, three_heads, three_run, monkeypatch):
     monkeypatch.setattr("videowm.measure.DecisionConfig", lambda moments: DecisionConfig(
         moments, courses=5, seconds=0.8, futures=2, ceiling=3, rows=24))  # fmt: skip
     pipeline, config = WorldModelPipeline.open(three_run), RolloutConfig(sampler=Sampler(1, "euler"))
+    pipeline.register_to_config(transformer_hash=None)  # as of the pipeline that an evaluation builds
     options = EvaluateOptions(decisions=6)
     found = [decisions(three_run, pipeline, replay.dataset, config, options) for _ in range(2)]
     for metrics in found:
