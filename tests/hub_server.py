@@ -1,7 +1,7 @@
 """A server of the Hugging Face Hub's protocol, as far as `huggingface_hub` needs it to push and pull; in memory.
 
 It keeps repositories with branches, tags and commits, files in git and files behind LFS, and a token. A test may let it
-break: `cut_after` bytes of uploads, `fail` as the status of every answer.
+break: `cut_after` a number of uploads, `fail` as the status of every answer.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class HubServer:
         self.uploads: list[str] = []  # sha256 of every upload that was finished
         self.fail: int | None = None  # status of every answer
         self.cut_after: int | None = None  # uploads that are taken before the connection is cut
+        self.taking = threading.Lock()  # a client uploads several files at once; they are taken one by one
         handler = type("Handler", (Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -147,14 +148,17 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({"transfer": "basic", "objects": found})
 
     def upload(self, path: str, body: bytes) -> None:
-        if self.hub.cut_after is not None and len(self.hub.uploads) >= self.hub.cut_after:
-            self.close_connection = True
-            return self.error(403, "", "the upload was cut")
         oid = path.rpartition("/")[2]
         assert hashlib.sha256(body).hexdigest() == oid
-        self.hub.objects[oid] = body
-        self.hub.uploads.append(oid)
-        return self.answer({})
+        with self.hub.taking:
+            taken = self.hub.cut_after is None or len(self.hub.uploads) < self.hub.cut_after
+            if taken:
+                self.hub.objects[oid] = body
+                self.hub.uploads.append(oid)
+        if taken:
+            return self.answer({})
+        self.close_connection = True
+        return self.error(403, "", "the upload was cut")
 
     def api(self, kind: str, name: str, verb: str | None, revision: str | None, rest: str | None, body: bytes,
             token: str) -> None:  # fmt: skip
