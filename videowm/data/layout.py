@@ -80,7 +80,7 @@ def encode_video(path: Path, episodes: Iterable[Iterable[np.ndarray]], fps: floa
 
     Groups of pictures are closed and hold no B-frames: decord returns wrong frames without a word from open ones.
     One thread, because x264's output depends on their number. No macroblock tree and no look-ahead for it: with them
-    one encoding in thirty to forty had other bytes, and so had another processor. One frame is in memory at a time.
+    one encoding in about forty had other bytes, and so had another processor. One frame is in memory at a time.
     """
     import av
 
