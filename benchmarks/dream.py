@@ -25,8 +25,9 @@ from videowm.device import default_device
 from videowm.dit.heads import Heads
 from videowm.dit.sample import sampler_of
 from videowm.dream.env import DreamVectorEnv
+from videowm.evaluate.choices import DecisionConfig
 from videowm.evaluate.counterfactual import Replay
-from videowm.evaluate.decision import DecisionConfig, decision
+from videowm.evaluate.decision import decision
 from videowm.evaluate.outcomes import Frozen
 from videowm.files import as_json, finite, write_atomic
 from videowm.pipeline import WorldModelPipeline

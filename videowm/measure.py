@@ -16,8 +16,9 @@ from videowm.data.starts import STARTS
 from videowm.device import default_device
 from videowm.dit import DiT
 from videowm.dit.heads import Heads
+from videowm.evaluate.choices import DecisionConfig
 from videowm.evaluate.counterfactual import Replay
-from videowm.evaluate.decision import DecisionConfig, decision
+from videowm.evaluate.decision import decision
 from videowm.evaluate.features import open_features
 from videowm.evaluate.keeps import held_out, read_back, small_things
 from videowm.evaluate.outcomes import Frozen

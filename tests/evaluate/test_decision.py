@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +12,9 @@ import torch
 from videowm import worlds
 from videowm.data.dataset import Dataset
 from videowm.dit.sample import Sampler
+from videowm.evaluate.choices import FOLDER, Choices, DecisionConfig, courses, play_choices
 from videowm.evaluate.counterfactual import Replay
-from videowm.evaluate.decision import Choices, DecisionConfig, Judgement, courses, longest_repeat, missed, play_choices
+from videowm.evaluate.decision import Judgement, longest_repeat, missed
 from videowm.evaluate.decision import scores as scores_of
 from videowm.evaluate.rollouts import RolloutConfig
 from videowm.measure import decisions
@@ -49,7 +53,7 @@ def test_what_real_courses_earn(replay):
 def test_courses_are_all_kinds_and_repeat(replay):
     """Guards random numbers that differ between two models, and moments that share their courses."""
     config = DecisionConfig()
-    made = [courses(replay, config, 8, 4, moment) for moment in (0, 0, 1)]
+    made = [courses(replay, config, 8, moment) for moment in (0, 0, 1)]
     assert [len(m) for m in made] == [16] * 3 and sum(isinstance(c, int) for c in made[0]) == 2
     assert all(np.array_equal(a, b) for a, b in zip(made[0], made[1]))
     assert not all(np.array_equal(a, b) for a, b in zip(made[0], made[2]))
@@ -122,9 +126,36 @@ def test_a_model_is_measured(replay, three_heads, three_run, monkeypatch):
     assert metrics["decision/brier"] >= 0 and sum(n for *_, n in metrics["decision/reliability"]) == 30
     whole = metrics["decision/error_shared"] ** 2 + metrics["decision/error_relative"] ** 2
     assert np.isfinite(whole) and metrics["decision/error_relative_floor"] > 0
-    choices = play_choices(replay, DecisionConfig(2, courses=3, seconds=0.8, ceiling=1), 9, 4)
-    assert choices.actions.shape == (2, 3, 8, 1) and len(choices.videos) == 1 and choices.end[0, 2] == 1
     assert torch.is_grad_enabled()
+
+
+def test_what_the_game_did_is_kept(replay, monkeypatch):
+    """Guards models of another time stride that are asked something else, and a damaged file that is taken for whole.
+
+    Several processes play what one does. They are asked for by four moments each.
+    """
+    config = DecisionConfig(4, courses=3, seconds=0.8, ceiling=2)
+    folder = replay.dataset.root / FOLDER
+    before = set(folder.glob("*")) if folder.exists() else set()
+    first = play_choices(replay, config, 9, 4)
+    assert first.actions.shape == (4, 3, 8, 1) and len(first.videos) == 2 and first.end[0, 2] == 1
+    (kept,) = set(folder.glob("*")) - before
+    monkeypatch.setattr(replay.world, "reset", lambda seed: pytest.fail("the game is played though it is known"))
+    again = play_choices(replay, config, 9, 2)
+    monkeypatch.undo()
+    kept.write_bytes(kept.read_bytes()[:-99])
+    monkeypatch.setattr("videowm.evaluate.choices.EACH", 2)
+    monkeypatch.setattr("videowm.evaluate.choices.cores", lambda: 2)
+    monkeypatch.setattr("videowm.evaluate.choices.ProcessPoolExecutor", forked)
+    for other in (again, play_choices(replay, config, 9, 1)):
+        for name in ("episode", "frame", "actions", "rewards", "end"):
+            assert np.array_equal(getattr(other, name), getattr(first, name)), name
+        assert all(np.array_equal(a, b) for one, two in zip(other.videos, first.videos) for a, b in zip(one, two))
+
+
+def forked(workers, context, start):
+    """Processes that know the game of the tests, as they are forked from them."""
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), start)
 
 
 def test_a_run_without_heads_cannot_decide(world_run, recording):

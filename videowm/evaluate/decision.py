@@ -1,6 +1,6 @@
-"""Is the model good to decide in? From one real moment several courses of actions: what they earn, and who survives.
+"""Is the model good to decide in? The dream ranks courses of actions by its own heads, where the real game knows.
 
-The real game is brought back to the moment for each course. The dream ranks them by its own heads. No agent is needed.
+No agent is needed.
 """
 
 from __future__ import annotations
@@ -10,60 +10,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
-from tqdm import tqdm
 
 from videowm.bootstrap import group_counts, spread
-from videowm.data.clips import even_clips
 from videowm.dit.heads import Heads
 from videowm.dit.stream import LatentStream
+from videowm.evaluate.choices import Choices, DecisionConfig, play_choices
 from videowm.evaluate.counterfactual import Replay
 from videowm.evaluate.curves import Pairs, mean_and_error
 from videowm.evaluate.outcomes import Frozen, auroc, reliability
-from videowm.limits import Count, Positive, Seed
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import pixel_frames
 from videowm.vae.codec import to_float
 
 DRAWS = 200  # resamples of scores that no weighted mean gives
-Course = Float[np.ndarray, "n a"] | int  # actions, or the seed of the scripted player
-
-
-@dataclass(frozen=True)
-class DecisionConfig:
-    """Moments, the courses of actions from each, and the dreams of each course."""
-
-    moments: Count = 128  # held-out ones, spread evenly
-    courses: Count = 16  # of each: held actions, the scripted player, random ones, and two held one after the other
-    seconds: Positive = 2.0  # length of a course, rounded up to whole latent steps
-    futures: Count = 4  # dreams of each course, of which the mean counts
-    ceiling: Count = 32  # moments at most that the heads see the real video of
-    rows: Count = 512  # dreams computed at once
-    seed: Seed = 0  # of courses and noise
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the real game did in each of M moments under each of K courses of n actions."""
-
-    episode: np.ndarray  # "M"
-    frame: np.ndarray  # "M"
-    actions: np.ndarray  # float32 "M K n a"; behind an end the last one goes on
-    rewards: np.ndarray  # float32 "M K n", 0 behind an end
-    end: np.ndarray  # int "M K": 0 the game goes on, i the i-th action ended it
-    videos: list[list[np.ndarray]]  # of some moments and each course: uint8 "f H W 3" from the moment to the end
-
-    @property
-    def earned(self) -> Float[np.ndarray, "M K"]:
-        """The sum of rewards of each course."""
-        return self.rewards.sum(-1, dtype=np.float64)
-
-    @property
-    def died(self) -> Bool[np.ndarray, "M K"]:
-        """Whether the game ended within each course."""
-        return self.end > 0
 
 
 @dataclass(frozen=True)
@@ -79,53 +41,6 @@ class Judgement:
         alive = np.cumprod(1 - death, axis=-1)
         before = np.concatenate([np.ones_like(alive[..., :1]), alive[..., :-1]], axis=-1)
         return cls((before * reward).sum(-1), 1 - alive[..., -1])
-
-
-def courses(replay: Replay, config: DecisionConfig, length: int, hold: int, moment: int) -> list[Course]:
-    """The courses of one moment, each of `length` actions; random ones hold an action for `hold` frames."""
-    random = np.random.default_rng([config.seed, moment])
-    names = replay.dataset.action_names
-    held = [np.float32(action) for action in replay.world.forced_actions(names).values()]
-    pool = [np.float32(action) for action in replay.world.named_actions(names).values()]
-    if not pool:
-        taken = replay.dataset.all_actions(replay.dataset.split("train")[0])
-        pool = [taken[i] for i in random.integers(len(taken), size=8)]
-        held = pool[:3]
-
-    def drawn() -> np.ndarray:
-        steps = random.integers(len(pool), size=-(-length // hold))
-        return np.repeat(np.stack([pool[i] for i in steps]), hold, axis=0)[:length]
-
-    half = length // 2
-    found: list[Course] = [np.tile(action, (length, 1)) for action in held]
-    found += [int(random.integers(2**31)) for _ in range(2)]
-    found += [drawn() for _ in range(5)]
-    found += [np.concatenate([np.tile(a, (half, 1)), np.tile(b, (length - half, 1))])
-              for a in held for b in held if a is not b]  # fmt: skip
-    found += [drawn() for _ in range(config.courses)]
-    return found[: config.courses]
-
-
-def play_choices(replay: Replay, config: DecisionConfig, context: int, stride: int) -> Choices:
-    """Play every course from every moment in the real game.
-
-    Raises:
-        UserError: no held-out episode has `context` frames, or an episode cannot be played again.
-    """
-    steps = max(1, -(-round(config.seconds * replay.dataset.fps) // stride))
-    where = even_clips(replay.dataset, frames=context, split="test", count=config.moments)
-    played, videos = [], []
-    watched = set(np.linspace(0, len(where) - 1, min(config.ceiling, len(where)), dtype=int).tolist())
-    for moment, (episode, first) in enumerate(tqdm(where, desc="real game", unit="moment", dynamic_ncols=True)):
-        frame = first + context - 1
-        every = [replay.outcome(episode, frame, course, steps * stride, watch=moment in watched)
-                 for course in courses(replay, config, steps * stride, stride, moment)]  # fmt: skip
-        played.append([np.stack(part) for part in zip(*(one[:3] for one in every))])
-        if moment in watched:
-            videos.append([one[3] for one in every])
-    actions, rewards, end = (np.stack(part) for part in zip(*played))
-    episode, first = np.array(where).T
-    return Choices(episode, first + context - 1, actions, rewards, end, videos)
 
 
 def contexts(
