@@ -9,7 +9,8 @@ the page (key event to the first frame drawn that the key conditions), and as fa
 for the next latent step and the rest; the bar is on the rest. `soak` has bots without a browser that press keys, start
 anew, branch, pick and move latents; the server's memory and its answers' time are taken every minute. `speed` times a
 latent step, from actions to pixels on the CPU, beside its floor: each pass of the sampler reads all weights of the body
-once, and the modulations once a step.
+once, and the modulations once a step. On an H200 some 110 s are expected, half of them compilation; `--stop-after 110`
+leaves out what comes later, and the same command again measures that.
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ TRICKS = {
     "bf16, graph, 2 evaluations": (True, True, 2),
     "bf16, graph, 1 evaluation": (True, True, 1),
 }
+
+COLUMNS = {"body_m": ("M in the blocks", ".0f"), "stride": ("frames a step", ""), "model": ("trick", ""),
+           "floor_ms": ("floor ms", ".2f"), "ms": ("ms a step", ".2f"), "ms_p95": ("p95", ".2f"),
+           "pixels_ms": ("of it pixels", ".2f"), "gain": ("x fp32", ".2f"), "frames_s": ("frames/s", ".0f"),
+           "key_max": ("key to frame ms, p50 / p95", ""), "key_paced": ("at the frame rate", ""),
+           "first_ms": ("first ms", ".0f"), "filling_ms": ("window fills, ms", ".2f")}  # fmt: skip
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
@@ -229,36 +236,82 @@ def drift(rows: list[dict]) -> dict:
 
 
 def speed(args: argparse.Namespace) -> list[dict]:
-    """A latent step of models of random weights, by depth and trick."""
+    """A latent step of models of random weights, by depth and trick; a table after each depth."""
     results = timing.Results(args.out, ("depth", "model", "stride"))
     rate = timing.opening()
     for depth in args.depth:
+        timing.free()
+        pipeline = None
         for trick in args.tricks:
             row = {"depth": depth, "model": trick, "stride": args.stride, "matmul_tflops": rate}
-            timing.attempt(results, row, lambda d=depth, t=trick: stepped(d, t, args), args)
+
+            def measured(depth: int = depth, trick: str = trick) -> dict:
+                nonlocal pipeline
+                pipeline = pipeline or random_pipeline(depth, args).to(timing.device())
+                return stepped(pipeline, trick, args)
+
+            timing.attempt(results, row, measured, args, fresh=False)  # what was compiled serves all tricks of a depth
+        print(timing.markdown(with_gains(results.rows), COLUMNS), flush=True)
     return results.rows
 
 
-def stepped(depth: int, trick: str, args: argparse.Namespace) -> dict:
+def with_gains(rows: list[dict]) -> list[dict]:
+    """The rows, each with how many times as fast as float32 of the same model it is."""
+    plain = {(row["depth"], row["stride"], row["device"]): row.get("ms") for row in rows if row["model"] == "fp32"}
+    gain = lambda row, ms: round(ms / row["ms"], 2) if ms and row.get("ms") else None  # noqa: E731
+    both = lambda row, name: (v := row.get(f"key_ms_{name}")) and f"{v['p50']:.1f} / {v['p95']:.1f}"  # noqa: E731
+    return [row | {"gain": gain(row, plain.get((row["depth"], row["stride"], row["device"]))),
+                   "key_max": both(row, "max"), "key_paced": both(row, "paced")} for row in rows]  # fmt: skip
+
+
+def stepped(pipeline, trick: str, args: argparse.Namespace) -> dict:
     """Times of one model and trick, its floor, and the first steps with the window filled by the context or not."""
     import torch
 
     half, graph, evaluations = TRICKS[trick]
-    pipeline = random_pipeline(depth, args)
-    pipeline.to(timing.device())
-    if half:
-        pipeline.transformer.to(torch.bfloat16)
+    pipeline.transformer.to(torch.bfloat16 if half else torch.float32)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     context = torch.rand(1, 1 + args.stride * (args.window - 2), 3, args.size, args.size) * 2 - 1
-    full = player(pipeline, context, evaluations, graph=graph)
-    first = full()
-    times = [full() for _ in range(args.steps)]
-    short = player(pipeline, context[:, :1], evaluations, graph=graph)
-    filling = [short() for _ in range(args.window)]
-    step = quantiles(times)
-    timing.say(f"  {step}, first {first:.0f} ms, while the window fills {quantiles(filling)}")
-    return {"ms": step["p50"], "ms_p95": step["p95"], "frames_s": round(1e3 * args.stride / step["p50"], 1),
-            "first_ms": round(first, 1), "filling_ms": quantiles(filling)["p50"],
-            "gib": timing.peak_gib(), **floor(pipeline, evaluations, half=half)}  # fmt: skip
+    stream = opened(pipeline, context, evaluations, graph=graph)
+    first = [timed(stream) for _ in range(min(5, args.steps))]
+    times, end = [], time.monotonic() + args.seconds
+    while len(times) < args.steps and (len(times) < 20 or time.monotonic() < end):
+        times.append(timed(stream))
+    filling = []
+    if not graph:  # compiled, masks are a variant of their own, which costs seconds here
+        short = opened(pipeline, context[:, :1], evaluations, graph=False)
+        filling = [timed(short) for _ in range(args.window - 2)]
+    step, key = quantiles(times), {f"key_ms_{name}": quantiles(values) for name, values in waits(times, args).items()}
+    timing.say(f"  {step}, first {first[0]:.0f} ms, while the window fills {quantiles(filling)}")
+    return {"ms": step["p50"], "ms_p95": step["p95"], "frames_s": round(1e3 * args.stride / step["p50"], 1), **key,
+            "steps": len(times), "pixels_ms": pixels(pipeline, stream), "first_ms": round(first[0], 1),
+            "filling_ms": quantiles(filling).get("p50"), "gib": timing.peak_gib(),
+            **floor(pipeline, evaluations, half=half)}  # fmt: skip
+
+
+def waits(times: list[float], args: argparse.Namespace) -> dict[str, list[float]]:
+    """Milliseconds from a key at a random moment to its first frame, without web and screen.
+
+    "max": steps follow one another, and a key counts for the one after that under way. "paced": at `--fps` a step is
+    asked for so that nine in ten are there in time, as the page does.
+    """
+    draw = random.Random(0)
+    ahead = [draw.uniform(0, now) + after for now, after in zip(times, times[1:]) for _ in range(10)]
+    lead, between = sorted(times)[int(0.9 * len(times))], 1e3 * args.stride / args.fps
+    return {"max": ahead, "paced": [draw.uniform(0, between) + max(lead, took) for took in times for _ in range(10)]}
+
+
+def pixels(pipeline, stream) -> float:
+    """Milliseconds of a latent step's decoding, to uint8 on the CPU."""
+    from videowm.vae.codec import to_uint8
+
+    def once() -> float:
+        began = time.perf_counter()
+        to_uint8(stream.decoder.step(pipeline.denormalise(stream.last)))
+        return 1e3 * (time.perf_counter() - began)
+
+    return quantiles([once() for _ in range(20)])["p50"]
 
 
 def random_pipeline(depth: int, args: argparse.Namespace):
@@ -283,23 +336,26 @@ def random_pipeline(depth: int, args: argparse.Namespace):
     return WorldModelPipeline(vae, model, FlowMatchEulerDiscreteScheduler(shift=1.0))
 
 
-def player(pipeline, context, evaluations: int, *, graph: bool):
-    """A function that takes one step, from actions to uint8 pixels on the CPU, and gives milliseconds."""
+def opened(pipeline, context, evaluations: int, *, graph: bool):
+    """A video that goes on behind a context."""
     import torch
 
     from videowm.dit.sample import Sampler
-    from videowm.vae.codec import to_uint8
 
     sampler = Sampler() if evaluations == 9 else Sampler(evaluations, "euler", context_level=0.0)
-    stream = pipeline.start(context, torch.zeros(1, context.shape[1] - 1, 3), sampler=sampler, graph=graph)
-    actions = torch.randn(1, pipeline.time_stride, 3)
+    return pipeline.start(context, torch.zeros(1, context.shape[1] - 1, 3), sampler=sampler, graph=graph)
 
-    def step() -> float:
-        began = time.perf_counter()
-        to_uint8(stream.step(actions))
-        return 1e3 * (time.perf_counter() - began)
 
-    return step
+def timed(stream) -> float:
+    """Milliseconds of one latent step, from actions to uint8 pixels on the CPU."""
+    import torch
+
+    from videowm.vae.codec import to_uint8
+
+    actions = torch.randn(1, stream.pipeline.time_stride, 3)
+    began = time.perf_counter()
+    to_uint8(stream.step(actions))
+    return 1e3 * (time.perf_counter() - began)
 
 
 def floor(pipeline, evaluations: int, *, half: bool) -> dict:
@@ -337,7 +393,9 @@ def options() -> argparse.ArgumentParser:
     p.add_argument("--stride", type=int, default=4, help="frames of a latent step")
     p.add_argument("--window", type=int, default=16, help="latent steps")
     p.add_argument("--size", type=int, default=64, help="pixels of a side")
-    p.add_argument("--steps", type=int, default=200, help="timed")
+    p.add_argument("--steps", type=int, default=200, help="timed at most")
+    p.add_argument("--seconds", type=float, default=1.5, help="of them, unless they are fewer than 20")
+    p.add_argument("--fps", type=float, default=12.5, help="frame rate of the paced time from key to frame")
     p.add_argument("--out", type=Path)
     p.add_argument("--again", nargs="+", default=[], help="tricks to measure anew")
     p.add_argument("--stop-after", type=float)

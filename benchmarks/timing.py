@@ -161,8 +161,13 @@ class Results:
             os.replace(aside, self.path)
 
 
-def attempt(results: Results, row: dict, measured: Callable[[], dict], options: argparse.Namespace) -> None:
-    """Fill in one row unless it is there already or time is up; what fails becomes a row with its error."""
+def attempt(
+    results: Results, row: dict, measured: Callable[[], dict], options: argparse.Namespace, *, fresh: bool = True
+) -> None:
+    """Fill in one row unless it is there already or time is up; what fails becomes a row with its error.
+
+    `fresh` forgets before what earlier rows have compiled.
+    """
     row = row | {"device": device_name()}
     name = " ".join(str(row[key]) for key in results.keys[:-1])
     if results.has(row) and row["model"] not in options.again:
@@ -172,7 +177,8 @@ def attempt(results: Results, row: dict, measured: Callable[[], dict], options: 
         say(f"{name}: left out, {options.stop_after:.0f} s are over")
         return
     say(f"{name} ...")
-    free()
+    if fresh:
+        free()
     try:
         row |= measured()
     except Exception as error:  # noqa: BLE001 - one model's failure must not cost the others' rows

@@ -269,8 +269,12 @@ def test_what_a_user_types_for_four_gymnasium_environments(tmp_path, capsys):
 
 def test_a_step_of_play_is_timed_beside_its_floor():
     """A trick that is not measured, or a floor that leaves out what a pass reads."""
-    row = play.main(["speed", "--depth", "1", "--steps", "2", "--window", "3", "--tricks", "fp32"])[0]
-    assert "error" not in row and row["ms"] > 0 and row["frames_s"] > 0 and row["floor_ms"] is None
+    tricks = ["fp32", "bf16, graph, 1 evaluation"]
+    rows = play.main(["speed", "--depth", "1", "--steps", "2", "--window", "3", "--tricks", *tricks])
+    for row in rows:
+        assert "error" not in row and row["ms"] > 0 and row["frames_s"] > 0 and row["floor_ms"] is None
+        assert row["key_ms_max"]["p95"] > row["ms"] and row["key_ms_paced"]["p50"] > 40 and row["pixels_ms"] > 0
+    assert play.with_gains(rows)[1]["gain"] == round(rows[0]["ms"] / rows[1]["ms"], 2)
     pipeline = play.random_pipeline(1, play.options().parse_args(["speed"]))
     counted = sum(p.numel() for p in pipeline.transformer.parameters())
     few, many = (play.floor(pipeline, n, half=True) for n in (1, 9))

@@ -52,7 +52,10 @@ def check_installed() -> None:
 
 
 def warm(model: Model) -> None:
-    """Play a few steps of nothing, so that a GPU compiles before the first player comes."""
+    """Play a few steps of nothing, so that a GPU compiles before the first player comes.
+
+    From one frame and from a whole context: while the window fills, other kernels serve than later.
+    """
     import numpy as np
 
     from videowm.play.dream import Dream
@@ -65,9 +68,10 @@ def warm(model: Model) -> None:
     count, size = model.context_frames, (shape.height * stride[1], shape.width * stride[2])
     actions = np.tile(np.float32(trained_on.action_mean), (count - 1, 1))
     dream = Dream(model)
-    dream.start(np.zeros((count, *size, 3), np.uint8), actions, seed=0)
-    for _ in range(3):
-        dream.play(np.tile(np.float32(trained_on.action_mean), (1, model.stride, 1)))
+    for first in {1, count}:
+        dream.start(np.zeros((first, *size, 3), np.uint8), actions[: first - 1], seed=0)
+        for _ in range(3):
+            dream.play(np.tile(np.float32(trained_on.action_mean), (1, model.stride, 1)))
 
 
 def leave_a_core() -> None:
