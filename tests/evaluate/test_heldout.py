@@ -14,8 +14,9 @@ from videowm.bootstrap import standard_error
 from videowm.data.dataset import Dataset
 from videowm.data.encode import write_index, write_shard
 from videowm.data.latents import Latents, Origin, normalised
-from videowm.evaluate.heldout import HeldoutConfig, bank_losses, heldout, make_bank, shuffled
+from videowm.evaluate.heldout import HeldoutConfig, bank_losses, chosen_windows, heldout, make_bank, shuffled
 from videowm.pipeline import WorldModelPipeline
+from videowm.types import UserError
 
 CONFIG = HeldoutConfig(clips=32, window=5, context=2)
 
@@ -163,6 +164,16 @@ def test_windows_hold_their_own_actions(trained):
         clip = int(bank.episode[row])
         assert torch.equal(bank.latents[row], normalised(stored[clip, :5], test.scale))
         assert torch.equal(bank.actions[row], grouped[clip, :5])
+
+
+def test_windows_where_games_begin_alike_are_left_out(latents):
+    """Guards a bank that training may have seen: of the windows of 4 steps those from frame 16 on stay."""
+    test = Latents.open(latents, "test")
+    every, late = (chosen_windows(test, replace(CONFIG, window=4, after=after)) for after in (0, 16))
+    begins = {window: int(test.places()[1][window[0]]) + 4 * window[1] for window in every}
+    assert set(late) == {window for window in every if begins[window] >= 16} and 0 < len(late) < len(every)
+    with pytest.raises(UserError, match=r"heldout.after 9999 leaves no held-out clip"):
+        chosen_windows(test, replace(CONFIG, after=9999))
 
 
 def test_shuffled_actions_are_another_episode_s(trained, latents):

@@ -14,7 +14,7 @@ from videowm.dit import DiT, flow
 from videowm.dit.text import TextTokens
 from videowm.evaluate.curves import Pairs, mean_and_error
 from videowm.files import short_hash_of
-from videowm.limits import Count, Seed
+from videowm.limits import Count, Seed, Whole
 from videowm.types import UserError
 
 
@@ -27,6 +27,7 @@ class HeldoutConfig:
     context: Count = 3  # clean latent steps before the first target
     seed: Seed = 0  # of levels and noise
     batch: Count = 96  # windows computed at once
+    after: Whole = 0  # frames of an episode that come before any window; where games begin alike, training has them
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def chosen_windows(latents: Latents, config: HeldoutConfig) -> list[tuple[int, i
     """Evenly spread windows of the held-out clips: (clip, first step) of each.
 
     Raises:
-        UserError: the window does not fit the clips, or the context does not fit the window.
+        UserError: the window does not fit the clips, or the context the window, or no window lies late enough.
     """
     window, steps = config.window, latents.index.steps
     each = steps // window
@@ -63,9 +64,14 @@ def chosen_windows(latents: Latents, config: HeldoutConfig) -> list[tuple[int, i
             f"heldout.window {window} with heldout.context {config.context} does not fit clips of {steps} latent "
             f"steps: context < window <= {steps} is needed"
         )
-    count = len(latents) * each
-    numbers = np.linspace(0, count - 1, min(config.clips, count), dtype=int).tolist()
-    return [(number // each, number % each * window) for number in numbers]
+    clip, first = np.divmod(np.arange(len(latents) * each), each)
+    if config.after:
+        late = latents.places()[1].numpy()[clip] + first * window * latents.stride >= config.after
+        clip, first = clip[late], first[late]
+    if not (count := len(clip)):
+        raise UserError(f"heldout.after {config.after} leaves no held-out clip of {latents.folder}: give a lower one")
+    numbers = np.linspace(0, count - 1, min(config.clips, count), dtype=int)
+    return list(zip(clip[numbers].tolist(), (first[numbers] * window).tolist()))
 
 
 def make_bank(latents: Latents, config: HeldoutConfig) -> Bank:

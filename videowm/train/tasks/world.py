@@ -271,17 +271,37 @@ class WorldTask(Task):
         stride = index.stride[0]
         processed = samples * config.window * self.model.tokens
         seen = samples * (1 + stride * (config.window - 1))
-        unique = len(self.latents) * (1 + stride * (index.steps - 1))
+        unique = drawn_frames(samples, len(self.latents), index.steps, config.window, stride)
         return {
             "depth": config.depth,
             "params": parameters(self.model),
             "tokens": {"target": processed, "processed": processed},
-            "frames": {"seen": seen, "unique": min(seen, unique)},
+            "frames": {"seen": seen, "unique": min(seen, round(unique))},
             "flops": {"train": self.clip_flops * samples, "encode": None},
             "hashes": {"data": index.data_hash, "vae": index.vae_hash, "bank": self.bank.hash},
             **({"prediction": config.prediction} if config.prediction else {}),
             **({"text": self.text.record_fields()} if self.text else {}),
         }
+
+
+def drawn_frames(samples: int, clips: int, steps: int, window: int, stride: int) -> float:
+    """How many different frames are seen, in expectation over where windows begin, as `WorldTask.load` draws them.
+
+    Args:
+        samples: windows that are drawn, pass after pass over all clips.
+        clips: how many there are.
+        steps: latent steps of a clip.
+        window: latent steps of a window.
+        stride: frames of a latent step; the first one of a clip holds a single frame.
+    """
+    begins = steps - window + 1
+    chance = np.full(begins, 0.5 / begins)
+    chance[0] += 0.5
+    shown = np.convolve(chance, np.ones(window))  # of each latent step, by one window
+    frames = np.array([1] + [stride] * (steps - 1))
+    passes, again = divmod(samples, clips)
+    once, twice = (float((frames * (1 - (1 - shown) ** n)).sum()) for n in (passes, passes + 1))
+    return (clips - again) * once + again * twice
 
 
 def make_model(config: WorldRun, index: LatentsIndex) -> DiT:
