@@ -1,4 +1,4 @@
-"""How a point stands, who has it, and the `accelerate launch` that trains it."""
+"""How a point stands, who has it, and the command that trains it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import yaml
 
 from scaling.point import Point
 from scaling.records import read_record
 from videowm.files import write_atomic
+from videowm.launch import default_file, read
 from videowm.lock import locked
 from videowm.train.config import DIVERGED
 from videowm.train.kept import covers, number, steps
 from videowm.train.lock import held
-from videowm.types import UserError
 
 ENDED = ("done", "stopped")  # states of a point that is not trained again
 
@@ -122,41 +122,24 @@ def logged(run: Path) -> int:
         return 0
 
 
-def accelerate_config() -> dict[str, Any] | None:
-    """The user's own default configuration of accelerate, None where there is none.
+def processes() -> int:
+    """The processes that are started for one point, under the user's own configuration of accelerate.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: it is damaged, or asks for what training does not follow.
     """
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = Path(os.environ.get("HF_HOME", os.path.join(cache, "huggingface"))).expanduser() / "accelerate"
-    found = next((path for path in (home / "default_config.yaml", home / "default_config.json") if path.exists()), None)
-    if found is None:
-        return None
-    try:
-        content = yaml.safe_load(found.read_text())
-        if int(content.get("num_processes", 1)) < 1:
-            raise ValueError
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
-        raise UserError(
-            f"{found} is no configuration of accelerate: remove it, or write it again with `accelerate config`"
-        ) from None
-    return content
-
-
-def processes() -> int:
-    """The processes that `accelerate launch` starts for one point."""
-    return int((accelerate_config() or {}).get("num_processes", 1))
+    path = default_file()
+    return 1 if path is None else int(read(path).get("num_processes", 1))
 
 
 def launch_command(config: Path, jobs: int = 1) -> list[str]:
-    """`accelerate launch` under the user's own configuration where there is one, else on one process.
+    """`videowm.launch` under the user's own configuration of accelerate where there is one, else on one process.
 
     Of the host's cores each of `jobs` points side by side gets its share.
     """
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--main_process_port", "0"]
-    if accelerate_config() is None:
+    command = [sys.executable, "-m", "videowm.launch", "--main_process_port", "0"]
+    if default_file() is None:
         threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
         command += ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
                     "--num_cpu_threads_per_process", threads]  # fmt: skip
-    return [*command, "-m", "videowm", "train", str(config)]
+    return [*command, "train", str(config)]

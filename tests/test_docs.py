@@ -92,6 +92,8 @@ def program(words: list[str]) -> tuple[str, list[str]]:
     """Which program a command is, and its arguments; what starts processes is left out."""
     if words[0] == "sbatch":
         words = shlex.split(words[words.index("--wrap") + 1])
+    if words[:3] == ["python", "-m", "videowm.launch"]:
+        words = ["videowm", *words[words.index("train") :]]
     if words[0] in ("accelerate", "torchrun"):
         words = ["videowm", *words[words.index("-m") + 2 :]]
     if words[:3] == ["python", "-m", "scaling"]:

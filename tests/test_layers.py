@@ -33,6 +33,7 @@ LAYERS = [
         "publish",
         "card",
         "quickstart",
+        "launch",
         "cli",
         "__main__",
         "dream",

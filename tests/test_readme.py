@@ -24,8 +24,8 @@ CONFIG_COMMANDS = [
 def parse(command: str) -> None:
     """Refuse a command that the program's own parsers do not take, or that names a file that is not there."""
     words = shlex.split(command)
-    if words[:3] == ["accelerate", "launch", "-m"]:
-        words = words[3:]
+    if words[:3] == ["python", "-m", "videowm.launch"]:
+        words = ["videowm", *words[words.index("train") :]]
     if words[:3] == ["python", "-m", "scaling"]:
         scaling_parser().parse_args(words[3:])
     else:

@@ -21,7 +21,7 @@ examples:
   videowm train configs/vae/quickstart.yaml train.steps=2000
   videowm caption data/carracing --from-state                 words for every clip
   videowm encode data/carracing --vae runs/vae --out latents/carracing
-  accelerate launch -m videowm train configs/world/quickstart.yaml depth=6
+  python -m videowm.launch --multi_gpu train configs/world/quickstart.yaml depth=6
   videowm latents runs/vae --data data/carracing --out latents.png
   videowm probe runs/world --factor speed turn                what is known in which layer
   videowm generate runs/world --from data/carracing --episode 3 --actions "left*8 gas*16" --out clip.mp4

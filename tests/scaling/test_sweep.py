@@ -127,7 +127,7 @@ def test_every_point_ends_once(finished_sweep, sweep_file):
         assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
 
 
-def test_accelerate_launch_trains_the_same(finished_sweep, sweep_file, tmp_path, same):
+def test_a_launched_point_trains_the_same(finished_sweep, sweep_file, tmp_path, same):
     """Guards a launcher that changes what is computed: a point equals its run in this process, bit for bit."""
     point = plan(load_sweep(sweep_file))[0]
     launch(point.config, [f"out={tmp_path / 'here'}"])
@@ -217,8 +217,8 @@ def test_mixed_banks_are_refused(finished_sweep, sweep_file, tmp_path):
 def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, scaling, monkeypatch):
     """A failing point must not stop the others, nor vanish: it is retried once, then the exit code is 1.
 
-    What branches off it waits, and does not fail in its place. What accelerate starts is not our trainer, which would
-    import for long, but a program of its name that fails.
+    What branches off it waits, and does not fail in its place. What is started is not our launcher, which imports
+    for long, but a program of its name that fails.
     """
     sweep = yaml.safe_load(sweep_file.read_text()) | {"out": str(tmp_path / "out")}
     branch = {"name": "branch", "train.start": {"run": str(tmp_path / "out/bad"), "step": 10}}
@@ -226,7 +226,7 @@ def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, sc
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(sweep))
     (tmp_path / "videowm").mkdir()
-    (tmp_path / "videowm/__main__.py").write_text("raise SystemExit('videowm: this one cannot be trained')")
+    (tmp_path / "videowm/launch.py").write_text("raise SystemExit('videowm: this one cannot be trained')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     ended = scaling("run", path)
@@ -266,19 +266,6 @@ def test_a_wrong_sweep_is_one_sentence(change, sentence, sweep_file, tmp_path):
     path.write_text(yaml.safe_dump(yaml.safe_load(sweep_file.read_text()) | change))
     with pytest.raises(UserError, match=re.escape(sentence)):
         plan(load_sweep(path))
-
-
-def test_a_broken_accelerate_configuration_is_one_sentence(tmp_path, monkeypatch):
-    """Guards a traceback in place of what is to be mended."""
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    path = tmp_path / "accelerate/default_config.yaml"
-    path.parent.mkdir()
-    for text in ("[", "just words", "num_processes: many", "num_processes: 0", "\x00"):
-        path.write_text(text)
-        with pytest.raises(UserError, match="is no configuration of accelerate: remove it, or write it again"):
-            dispatch.launch_command(tmp_path / "x.yaml")
-    path.write_text("num_processes: 2")
-    assert dispatch.processes() == 2
 
 
 def test_gpus_are_shared_out():

@@ -100,7 +100,9 @@ def check_launcher(config: TrainConfig) -> None:
     if flag("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ and not SIZES & os.environ.keys():
         raise UserError("accelerate starts one process on a CPU, but several were asked for: use torchrun "
                         "--nproc_per_node, or --num_processes 1")  # fmt: skip
-    for name, what in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
+    sharded = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM",
+               "PARALLELISM_CONFIG": "a parallelism_config"}  # fmt: skip
+    for name, what in sharded.items():
         if flag(f"ACCELERATE_USE_{name}"):
             raise UserError(
                 f"accelerate was started with {what}, but each process here holds the whole model: leave it out"
@@ -137,14 +139,23 @@ def chosen_precision(config: TrainConfig) -> str:
 
 
 def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
-    """The accelerator of a run. Processes wait a week for one another: the first one alone evaluates, for hours."""
+    """The accelerator of a run. Processes wait a week for one another: the first one alone evaluates, for hours.
+
+    Raises:
+        UserError: accelerate cannot be set up as its configuration or its environment variables say.
+    """
     gpu = use_gpu() or on_apple()
     if not gpu:
         keep_freed_memory()
     precision = "no" if chosen_precision(config) == "fp32" else "bf16"
-    accelerator = Accelerator(cpu=not gpu, mixed_precision=precision, log_with=list(config.trackers) or None,
-                              project_dir=out,
-                              kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])  # fmt: skip
+    try:
+        accelerator = Accelerator(cpu=not gpu, mixed_precision=precision, log_with=list(config.trackers) or None,
+                                  project_dir=out,
+                                  kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])  # fmt: skip
+    except (ImportError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        message = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(f"accelerate cannot be set up: {message:.300}; see `accelerate config` and the environment "
+                        "variables ACCELERATE_*, RANK, WORLD_SIZE and MASTER_*") from error  # fmt: skip
     set_seed(0)  # nothing depends on it: models draw their weights under the task's own seed
     return accelerator
 
