@@ -1,6 +1,7 @@
 """The scaling study of a world, from the recording to the checked prediction: a chain of `videowm` and `scaling`.
 
     python benchmarks/study.py --world takecover --out runs/study --until predict    # law, frozen prediction
+    # commit runs/study/sweep/predictions, then: python -m scaling seal runs/study/sweep.yaml --budget 4e16
     python benchmarks/study.py --world takecover --out runs/study                    # targets, report
     python benchmarks/study.py --world takecover --out /tmp/study --tiny             # all of it on 2 CPU cores
 
@@ -26,6 +27,7 @@ from videowm.config import read
 from videowm.types import UserError
 
 STEPS = ("record", "vae", "encode", "check", "study", "fit", "predict", "targets", "report")
+SMALL_VAE = ["configs/vae/base.yaml", "vae.size.channels=16", "vae.size.width=128"]  # light enough to be kept beside it
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,13 @@ class Size:
     budgets: tuple[float, float]  # that are predicted
     cap: float  # FLOPs with these
     share: float = 0.5
-    vae: list[str] = field(default_factory=lambda: ["configs/vae/base.yaml"])
+    vae: list[str] = field(default_factory=lambda: SMALL_VAE)
     sweep: dict[str, object] = field(default_factory=dict)
 
 
 FULL = {
-    "takecover": Size(episodes=800, frames=261, clip=33, play=40_000, budgets=(4e16, 1.28e17), cap=2.2e17),
-    "carracing": Size(episodes=800, frames=301, clip=65, play=9000, budgets=(4e16, 1.28e17), cap=2.2e17, share=0.375),
+    "takecover": Size(episodes=800, frames=261, clip=33, play=20_000, budgets=(4e16, 1.28e17), cap=2.2e17),
+    "carracing": Size(episodes=800, frames=301, clip=65, play=4500, budgets=(4e16, 1.28e17), cap=2.2e17, share=0.375),
 }
 SMALL = {
     "grid": {"budgets": [1e10, 2e10, 4e10, 8e10], "sizes": [1, 2, 3], "optimum": {"tokens_per_parameter": 1.0},
@@ -96,7 +98,7 @@ def chain(world: str, out: Path, size: Size, workers: int, jobs: int | None, vae
     budgets = [word for budget in size.budgets for word in ("--budget", f"{budget}")]
     commands = {
         "record": ["videowm", "record", world, "--out", data, "--episodes", f"{size.episodes}", "--frames",
-                   f"{size.frames}", "--test-share", f"{size.share}", "--workers", f"{workers}"],
+                   f"{size.frames}", "--test-share", f"{size.share}", "--lossless", "--workers", f"{workers}"],
         "vae": ["videowm", "train", *size.vae, f"data={data}", f"out={out}/vae", "train.trackers=[]"],
         "encode": [*spread, "videowm", "encode", data, "--vae", vae or f"{out}/vae", "--out", f"{out}/latents",
                    "--frames", f"{size.clip}", "--workers", f"{max(1, workers // max(1, gpus))}", *play],

@@ -18,6 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import carry_over
+import decision_law
 import design
 import dream
 import evaluation
@@ -320,3 +321,27 @@ def test_dreams_are_timed_and_measured(three_heads, three_run, three_data, monke
     latents = ["--latents", str(three_run.parent / "latents"), "--data", str(three_data)]
     found = dream.main(["decide", str(three_run), *latents, *small])
     assert found["decision"]["decision/moments"] == 2 and found["heads"]["heads/real_reward_r2"] > 0.5
+
+
+def test_a_law_of_decisions(tmp_path):
+    """Guards a slope of another axis, a metric that ranks runs upside down, and bounds or errors taken for metrics.
+
+    Six runs by hand: regret is 0.5 (C / 1e12) ** -0.1, the loss falls with it, the lead over a repeated frame rises.
+    """
+    path = law_coverage.ROOT / "benchmarks/studies/takecover/records/d2-1.25e14-s1.json"
+    real = RunRecord.from_json(json.loads(path.read_text()), path)
+    for i in range(6):
+        compute = 10.0 ** (12 + i)
+        regret = 0.5 * (compute / 1e12) ** -0.1
+        metrics = {"heldout/loss": regret, "heldout/loss_se": 1 / compute, "rollout/lead": 1 - regret}
+        replace(real, name=f"r{i}", flops={"train": compute}, params={"body": 10**i}, metrics=metrics).write(
+            tmp_path / f"r{i}"
+        )
+        later = {"decision/regret": regret, "decision/regret_se": 0.01}
+        later |= {f"decision/regret_{key}": 0.2 for key in ("ceiling", "floor", "floor_repeat")}
+        (tmp_path / f"r{i}/evaluation.json").write_text(json.dumps(later))
+    picture = tmp_path / "law.png"
+    found = decision_law.main([str(tmp_path), "--figure", str(picture)])[tmp_path.name]
+    assert found["law"]["slope"] == pytest.approx(-0.1) and found["law"]["at_highest"] == pytest.approx(0.5 * 10**-0.5)
+    assert set(found["ranking"]) == {"heldout/loss", "rollout/lead"} and picture.read_bytes()[1:4] == b"PNG"
+    assert all(value == pytest.approx(1) for value, *_ in found["ranking"].values())
