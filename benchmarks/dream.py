@@ -2,10 +2,12 @@
 
 `speed` steps N dreams at once under random actions and prints frames a second, days of play a day and memory, for each
 N. `decide` encodes a recording with rewards and ends by the run's own autoencoder, trains heads on the frozen run,
-whose folder gets them, and ranks real courses of actions. Both print JSON, and write it with `--out`.
+whose folder gets them, and ranks real courses of actions. `randomness` ranks them by a run with heads at several
+temperatures and levels of noise. All print JSON, and write it with `--out`.
 
     python benchmarks/dream.py speed runs/world --rows 1 16 256 1024 --steps 400 --out benchmarks/dream_speed.json
     python benchmarks/dream.py decide runs/world --data data/takecover --moments 128 --out benchmarks/decision.json
+    python benchmarks/dream.py randomness runs/world --moments 128 --out benchmarks/dream_randomness.json
 """
 
 from __future__ import annotations
@@ -66,6 +68,34 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
     return {"run": Path(args.run).name, "observation": args.observation, "speed": table}
 
 
+SETTINGS = (
+    {}, *({"temperature": value} for value in (0.0, 0.5, 0.8, 1.15, 1.3)),
+    *({"past_level": value} for value in (0.0, 0.1, 0.5)), *({"end_temperature": value} for value in (0.5, 2.0)),
+)  # fmt: skip
+
+
+def randomness(args: argparse.Namespace) -> dict[str, Any]:
+    """Scores of decisions at each of `SETTINGS`, the default ones first."""
+    pipeline, heads, frozen = opened(Path(args.run))
+    replay, rows = Replay(Dataset(args.data)), []
+    for settings in SETTINGS:
+        config = DecisionConfig(moments=args.moments, courses=args.courses, futures=args.futures, ceiling=1, **settings)
+        scores = dict(decision(pipeline, frozen, heads, replay, config))
+        kept = ("regret", "regret_se", "spearman", "spearman_se", "auroc", "auroc_se", "brier", "brier_se")
+        rows.append(settings | {key: scores.get(f"decision/{key}") for key in kept})
+        print(rows[-1], flush=True)
+    return {"run": Path(args.run).name, "moments": args.moments, "futures": args.futures, "settings": rows}
+
+
+def opened(run: Path) -> tuple[WorldModelPipeline, Heads, Frozen]:
+    """A run with heads on the default device."""
+    pipeline = WorldModelPipeline.open(run).to(default_device())
+    heads = Heads.open(run, pipeline.config.transformer_hash).to(pipeline.device)
+    frozen = Frozen(pipeline.transformer.eval(), sampler_of(run), pipeline.shift, pipeline.trained_on.window,
+                    pipeline.text_conditioning(None, 1, 1))  # fmt: skip
+    return pipeline, heads, frozen
+
+
 def decide(args: argparse.Namespace) -> dict[str, Any]:
     """Scores of heads, then of decisions."""
     pipeline, dataset, run = WorldModelPipeline.open(args.run), Dataset(args.data), Path(args.run)
@@ -78,10 +108,7 @@ def decide(args: argparse.Namespace) -> dict[str, Any]:
     heads_run = run.parent / f"{run.name}-heads"
     record = launch(CONFIG, [f"world={run}", f"latents={latents}", f"out={heads_run}", "train.trackers=[]",
                              *args.overrides])  # fmt: skip
-    pipeline = WorldModelPipeline.open(run).to(default_device())
-    heads = Heads.open(run, pipeline.config.transformer_hash).to(pipeline.device)
-    frozen = Frozen(pipeline.transformer.eval(), sampler_of(run), pipeline.shift, pipeline.trained_on.window,
-                    pipeline.text_conditioning(None, 1, 1))  # fmt: skip
+    pipeline, heads, frozen = opened(run)
     began = time.perf_counter()
     config = DecisionConfig(moments=args.moments, courses=args.courses, futures=args.futures, ceiling=args.ceiling)
     found = dict(decision(pipeline, frozen, heads, Replay(dataset), config))
@@ -90,7 +117,7 @@ def decide(args: argparse.Namespace) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=("speed", "decide"))
+    p.add_argument("what", choices=("speed", "decide", "randomness"))
     p.add_argument("run")
     p.add_argument("--data", type=Path, default=None, help="recording (default: that of the training)")
     p.add_argument("--out", type=Path, default=None)
@@ -112,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measure, print and write."""
     args = parser().parse_args(arguments)
-    found = finite({"speed": speed, "decide": decide}[args.what](args))
+    found = finite({"speed": speed, "decide": decide, "randomness": randomness}[args.what](args))
     print(as_json(found).decode())
     if args.out:
         write_atomic(args.out, as_json(found))

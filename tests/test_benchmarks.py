@@ -321,6 +321,9 @@ def test_dreams_are_timed_and_measured(three_heads, three_run, three_data, monke
     latents = ["--latents", str(three_run.parent / "latents"), "--data", str(three_data)]
     found = dream.main(["decide", str(three_run), *latents, *small])
     assert found["decision"]["decision/moments"] == 2 and found["heads"]["heads/real_reward_r2"] > 0.5
+    monkeypatch.setattr(dream, "SETTINGS", ({}, {"temperature": 0.0}, {"past_level": 0.5}, {"end_temperature": 9.0}))
+    plain, *others = dream.main(["randomness", str(three_run), "--data", str(three_data), *small])["settings"]
+    assert all(other["brier"] != plain["brier"] for other in others), "a setting does nothing"
 
 
 def test_a_law_of_decisions(tmp_path):

@@ -27,7 +27,7 @@ from videowm.data.played import cores
 from videowm.data.recording import start_worker
 from videowm.evaluate.counterfactual import Replay
 from videowm.files import short_hash, write_atomic
-from videowm.limits import Count, Positive, Seed
+from videowm.limits import Count, NonNegative, Positive, Seed, Share
 from videowm.types import UserError
 
 Course = Float[np.ndarray, "n a"] | int  # actions, or the seed of the scripted player
@@ -50,6 +50,9 @@ class DecisionConfig:
     ceiling: Count = 32  # moments at most that the heads see the real video of
     rows: Count = 512  # dreams computed at once
     seed: Seed = 0  # of courses and noise
+    temperature: NonNegative = 1.0  # factor of the starting noise, as in `videowm.dream.rows.DreamConfig`
+    past_level: Share | None = None  # noise on what was dreamed; None: the model's own sampler's
+    end_temperature: Positive = 1.0  # of the end's probabilities
 
     def steps(self, fps: float, stride: int) -> int:
         """Latent steps of `stride` frames in a course."""

@@ -6,7 +6,7 @@ No agent is needed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -68,22 +68,26 @@ def dream_choices(
     All courses of a moment have the same noise, so that only their actions tell them apart.
     """
     moments, k = choices.actions.shape[:2]
+    sampler = frozen.sampler
+    if config.past_level is not None:
+        sampler = replace(sampler, context_level=config.past_level)
     each, generator, found = k * config.futures, torch.Generator().manual_seed(config.seed), []
     for first in range(0, moments, max(1, config.rows // each)):
         chosen = range(first, min(moments, first + max(1, config.rows // each)))
         past, acted = (x.repeat_interleave(each, 0) for x in contexts(pipeline, replay, choices, chosen, context))
         actions = choices.actions[first : first + len(chosen)].reshape(-1, *choices.actions.shape[2:])
         future = grouped(pipeline, actions.repeat(config.futures, axis=0))
-        stream = LatentStream(frozen.model, past, acted, sampler=frozen.sampler, shift=frozen.shift,
+        stream = LatentStream(frozen.model, past, acted, sampler=sampler, shift=frozen.shift,
                               window=frozen.window, generator=generator, keep=heads.config.block,
                               **frozen.rows(len(past)))  # fmt: skip
         read = []
         for step in range(future.shape[1]):
-            read.append(heads.read(stream.kept[:, None], future[:, step, None]))
+            one = heads.read(stream.kept[:, None], future[:, step, None])
+            read.append(one._replace(logits=one.logits / config.end_temperature))
             if step + 1 < future.shape[1]:  # what the last step looks like nobody asks
                 noise = torch.randn(len(chosen), 1, config.futures, *past.shape[2:], generator=generator)
                 noise = noise.expand(-1, k, -1, -1, -1, -1).flatten(0, 2)[:, None]
-                stream.step(future[:, step, None], noise.to(past.device))
+                stream.step(future[:, step, None], config.temperature * noise.to(past.device))
         shape = (len(chosen), k, config.futures, -1)
         found.append([torch.cat([getattr(one, name) for one in read], 1).float().cpu().view(shape).numpy()
                       for name in ("reward", "death")])  # fmt: skip
