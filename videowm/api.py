@@ -202,20 +202,27 @@ def latents(
     return write_directions(str(vae), Path(data), Path(out), configuration.check(options))
 
 
-def probe(run: AnyPath, out: AnyPath = "probe.png", options: ProbeOptions = ProbeOptions()) -> dict[str, Any]:
-    """Read the simulator's factors off every layer of a world model; returns what the JSON beside the picture holds.
+def probe(
+    runs: AnyPath | Sequence[AnyPath], out: AnyPath = "probe.png", options: ProbeOptions = ProbeOptions()
+) -> dict[str, Any]:
+    """Read the simulator's factors off every layer of world models; returns what the JSON beside the picture holds.
+
+    Each run also gets its own part as probe.json, and as probe.safetensors the directions of its latents, which
+    `videowm play` shows as sliders.
 
     Args:
-        run: finished run of `task: world`.
+        runs: finished run of `task: world`, or several that are drawn together.
         out: the picture, whose name ends in .png.
-        options: which factors, of which recording.
+        options: which factors, of which recording; and whether states are pushed along them.
 
     Raises:
-        UserError: another ending, a factor that is not there or does not vary, or a recording without states.
+        UserError: another ending, a factor that is not there or does not vary, a recording without states, or a reader
+            of another one.
     """
     from videowm.explore import write_probe
 
-    return write_probe(Path(run), Path(out), configuration.check(options))
+    several = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    return write_probe(several, Path(out), configuration.check(options))
 
 
 def generate(

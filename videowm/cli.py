@@ -142,9 +142,11 @@ def model_verbs(verb: Verb) -> None:
     p.add_argument("--out", type=Path, default=Path("latents.png"), help="default: %(default)s")
     add_options(p, api.LatentsOptions)
 
-    p = verb(probe, "read the simulator's state off every layer of a world model; writes a picture, and JSON beside",
-             "videowm probe runs/world --factor speed turn")  # fmt: skip
-    p.add_argument("run", type=Path, help="run directory of a task: world")
+    p = verb(probe, "read the simulator's state off every layer of world models; writes a picture, and JSON beside",
+             "videowm probe runs/world --factor speed turn\n"
+             "  videowm probe runs/quickstart/1x runs/quickstart/16x --factor speed --intervene --reader runs/reader"
+             )  # fmt: skip
+    p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories of task: world")
     p.add_argument("--out", type=Path, default=Path("probe.png"), help="default: %(default)s")
     add_options(p, api.ProbeOptions)
 
@@ -269,13 +271,27 @@ def latents(args: argparse.Namespace) -> None:
 
 
 def probe(args: argparse.Namespace) -> None:
-    """One line for each factor: the best layer, and the two controls."""
-    found = api.probe(args.run, args.out, options_from(api.ProbeOptions, args))
-    for row in found["factors"]:
-        r2, best, unit = row["r2"], row["best"], row["unit"]
-        print(f"{row['factor']}: {r2[best]:.2f} in {best}, {r2['latents']:.2f} in the latents, {r2['random']:.2f} in a "
-              f"random network; unit {unit['unit']} of {unit['block']} alone {unit['r2']:.2f}")  # fmt: skip
-    print(f"{args.out}: R² over {found['episodes']} held-out episodes, each read by probes of the others")
+    """One line for each run and factor: the best layer, the two controls, and how far a push moved it."""
+    found = api.probe(args.runs, args.out, options_from(api.ProbeOptions, args))
+    for run in found["runs"]:
+        for row in run["factors"]:
+            r2, best, unit = row["r2"], row["best"], row["unit"]
+            name = f"{run['run']}, {row['factor']}" if len(args.runs) > 1 else row["factor"]
+            print(f"{name}: {r2[best]:.2f} in {best}, {r2['latents']:.2f} in the latents, {r2['random']:.2f} in a "
+                  f"random network; unit {unit['unit']} of {unit['block']} alone {unit['r2']:.2f}")  # fmt: skip
+        for push in run["interventions"]:
+            print("  " + pushed(push))
+    tested = f"on {run['test_data']}" if run["test_data"] else "each read by probes of the others"
+    print(f"{args.out}: R² over {run['episodes']} held-out episodes, {tested}")
+
+
+def pushed(push: dict) -> str:
+    """A sentence on one factor's intervention."""
+    effect, random = push["effect"][push["block"]], push["random"][push["block"]]
+    clear = push["errors_above"][push["block"]]
+    errors = "" if clear is None else f", {clear:.1f} standard errors above these"
+    return (f"pushed along it in block {push['block']}, {push['factor']} moves by {effect:+.2f} deviations, along "
+            f"random directions by {random:.2f}{errors} (read by {push['read_by']})")  # fmt: skip
 
 
 def generate(args: argparse.Namespace) -> None:

@@ -134,6 +134,12 @@ class ProbeOptions:
     data: Path | None = None  # recording whose held-out clips are looked at (default: that of the training)
     factor: tuple[str, ...] = ()  # state columns, or a car's forward, sideways and turn (default: all that vary)
     clips: Count = 64  # about how many held-out clips
+    test_data: Path | None = None  # another recording that probes are tested on (default: other episodes of the same)
+    intervene: bool = False  # also push rollouts along every factor's direction, and read whether it moves as meant
+    reader: Path | None = None  # run of task: reader that reads pushed rollouts (default: a probe of the latents)
+    strength: Positive = 2.0  # of a push, in standard deviations of the states along the direction
+    moments: Count = 32  # moments that are pushed, of other episodes than the directions come from
+    horizon: Count = 16  # frames of a pushed rollout
 
 
 @dataclass(frozen=True)

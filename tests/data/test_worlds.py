@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +84,19 @@ def test_same_seed_same_game_and_another_seed_another_track():
         shown[run] = np.stack(pictures)
     np.testing.assert_array_equal(shown[0], shown[2])
     assert not np.array_equal(shown[0], shown[1])
+
+
+def test_an_old_game_is_let_go():
+    """Guards games that hold themselves, with 300 bodies each: they fill a server on which people start anew."""
+    world = CarRacing()
+    world.reset(0)
+    old = weakref.ref(world.game)
+    gc.disable()
+    try:
+        world.reset(1)
+        assert old() is None
+    finally:
+        gc.enable()
 
 
 def test_driver_covers_what_a_player_may_do():

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from videowm.evaluate.intervene import OWN, InterveneConfig, direction, pushes, scored
 from videowm.evaluate.probe import Seen, probe
+from videowm.evaluate.probe_record import read
 from videowm.types import UserError
 
 
@@ -53,11 +55,68 @@ def test_wrong_factors_are_one_sentence():
         probe(seen, [])
 
 
-def test_a_run_is_probed(videowm, world_run, tmp_path):
-    """Guards a verb that lost an option, clips that do not fit the window, and a figure or a source that is missing."""
-    call = videowm("probe", world_run, "--factor", "speed", "turn", "--clips", "4", "--out", tmp_path / "p.png")
-    assert call.code == 0 and call.out.startswith("speed: "), call.errors
-    found = json.loads((tmp_path / "p.json").read_text())
-    assert [row["factor"] for row in found["factors"]] == ["speed", "turn"] and found["episodes"] == 2
-    assert set(found["factors"][0]["r2"]) == {"latents", "block 0", "random"}
+def test_probes_are_tested_on_another_recording():
+    """Guards a test on rows of the fit, and factors scaled by the recording that they are tested on."""
+    seen, other = planted(), planted()
+    other.factors[:, 0] = other.factors[::-1, 0]
+    rows = {row["factor"]: row for row in probe(seen, ["speed", "turn"], other)}
+    assert rows["turn"]["r2"]["block 0"] > 0.95 and rows["speed"]["r2"]["block 1"] < 0
+    other.factors[:, 1] = 0
+    with pytest.raises(UserError, match="factor 'turn' is none that varies here"):
+        probe(seen, ["turn"], other)
+
+
+def test_a_push_that_moves_its_factor_stands_out():
+    """Guards signs that cancel, random directions counted with their signs, and errors over clips instead of episodes.
+
+    In block 1 the own direction moves the factor by 0.5, random ones by 0.2 to either side; block 0 moves it back.
+    """
+    random = np.random.default_rng(0)
+    moves = 0.05 * random.normal(size=(24, 2, 2 + 8))
+    moves[:, 1, OWN] += 0.5
+    moves[:, 0, OWN] -= 0.5
+    moves[:, :, 2:] += 0.2 * np.array([1, -1] * 4)
+    found = scored(moves, np.repeat(np.arange(8), 3), 1)
+    assert found["effect"][1] == pytest.approx(0.5, abs=0.05) and found["random"][1] == pytest.approx(0.2, abs=0.03)
+    assert found["errors_above"][1] > 10 and found["errors_above"][0] < -10 and found["block"] == 1
+    assert scored(moves, np.zeros(24, int), 1)["above_se"] != scored(moves, np.arange(24), 1)["above_se"]
+    flat = scored(np.zeros((4, 1, 10)), np.arange(4), 0)
+    assert flat["errors_above"] == [0]
+
+
+def test_a_push_is_as_long_as_random_ones():
+    """Guards random directions of another length, and a direction that is not the factor's."""
+    states = planted().sources["block 1"]
+    found = direction(states, planted().factors[:, 0])
+    every = pushes(states, found, InterveneConfig(strength=3.0))
+    lengths = every.norm(dim=1)
+    assert len(every) == 9 and torch.allclose(lengths, lengths[:1])
+    along = (states - states.mean(0)) @ every[0] / lengths[0]
+    torch.testing.assert_close(lengths[0], 3 * along.std())
+    assert np.corrcoef(along.numpy(), planted().factors[:, 0])[0, 1] > 0.9
+
+
+def test_runs_are_probed_and_pushed(videowm, train_world, dataset, tmp_path):
+    """Guards a verb that lost an option, clips that do not fit the window, a source that is missing, and records.
+
+    A push in the first of two blocks moves the future; one in the last is remembered by nothing.
+    """
+    run = tmp_path / "two"
+    train_world(run, "train.steps=2", "depth=2")
+    call = videowm("probe", run, run, "--factor", "speed", "turn", "--clips", "4", "--test-data", dataset,
+                   "--intervene", "--moments", "2", "--horizon", "4", "--strength", "50",
+                   "--out", tmp_path / "p.png")  # fmt: skip
+    assert call.code == 0 and call.out.startswith("two, speed: "), call.errors
+    found = json.loads((tmp_path / "p.json").read_text())["runs"]
+    assert len(found) == 2 and json.loads((run / "probe.json").read_text()) == found[1]
+    assert [row["factor"] for row in found[0]["factors"]] == ["speed", "turn"] and found[0]["episodes"] == 2
+    assert set(found[0]["factors"][0]["r2"]) == {"latents", "block 0", "block 1", "random"}
+    push = found[0]["interventions"][0]
+    assert push["block"] == 0 and push["effect"][1] == 0 and push["random"][1] == 0 and push["random"][0] > 0
     assert (tmp_path / "p.png").stat().st_size > 2000
+    directions, factors = read(run, found[0]["vae_hash"])
+    assert directions.axes.norm(dim=1) == pytest.approx([1, 1], abs=1e-4) and [f for f, _ in factors] == [
+        "speed",
+        "turn",
+    ]
+    assert read(run, "another") is None and read(tmp_path, "") is None

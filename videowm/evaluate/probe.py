@@ -7,12 +7,13 @@ Probes are fitted on some episodes and tested on others (Alain and Bengio 2016, 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from videowm.data.clips import even_clips
@@ -26,7 +27,7 @@ from videowm.types import UserError, pixel_frames
 from videowm.vae.codec import to_float
 
 FOLDS = 5  # parts of the episodes, each tested on by probes of the others
-PENALTIES = 10.0 ** np.arange(-4, 3)  # of ridge regression, in mean squares of the features
+PENALTIES = 10.0 ** np.arange(-4, 3)  # of ridge regression
 CONTEXT = 3  # first latent steps of a clip that are left out: they have seen too little
 
 
@@ -120,45 +121,63 @@ def folds(episode: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return inverse % min(FOLDS, len(names))
 
 
+@dataclass(frozen=True)
+class Linear:
+    """Ridge regression, fitted: features "n d" to factors "n k"."""
+
+    mean: np.ndarray  # "d", of the features
+    std: np.ndarray  # "d"
+    weights: np.ndarray  # "d k"
+    centre: np.ndarray  # "k"
+
+    def __call__(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
+        return (x - self.mean) / self.std @ self.weights + self.centre
+
+
+def ridge(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n k"]) -> Callable[[float], Linear]:
+    """Ridge regression for any penalty, in mean squares of the features.
+
+    It is solved in its dual form: n numbers for d of any size (Saunders et al. 1998).
+    """
+    mean, std, centre = x.mean(0), x.std(0) + 1e-6, y.mean(0)
+    a = (x - mean) / std
+    values, vectors = np.linalg.eigh(a @ a.T / x.shape[1])
+    turned = vectors.T @ (y - centre)
+
+    def with_penalty(penalty: float) -> Linear:
+        dual = vectors @ (turned / (values.clip(0) + penalty * values.mean())[:, None])
+        return Linear(mean, std, a.T @ dual / x.shape[1], centre)
+
+    return with_penalty
+
+
+def fitted(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n k"], fold: Int[np.ndarray, " n"]) -> Linear:
+    """Ridge regression, with the penalty of each factor that reads every fold best from the others."""
+    inner, scores = folds_within(fold), np.zeros((len(PENALTIES), y.shape[1]))
+    for held in np.unique(inner):
+        rest = inner != held
+        path = ridge(x[rest], y[rest])
+        scores += [np.square(path(penalty)(x[~rest]) - y[~rest]).sum(0) for penalty in PENALTIES]
+    best, path = PENALTIES[np.argmin(scores, axis=0)], ridge(x, y)
+    found = {penalty: path(penalty) for penalty in np.unique(best)}
+    weights = np.stack([found[penalty].weights[:, i] for i, penalty in enumerate(best)], axis=1)
+    return replace(found[best[0]], weights=weights)
+
+
 def predicted(
     x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n k"], fold: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "n k"]:
-    """What ridge regression on the other folds says of each row; the penalty is chosen within them.
-
-    It is solved in its dual form, n numbers for d of any size (Saunders et al. 1998).
-    """
+    """What ridge regression on the other folds says of each row."""
     found = np.zeros_like(y)
     for held in np.unique(fold):
-        fit, test = fold != held, fold == held
-        inner = folds_within(fold[fit])
-        scores = [np.square(dual(x[fit], y[fit], inner == 0, inner == 1, a) - y[fit][inner == 1]).sum(0)
-                  for a in PENALTIES]  # fmt: skip
-        best = PENALTIES[np.argmin(scores, axis=0)]
-        for penalty in np.unique(best):
-            columns = best == penalty
-            found[np.ix_(test, columns)] = dual(x, y[:, columns], fit, test, penalty)
+        rest = fold != held
+        found[~rest] = fitted(x[rest], y[rest], fold[rest])(x[~rest])
     return found
 
 
 def folds_within(fold: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """0 for the rows that penalties are fitted on, 1 for those they are compared on; of one fold every second row."""
-    names = np.unique(fold)
-    return (fold == names[-1]).astype(int) if len(names) > 1 else np.arange(len(fold)) % 2
-
-
-def dual(
-    x: Float[np.ndarray, "n d"],
-    y: Float[np.ndarray, "n k"],
-    fit: Bool[np.ndarray, " n"],
-    test: Bool[np.ndarray, " n"],
-    penalty: float,
-) -> Float[np.ndarray, "m k"]:
-    """Ridge regression of rows `fit`, evaluated on rows `test`; both are masks."""
-    mean, std = x[fit].mean(0), x[fit].std(0) + 1e-6
-    a, b, centre = (x[fit] - mean) / std, (x[test] - mean) / std, y[fit].mean(0)
-    gram = a @ a.T / x.shape[1]
-    weights = np.linalg.solve(gram + penalty * np.trace(gram) / len(gram) * np.eye(len(gram)), y[fit] - centre)
-    return b @ a.T / x.shape[1] @ weights + centre
+    """The folds that penalties are compared on; of one fold every second row."""
+    return fold if len(np.unique(fold)) > 1 else np.arange(len(fold)) % 2
 
 
 def best_unit(
@@ -173,23 +192,44 @@ def best_unit(
     return {"block": name, "unit": unit, "r2": score}
 
 
-def probe(seen: Seen, wanted: list[str]) -> list[dict[str, Any]]:
-    """For each factor the R² of every source on episodes that its probe never saw, and the best single unit.
+def chosen_of(seen: Seen, wanted: list[str]) -> list[str]:
+    """The wanted factors, or all that vary.
 
     Raises:
-        UserError: a factor is not there or does not vary, or one episode is held out.
+        UserError: a factor is not there or does not vary.
     """
-    fold, rows = folds(seen.episode), []
     varying = [name for i, name in enumerate(seen.names) if np.ptp(seen.factors[:, i]) > 1e-9]
     for name in wanted:
         if name not in varying:
             raise UserError(f"factor {name!r} is none that varies here: give some of {', '.join(varying)}")
-    chosen = wanted or varying
-    y = np.stack([seen.factors[:, seen.names.index(name)] for name in chosen], axis=1).astype(np.float64)
-    y = (y - y.mean(0)) / y.std(0)
-    read = {name: predicted(x.double().numpy(), y, fold) for name, x in seen.sources.items()}
+    return wanted or varying
+
+
+def standardised(seen: Seen, names: list[str], like: Seen | None = None) -> Float[np.ndarray, "n k"]:
+    """Factors in standard deviations from their mean, of `like` where that is given."""
+    columns = [seen.names.index(name) for name in names]
+    y, scale = seen.factors[:, columns].astype(np.float64), (like or seen).factors[:, columns].astype(np.float64)
+    return (y - scale.mean(0)) / scale.std(0)
+
+
+def probe(seen: Seen, wanted: list[str], other: Seen | None = None) -> list[dict[str, Any]]:
+    """For each factor the R² of every source on episodes that its probe never saw, and the best single unit.
+
+    With `other`, states of another recording, probes are fitted on all of `seen` and tested there.
+
+    Raises:
+        UserError: a factor is not there or does not vary, or one episode is held out.
+    """
+    fold, rows, tested = folds(seen.episode), [], other or seen
+    chosen = chosen_of(seen, wanted)
+    chosen_of(tested, chosen)
+    y, true = standardised(seen, chosen), standardised(tested, chosen, like=seen)
+    read = {name: predicted(x.double().numpy(), y, fold) if other is None
+            else fitted(x.double().numpy(), y, fold)(other.sources[name].double().numpy())
+            for name, x in seen.sources.items()}  # fmt: skip
     for i, name in enumerate(chosen):
-        scores = {source: r2(values[:, None, [i]], y[:, None, [i]], seen.episode) for source, values in read.items()}
+        scores = {source: r2(values[:, None, [i]], true[:, None, [i]], tested.episode)
+                  for source, values in read.items()}  # fmt: skip
         rows.append({"factor": name, "r2": {s: score for s, (score, _) in scores.items()},
                      "r2_se": {s: error for s, (_, error) in scores.items()},
                      "best": max((s for s in scores if s.startswith("block")), key=lambda s: scores[s][0]),

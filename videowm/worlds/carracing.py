@@ -282,3 +282,4 @@ def end_game(game: Any) -> None:
     """Let a game go: its world and its listener hold each other, and with them every tile of the track."""
     game._destroy()
     game.world.contactListener = game.contactListener_keepref = None
+    game.world.contactListener_bug_workaround = None
