@@ -19,6 +19,7 @@ from videowm.dit.heads import Heads
 from videowm.evaluate.choices import DecisionConfig
 from videowm.evaluate.counterfactual import Replay
 from videowm.evaluate.decision import decision
+from videowm.evaluate.detector import Detector, check_detector
 from videowm.evaluate.features import open_features
 from videowm.evaluate.keeps import held_out, read_back, small_things
 from videowm.evaluate.outcomes import Frozen
@@ -203,12 +204,17 @@ def patch_of(pipeline: WorldModelPipeline) -> tuple[slice, slice] | None:
 def instruments_of(
     options: EvaluateOptions, dataset: Dataset, device: torch.device
 ) -> tuple[Instruments, dict[str, Any]]:
-    """The networks that read rollouts, refused before anything is rolled out, and the reader's own held-out error."""
+    """The networks that read rollouts, refused before anything is rolled out, and their own held-out errors."""
     reader, own = None, {}
     if options.reader is not None:
         reader = Reader.open(options.reader).to(device)
         check_reader(reader, dataset)
         own = RunRecord.read(options.reader).metrics
+    detector = None
+    if options.leaks is not None:
+        detector = Detector.open(options.leaks).to(device)
+        check_detector(detector, dataset)
+        own = own | RunRecord.read(options.leaks).metrics
     named = options.features or ("reader" if reader is not None else None)
     features = open_features(named, reader, device) if named else None
-    return Instruments(reader, features, options.counterfactuals, options.text_guidance), own
+    return Instruments(reader, features, options.counterfactuals, options.text_guidance, detector), own

@@ -68,8 +68,12 @@ OTHER_ACTIONS = (
     "rollouts under another episode's actions; `_floor_zero`: under actions of zeros, which are actions and not their "
     "absence"
 )
+REAL_EVENTS = (
+    "real video through the autoencoder; `_ceiling_real`: as it is, where every event is a mistake of the counter"
+)
 WATCHED = "the same heads on the real video through the autoencoder; the game itself has regret 0"
 ALONE = "the heads on the start alone; `_floor_repeat`: the course that holds an action longest"
+PER_1000 = "per 1,000 frames"
 OUTCOMES = "videowm.evaluate.outcomes"
 IGNORED = "0, where the actions are ignored"
 
@@ -267,6 +271,33 @@ METRICS: tuple[Metric, ...] = (
            None, "videowm.evaluate.counts", ceiling=READ_TRUTH, floor=REPEATED),
     Metric("count/{}_appear", "How many things appear in the rollout; near `_true` is good.", "per 100 frames", None,
            "videowm.evaluate.counts", ceiling=READ_TRUTH, floor=REPEATED),
+    Metric("leaks/events", "Events that the world's laws forbid, of all kinds that are counted.", PER_1000, "lower",
+           ceiling=REAL_EVENTS, sentence="In 1,000 predicted frames {value} things happen that cannot happen"),
+    Metric("leaks/{}_false", "Events of one kind that the counter sees in real held-out video, where none are.",
+           PER_1000, "lower", "videowm.train.tasks.detector", ceiling="0"),
+    Metric("leaks/{}_recall", "Share of events planted in real held-out video that the counter sees.", "share",
+           "higher", "videowm.train.tasks.detector", ceiling="1"),
+    Metric("leaks/{}_lost", "How often a thing that cannot vanish is gone, in open view, for some frames.", PER_1000,
+           "lower", ceiling=REAL_EVENTS),
+    Metric("leaks/{}_bent", "How often a thing that flies straight leaves its path.", PER_1000, "lower",
+           ceiling=REAL_EVENTS),
+    Metric("leaks/{}_outside", "How often the camera goes beyond the world's bounds.", PER_1000, "lower",
+           ceiling=REAL_EVENTS),
+    Metric("leaks/{}_jump", "How often the camera is elsewhere, farther than the game can go in that time.", PER_1000,
+           "lower", ceiling=REAL_EVENTS),
+    Metric("detector/{}_recall", "Share of the simulator's boxes of one kind of thing that are found in real held-out "
+           "frames.", "share", "higher", "videowm.train.tasks.detector", ceiling="1"),
+    Metric("detector/{}_precision", "Share of what is found there that is there.", "share", "higher",
+           "videowm.train.tasks.detector", ceiling="1"),
+    Metric("detector/{}_error", "Median absolute error of a bounded state column there.", "the column's unit", "lower",
+           "videowm.train.tasks.detector", ceiling="0"),
+    Metric("detector/frames", "How many held-out frames were looked at.", "frames", None,
+           "videowm.train.tasks.detector"),
+    Metric("centres", "Loss of the detector's map of centres.", "focal loss", "lower", "videowm.evaluate.detector"),
+    Metric("boxes", "Mean absolute error of the detector's boxes.", "8 pixels",
+           "lower", "videowm.evaluate.detector"),
+    Metric("columns", "Mean squared error of the detector's standardised state columns.", "MSE", "lower",
+           "videowm.evaluate.detector"),
     Metric("frechet/reader", "Fréchet distance (Heusel et al. 2017, equation 6) of predicted and real videos in the "
            "reader's features; no FVD, and only comparable within one dataset and reader.", "squared feature distance",
            "lower", ceiling="real video through the autoencoder; `_real`: real video against real, the lowest that "

@@ -180,6 +180,7 @@ class EvaluateOptions:
     """How a finished run is measured; see `videowm.api.evaluate`."""
 
     reader: Path | None = None  # run of task: reader, which reads actions and state off rollouts or reconstructions
+    leaks: Path | None = None  # run of task: detector, which counts events that cannot happen in rollouts
     features: str | None = None  # network of the Fréchet distance; default: the reader, if there are enough clips
     clips: Count | None = None  # about how many held-out starts; default: the run's rollout.clips or evaluate.clips
     horizon: Count | None = None  # predicted frames; default: the run's rollout.horizon

@@ -71,15 +71,23 @@ def replayed_boxes(replay: Replay, where: list[tuple[int, int]], frames: int) ->
     Raises:
         UserError: no game passes all recorded states of an episode.
     """
-    replay.world.watched = True
     last = {episode: first + frames for episode, first in sorted(where)}
-    found: dict[tuple[int, int], Boxes] = {}
-    for episode, end in last.items():
-        replay.reset(episode)
-        for frame, action in enumerate(replay.dataset.all_actions(episode)[:end]):
-            found[episode, frame] = replay.world.boxes()
-            replay.world.step(action)
-    return [[found[episode, first + i] for i in range(frames)] for episode, first in where]
+    found = {episode: episode_boxes(replay, episode, end) for episode, end in last.items()}
+    return [found[episode][first : first + frames] for episode, first in where]
+
+
+def episode_boxes(replay: Replay, episode: int, end: int | None = None) -> list[Boxes]:
+    """The boxes in every frame of an episode, or before frame `end`, from the game that is played again.
+
+    Raises:
+        UserError: no game passes all recorded states of the episode.
+    """
+    replay.world.watched, found = True, []
+    replay.reset(episode)
+    for action in replay.dataset.all_actions(episode)[:end]:
+        found.append(replay.world.boxes())
+        replay.world.step(action)
+    return found
 
 
 def small_things(held: HeldOut, decoded: dict[str, Float[Tensor, "b f 3 H W"]]) -> Pairs:

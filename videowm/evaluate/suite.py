@@ -16,11 +16,13 @@ from videowm.evaluate.control import control, delay, delta_psnr, loss_ratio
 from videowm.evaluate.counterfactual import Replay, counterfactual, counterfactual_state, forced_rollouts, play_random
 from videowm.evaluate.counts import counts
 from videowm.evaluate.curves import MetricCurve, Pairs, pairs
+from videowm.evaluate.detector import Detector, check_detector
 from videowm.evaluate.drift import drift
 from videowm.evaluate.features import Features
 from videowm.evaluate.fidelity import fidelity
 from videowm.evaluate.frechet import frechet
 from videowm.evaluate.heldout import Bank, acted, bank_losses, shuffled
+from videowm.evaluate.leaks import leaks
 from videowm.evaluate.reader import Reader, check_reader
 from videowm.evaluate.readings import read_scenes
 from videowm.evaluate.rollouts import RolloutConfig
@@ -42,6 +44,7 @@ class Instruments:
     features: Features | None = None
     counterfactuals: int = 16  # starts that the real game is played from; 0: none
     text_guidance: float = 1.0  # of the sampler where the effect of text is measured
+    detector: Detector | None = None  # counts what cannot happen
 
 
 def measured(curves: Iterable[MetricCurve]) -> Pairs:
@@ -73,6 +76,9 @@ def suite(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config
         if pipeline.reads is not None:
             sampler = replace(config.sampler, text_guidance=instruments.text_guidance)
             yield from text_control(pipeline, dataset, scenes, replace(config, sampler=sampler), reader)
+    if instruments.detector is not None:
+        check_detector(instruments.detector, dataset)
+        yield from leaks(scenes, instruments.detector)
     if instruments.features is not None:
         try:
             yield from dict(frechet(scenes, instruments.features)).items()
@@ -135,6 +141,7 @@ def about(scenes: Scenes, dataset: Dataset, instruments: Instruments) -> dict[st
         "data": dataset.hash,
         "reader": instruments.reader.hash if instruments.reader else None,
         "features": instruments.features.hash if instruments.features else None,
+        "detector": instruments.detector.hash if instruments.detector else None,
     }
 
 

@@ -61,6 +61,9 @@ class World:
     FORCED: tuple[str, ...] = ()  # named actions that evaluations force; without any, the first three
     FACTS: tuple[Fact, ...] = ()  # facts of captions that can be changed and read off frames
     COUNTED: tuple[str, ...] = ()  # state columns that count things
+    STILL: tuple[str, ...] = ()  # kinds of `boxes` that never move and never vanish
+    STRAIGHT: tuple[str, ...] = ()  # kinds of `boxes` that come straight at the camera's row, at one speed
+    BOUNDS: dict[str, tuple[float, float]] = {}  # state column, the camera's place across the view -> (least, most)
     NOISE: tuple[slice, slice] | None = None  # (rows, columns) of a patch of pure noise, pixels
     watched: bool = False  # whether `boxes` will be called; set before the first `reset`, since it may cost time
 

@@ -38,6 +38,8 @@ class TakeCover(DoomWorld):
     action_names = ("left", "right")
     state_names = (*PLAYER, *COUNTS, *slot_names("fireball", FIREBALLS), *slot_names("imp", IMPS))
     COUNTED = COUNTS
+    STILL, STRAIGHT = ("imp",), ("fireball",)
+    BOUNDS = {"y": WALLS}
     FORCED = ("left", "right", "stay")
     NAMED_ACTIONS = {"stay": (0.0, 0.0), "left": (1.0, 0.0), "right": (0.0, 1.0)}
 
