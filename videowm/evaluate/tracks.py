@@ -202,9 +202,9 @@ class Tracker:
 def path_error(points: Points, camera: Float[np.ndarray, " f"], flight: float, middle: float) -> float:
     """How far the farthest point of a path is from the best straight flight at one speed, in columns.
 
-    At time t, a thing that reaches the camera's row at time T is seen at middle + (a + b t + flight * camera) / (T - t).
+    A thing reaches the camera's row at time T. At time t it is seen `middle + (a + b t + flight camera) / (T - t)`.
     Its way across is a line, and the camera's own way looks the larger the nearer the thing is. `flight` is the
-    number of frames from the still things' row to the camera's. For each of many T, a and b are the least squares' own.
+    number of frames from the still things' row to the camera's. For each of many T, a and b are fitted.
     """
     time, column = np.array(points, np.float64).T
     seen = camera[time.astype(int)]
