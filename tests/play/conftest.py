@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from dataclasses import asdict
 
@@ -20,6 +21,17 @@ def model(world_run):
     for parameter in model.pipeline.transformer.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     return model
+
+
+@pytest.fixture(scope="session")
+def probed_run(world_run, tmp_path_factory):
+    """A copy of the tiny run with what `videowm probe` leaves in it."""
+    from videowm import api
+
+    run = tmp_path_factory.mktemp("probed") / "world"
+    shutil.copytree(world_run, run)
+    api.probe(run, run / "probe.png", api.ProbeOptions(factor=("speed",), clips=4))
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -32,10 +32,10 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address(fork, world_run, dataset, tmp_path_factory) -> str:
-    """A server that plays the tiny run twice, as two budgets."""
+def address(fork, probed_run, world_run, dataset, tmp_path_factory) -> str:
+    """A server that plays the tiny run twice, as two budgets; the first one was probed."""
     out = tmp_path_factory.mktemp("kept")
-    return started(fork("play", world_run, world_run, "--from", dataset, "--port", "0", "--out", out))
+    return started(fork("play", probed_run, world_run, "--from", dataset, "--port", "0", "--out", out))
 
 
 class Page:
@@ -130,6 +130,20 @@ def test_keys_change_frames(opened):
     opened.page.click("#pause")
 
 
+def test_a_gamepad_presses_keys(opened):
+    """Guards a stick or a button that the page does not read, and one that stays pressed when it is let go."""
+    opened.page.evaluate(
+        """window.pad = { axes: [-0.9, 0], buttons: Array.from({ length: 16 }, () => ({ pressed: false })) };
+        navigator.getGamepads = () => [null, window.pad]"""
+    )
+    opened.until("state.actions[0] === 'left'")
+    opened.page.evaluate("window.pad.buttons[7].pressed = true")
+    opened.until("state.actions[0] === 'gas_left'")
+    opened.page.evaluate("Object.assign(window.pad, { axes: [0, 0] }); window.pad.buttons[7].pressed = false")
+    opened.until("state.actions[0] === 'coast'")
+    opened.page.evaluate("navigator.getGamepads = () => []")
+
+
 def test_the_latency_is_measured(opened):
     """Guards a number that is none: a key's time is its wait for the step and the rest, and both are seen."""
     opened.see("window.videowm.forget()")
@@ -159,9 +173,10 @@ def test_futures(opened):
 def test_latents(opened):
     """Guards sliders that show nothing: a moved one adds a picture, and puts two futures side by side."""
     opened.page.click("#explorer summary")
-    opened.until("state.sliders === 8")
+    opened.until("state.sliders === 9 && state.probed === 1")
     opened.until("document.querySelector('#sliders .now').style.left !== ''")
     opened.page.locator("#sliders input").first.fill("3.5")
+    opened.page.locator("#sliders .probed input").fill("2")
     opened.until("document.querySelector('#views figure[data-kind=moved] canvas') !== null && !state.playing")
     opened.page.click("#cause")
     opened.until("state.futures && state.views.length === 2 && state.playing")

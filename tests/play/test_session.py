@@ -182,6 +182,22 @@ def test_without_the_real_game(session):
     assert [view.kind for view in shown(answer)[0].views] == ["dream"]
 
 
+def test_probed_directions_are_sliders_too(model, probed_run, dataset, tmp_path):
+    """Guards a record that nobody reads, and a shift that does not arrive where directions are not at right angles."""
+    probed = replace(model, run=probed_run, found=None)
+    session = Session(Stage.of([probed], dataset, tmp_path))
+    list(session.handle(START))
+    [found] = session.handle(m.Explore(on=True))
+    assert [(row.best, row.probed) for row in found.directions][8:] == [("speed", True)]
+    directions, dream = probed.directions(session.dataset)[0], session.dreams[0]
+    wanted = {0: 2.0, 8: -1.5}
+    own = probed.pipeline.denormalise(dream.latents[:1, -1:]) + dream.shift(directions, wanted)
+    reached = (directions.axes @ (own.flatten() - directions.mean)) / directions.std
+    assert reached[[0, 8]].tolist() == pytest.approx([2.0, -1.5], abs=1e-3)
+    other = replace(model, run=tmp_path, found=None)
+    assert len(other.directions(session.dataset)[1]) == 8
+
+
 def test_directions_move_the_frame_and_the_world(session):
     """Guards sliders that do nothing, that change what they should leave, or whose two futures differ before the
     move."""

@@ -122,10 +122,14 @@ class Dream:
             return ((found.axes @ own) / found.std.clamp_min(1e-12)).tolist()
 
     def shift(self, found: Directions, values: dict[int, float]) -> Float[Tensor, "1 1 c h w"]:
-        """What sets row 0's newest latent step to these coordinates, to be added to latents that are not normalised."""
-        own = self.coordinates(found)
-        moved = sum((value - own[i]) * found.std[i] * found.axes[i] for i, value in values.items())
-        return (torch.zeros_like(found.mean) + moved).view(1, 1, *self.latents.shape[2:])
+        """What sets row 0's newest latent step to these coordinates, to be added to latents that are not normalised.
+
+        The shortest such shift: directions that were probed need not be at right angles to others.
+        """
+        own, chosen = self.coordinates(found), list(values)
+        axes = found.axes[chosen]
+        missing = torch.tensor([value - own[i] for i, value in values.items()]).to(axes) * found.std[chosen]
+        return (torch.linalg.pinv(axes) @ missing).view(1, 1, *self.latents.shape[2:])
 
     @torch.no_grad()
     def moved_frame(self, found: Directions, values: dict[int, float]) -> UInt8[np.ndarray, "1 H W 3"]:

@@ -101,14 +101,14 @@ class Front(Message):
 
 
 class Explore(Message):
-    """Send where the state is along the principal directions, with every picture, or no more."""
+    """Send where the state is along the directions, with every picture, or no more."""
 
     type: Literal["explore"] = "explore"
     on: bool
 
 
 class Move(Message):
-    """Set coordinates along principal directions, in standard deviations, by the direction's number.
+    """Set coordinates along principal or probed directions, in standard deviations, by the direction's number.
 
     In the "frame" only what is shown changes. In the "world" the remembered latents change: a branch of two, one as it
     was and one moved.
@@ -157,11 +157,12 @@ class Run(Message):
 
 
 class Direction(Message):
-    """A principal direction of the latents."""
+    """A principal direction of the latents, or one that was probed for a factor."""
 
     share: float  # of the variance
-    best: str | None  # state column that follows it most closely
+    best: str | None  # state column that follows it most closely, or the factor
     r2: float | None
+    probed: bool = False
 
 
 class Hello(Message):

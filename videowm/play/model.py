@@ -10,7 +10,7 @@ import torch
 
 from videowm.data.dataset import Dataset
 from videowm.dit.sample import Sampler, sampler_of
-from videowm.evaluate import explorer
+from videowm.evaluate import explorer, probe_record
 from videowm.evaluate.explorer import Directions
 from videowm.pipeline import WorldModelPipeline
 from videowm.play.messages import Direction, Run
@@ -33,6 +33,7 @@ class Model:
     depth: int
     flops: float | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
+    run: Path | None = None  # where a probe may have left its record
     found: tuple[Directions, list[Direction]] | None = None
 
     @classmethod
@@ -46,7 +47,8 @@ class Model:
         if device.type == "cuda":
             pipeline.transformer.to(torch.bfloat16)
         record = RunRecord.read(run)
-        return cls(run.name, pipeline, sampler_of(run), pipeline.transformer.depth, record.flops.get("train"), lock)
+        return cls(run.name, pipeline, sampler_of(run), pipeline.transformer.depth, record.flops.get("train"), lock,
+                   run)  # fmt: skip
 
     @property
     def stride(self) -> int:
@@ -68,7 +70,7 @@ class Model:
                    bytes=sum(p.numel() * p.element_size() for p in parameters))  # fmt: skip
 
     def directions(self, dataset: Dataset) -> tuple[Directions, list[Direction]]:
-        """The principal directions of its latents over held-out clips, found once.
+        """The principal directions of its latents over held-out clips, then those that a probe found; found once.
 
         Raises:
             UserError: no held-out episode is as long as a clip.
@@ -79,8 +81,20 @@ class Model:
                 count = min(DIRECTIONS, *(n - 1 for n in explored.latents.shape))
                 found = explorer.principal_directions(explored.latents, count)
                 rows = explorer.correlations(explored, found)
-                self.found = found, [Direction(share=r["explained"], best=r["best"], r2=r["r2"]) for r in rows]
+                principal = [Direction(share=r["explained"], best=r["best"], r2=r["r2"]) for r in rows]
+                self.found = self.with_probed(found, principal)
         return self.found
+
+    def with_probed(self, found: Directions, rows: list[Direction]) -> tuple[Directions, list[Direction]]:
+        """Directions and those of the probe's record that lies in the run, if there is one."""
+        record = probe_record.read(self.run, self.pipeline.trained_on.vae_hash) if self.run else None
+        if record is None:
+            return found, rows
+        probed, factors = record
+        axes, std = (torch.cat([a, b.to(a)]) for a, b in ((found.axes, probed.axes), (found.std, probed.std)))
+        more = [Direction(share=share, best=name, r2=score, probed=True)
+                for share, (name, score) in zip(probed.explained, factors, strict=True)]  # fmt: skip
+        return Directions(found.mean, axes, std, [*found.explained, *probed.explained]), [*rows, *more]
 
 
 def check_together(models: list[Model], dataset: Dataset) -> None:

@@ -503,9 +503,10 @@ $("save").onclick = () => { send({ type: "save" }); $("save").blur(); };
 function showSliders(directions) {
   s.sliders = directions.map((direction, i) => {
     const input = make("input", { type: "range", min: -4, max: 4, step: 0.1, value: 0 }), now = make("i", { className: "now" });
-    const means = direction.best ? `${direction.best.replaceAll("_", " ")} r² ${direction.r2.toFixed(2)}` : "";
-    const out = make("output", { textContent: means });
-    const label = make("label", {}, `${i + 1}: ${Math.round(100 * direction.share)} %`, out, input, now);
+    const name = direction.best?.replaceAll("_", " "), score = direction.r2 === null ? "" : `r² ${direction.r2.toFixed(2)}`;
+    const out = make("output", { textContent: direction.probed ? score : name ? `${name} ${score}` : "" });
+    const label = make("label", {}, direction.probed ? name : `${i + 1}: ${Math.round(100 * direction.share)} %`, out, input, now);
+    if (direction.probed) label.classList.add("probed");
     input.oninput = () => { setPlaying(false); slider.touched = true; move("frame"); };
     const slider = { input, now, touched: false };
     return slider;
@@ -561,7 +562,7 @@ window.videowm = {
   get state() {
     return { connected: s.socket?.readyState === WebSocket.OPEN, steps: s.steps, playing: s.playing, futures: s.futures, by: s.by,
       views: s.views.map((view) => view.figure.dataset.kind), at: s.shown?.header.at ?? 0, actions: s.shown?.header.actions ?? [],
-      fps: Number($("fps").textContent), errors: s.errors, ms: s.shown?.header.ms ?? {}, sliders: s.sliders.length };
+      fps: Number($("fps").textContent), errors: s.errors, ms: s.shown?.header.ms ?? {}, sliders: s.sliders.length, probed: document.querySelectorAll(".probed").length };
   },
   get latencies() { return { totals: s.totals, waits: s.waits, rests: s.rests, models: s.models, trips: s.trips }; },
   forget() { for (const list of [s.totals, s.waits, s.rests, s.models, s.trips]) list.length = 0; },
