@@ -132,14 +132,15 @@ def processes() -> int:
     return 1 if path is None else int(read(path).get("num_processes", 1))
 
 
-def launch_command(config: Path, jobs: int = 1) -> list[str]:
-    """`videowm.launch` under the user's own configuration of accelerate where there is one, else on one process.
-
-    Of the host's cores each of `jobs` points side by side gets its share.
-    """
-    command = [sys.executable, "-m", "videowm.launch", "--main_process_port", "0"]
+def launch_command(config: Path) -> list[str]:
+    """What trains a point: a process of its own, or `videowm.launch` where the user has configured accelerate."""
     if default_file() is None:
-        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-        command += ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-                    "--num_cpu_threads_per_process", threads]  # fmt: skip
-    return [*command, "train", str(config)]
+        return [sys.executable, "-m", "videowm", "train", str(config)]
+    return [sys.executable, "-m", "videowm.launch", "--main_process_port", "0", "train", str(config)]
+
+
+def threads(jobs: int) -> dict[str, str]:
+    """The share of the host's cores of each of `jobs` points side by side, unless the user or accelerate gives one."""
+    if default_file() is not None:
+        return {}
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))}

@@ -73,7 +73,7 @@ class Try:
         self.sweep()
 
     def sweep(self) -> None:
-        """Kill what outlives its launcher: a worker whose `accelerate` was killed."""
+        """Kill what outlives its launcher: a worker whose launcher of accelerate was killed."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -170,8 +170,8 @@ class Launcher:
         before, busy = log.tell(), {one.slot for one in self.running}
         slot = next(slot for slot in range(len(self.slots)) if slot not in busy)
         gpu = {} if self.slots[slot] is None else {"CUDA_VISIBLE_DEVICES": self.slots[slot]}
-        command = dispatch.launch_command(point.config, len(self.slots))
-        process = subprocess.Popen(command, env=os.environ | gpu, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        process = subprocess.Popen(dispatch.launch_command(point.config), stdin=subprocess.DEVNULL, stdout=log,
+                                   stderr=log, env=os.environ | dispatch.threads(len(self.slots)) | gpu,
                                    process_group=0)  # fmt: skip
         self.running.append(Try(point, process, slot, before))
         where = f", GPU {self.slots[slot]}" if gpu else ""

@@ -1,4 +1,4 @@
-"""A sweep end to end: planned, launched by accelerate, killed, resumed, fitted, reported. Real processes only."""
+"""A sweep end to end: planned, launched, killed, resumed, fitted, reported. Real processes only."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import prepare_simple_launcher_cmd_env
 from wandb_offline import load
 
 from scaling import dispatch, records, summary
@@ -18,7 +20,7 @@ from scaling.__main__ import main
 from scaling.local import share_gpus
 from scaling.plan import Speeds, plan, resolve, table
 from scaling.point import load_sweep
-from videowm.train.loop import launch
+from videowm.launch import chosen
 from videowm.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +85,7 @@ def finished_sweep(sweep_file, fork) -> Path:
         return fork("run", sweep_file, "--jobs", 2, module="scaling", session=True, **two_gpus)
 
     process = launch()
-    wait_for(lambda: len(members(process.pid)) == 5)  # two `accelerate`, each with its worker
+    wait_for(lambda: len(members(process.pid)) == 3)  # and a worker for each point
     gpus = {
         Path(f"/proc/{pid}/environ").read_bytes().split(b"CUDA_VISIBLE_DEVICES=")[1][:1]
         for pid in members(process.pid)
@@ -96,7 +98,7 @@ def finished_sweep(sweep_file, fork) -> Path:
     assert process.returncode == 130 and "the same command goes on" in said, said
     assert members(process.pid) == [], "a stopped launcher leaves nothing behind"
     first, second = launch(), launch()
-    wait_for(lambda: len(members(first.pid)) + len(members(second.pid)) == 6)
+    wait_for(lambda: len(members(first.pid)) + len(members(second.pid)) == 4)
     first.kill()  # its worker may live on: the other has to wait for it, not to start a second one
     first.wait()
     assert second.wait(200) == 0, second.communicate()
@@ -127,10 +129,20 @@ def test_every_point_ends_once(finished_sweep, sweep_file):
         assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
 
 
-def test_a_launched_point_trains_the_same(finished_sweep, sweep_file, tmp_path, same):
-    """Guards a launcher that changes what is computed: a point equals its run in this process, bit for bit."""
+def test_accelerate_trains_the_same(finished_sweep, sweep_file, tmp_path, same, fork, monkeypatch):
+    """Guards a launcher that changes what is computed: a point equals, bit for bit, its run in the process that
+    accelerate would start under the user's own configuration."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate/default_config.yaml").write_text("{distributed_type: 'NO', mixed_precision: 'no'}")
     point = plan(load_sweep(sweep_file))[0]
-    launch(point.config, [f"out={tmp_path / 'here'}"])
+    command = dispatch.launch_command(point.config)
+    assert command[1:3] == ["-m", "videowm.launch"]
+    args, *_ = _validate_launch_command(chosen(launch_command_parser(), command[3:]))
+    command, variables = prepare_simple_launcher_cmd_env(args)
+    assert command[1:] == ["-m", "videowm", "train", str(point.config)] and "ACCELERATE_MIXED_PRECISION" in variables
+    ended = fork("train", point.config, f"out={tmp_path / 'here'}", **variables)
+    assert ended.wait(60) == 0, ended.communicate()
     same(point.run, tmp_path / "here")
 
 
@@ -217,7 +229,7 @@ def test_mixed_banks_are_refused(finished_sweep, sweep_file, tmp_path):
 def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, scaling, monkeypatch):
     """A failing point must not stop the others, nor vanish: it is retried once, then the exit code is 1.
 
-    What branches off it waits, and does not fail in its place. What is started is not our launcher, which imports
+    What branches off it waits, and does not fail in its place. What is started is not our trainer, which imports
     for long, but a program of its name that fails.
     """
     sweep = yaml.safe_load(sweep_file.read_text()) | {"out": str(tmp_path / "out")}
@@ -226,7 +238,7 @@ def test_a_point_that_fails_is_tried_again_and_reported(sweep_file, tmp_path, sc
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(sweep))
     (tmp_path / "videowm").mkdir()
-    (tmp_path / "videowm/launch.py").write_text("raise SystemExit('videowm: this one cannot be trained')")
+    (tmp_path / "videowm/__main__.py").write_text("raise SystemExit('videowm: this one cannot be trained')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     ended = scaling("run", path)
