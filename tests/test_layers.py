@@ -141,6 +141,7 @@ LIGHT = {  # module -> what importing it must not load; those that may load more
     "videowm.cli": {"torch"},
     "videowm.train.config": {"torch"},
     "videowm.worlds": {"torch"},
+    "videowm.data.played": {"torch"},  # each process that plays imports it
     "videowm.quickstart": {"torch"},
 }
 

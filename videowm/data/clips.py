@@ -39,6 +39,17 @@ def long_enough(dataset: Episodes, split: str, frames: int) -> list[int]:
     return episodes
 
 
+def final_start(dones: np.ndarray, frames: int, stride: int, episode: int) -> int | None:
+    """The first frame of the clip that is cut where an episode's game ended; None where it did not, or is too short.
+
+    `dones` is bool "f". The fatal action is one of the `stride` actions after the clip. Which one differs from episode
+    to episode, as it will in a dream.
+    """
+    over = np.flatnonzero(dones)
+    latest = int(over[0]) - (frames - 1) if len(over) else -1
+    return None if latest < 0 else latest - min(episode % stride, latest)
+
+
 class ClipStream:
     """Clips of `frames` frames from one split of a dataset: pass after pass over stretches, at random offsets."""
 

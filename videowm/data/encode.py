@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from videowm.data.clips import stretches
+from videowm.data.clips import final_start, stretches
 from videowm.data.dataset import Dataset
 from videowm.data.digests import Digests
 from videowm.data.latents import DTYPES, FILE, FINAL, SPLITS, LatentsIndex, Origin
-from videowm.data.outcomes import as_tensors, final_start
+from videowm.data.outcomes import as_tensors
 from videowm.data.played import PlayedSource
 from videowm.device import Process
 from videowm.files import as_json, atomic, read_json, remove_leftovers, sha256_of, short_hash, visible, write_new

@@ -11,21 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from videowm.types import Clip
-
-
-def final_start(dones: Bool[np.ndarray, " f"], frames: int, stride: int, episode: int) -> int | None:
-    """The first frame of the clip that is cut where an episode's game ended; None where it did not, or is too short.
-
-    The fatal action is one of the `stride` actions after the clip. Which one differs from episode to episode, as it
-    will in a dream.
-    """
-    over = np.flatnonzero(dones)
-    latest = int(over[0]) - (frames - 1) if len(over) else -1
-    return None if latest < 0 else latest - min(episode % stride, latest)
 
 
 def as_tensors(clips: list[Clip], frames: int, stride: int, actions: int, states: int) -> dict[str, Tensor]:

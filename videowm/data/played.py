@@ -16,9 +16,9 @@ import psutil
 from tqdm import tqdm
 
 from videowm import config
+from videowm.data.clips import final_start
 from videowm.data.dataset import Dataset
 from videowm.data.layout import held_out
-from videowm.data.outcomes import final_start
 from videowm.data.recording import Recording, check_workers, play_ahead
 from videowm.device import Process
 from videowm.files import short_hash
