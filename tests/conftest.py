@@ -5,6 +5,7 @@ Everything is made once per session by the program's own commands, with real par
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
@@ -67,6 +68,15 @@ LONGEST = [
     "latents",
     "damage",
 ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Imports of a whole session make no garbage, which Python would look for among all that they make."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wandb.proto import wandb_internal_pb2 as wandb_protocol
-
 BLOCK, HEADER = 32768, 7
 FULL, FIRST, LAST = 1, 2, 4  # kinds of a chunk; what lies between first and last is 3
 
 
 def records(path: Path) -> Iterator[Any]:
+    from wandb.proto import wandb_internal_pb2 as wandb_protocol  # a second, which only its tests need
+
     data = path.read_bytes()
     assert data[:4] == b":W&B", f"{path} is no wandb file"
     at, whole = HEADER, b""

@@ -8,7 +8,6 @@ import pickle
 import shutil
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -93,6 +92,8 @@ def test_every_declared_file_and_column_is_there(lossy):
         scalar, size = ARROW[feature["dtype"]], feature["shape"][0]
         assert whole.schema.field(name).type == (scalar if size == 1 else pa.list_(scalar)), name
         assert len(stats[name]["mean"]) == size and stats[name]["count"] == [200]
+    import pandas as pd
+
     tasks = pd.read_parquet(lossy / "meta/tasks.parquet")
     assert info["total_tasks"] == len(tasks) and tasks.columns.tolist() == ["task_index"]
     data = Dataset(lossy)

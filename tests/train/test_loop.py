@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from torch._dynamo.testing import CompileCounter
 
 from videowm.data.clips import pick
 from videowm.train import checkpoint
@@ -207,6 +206,8 @@ class Compilable(torch.nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(Layer())
+        from torch._dynamo.testing import CompileCounter
+
         self.counter = CompileCounter()
 
     def compile_blocks(self, *, graph: bool) -> None:
