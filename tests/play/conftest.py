@@ -24,12 +24,12 @@ def model(world_run):
 
 
 @pytest.fixture(scope="session")
-def probed_run(world_run, tmp_path_factory):
-    """A copy of the tiny run with what `videowm probe` leaves in it."""
+def probed_run(worded_run, tmp_path_factory):
+    """A copy of the tiny run with text, and with what `videowm probe` leaves in it."""
     from videowm import api
 
     run = tmp_path_factory.mktemp("probed") / "world"
-    shutil.copytree(world_run, run)
+    shutil.copytree(worded_run, run)
     api.probe(run, run / "probe.png", api.ProbeOptions(factor=("speed",), clips=4))
     return run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from test_server import started
@@ -32,10 +33,15 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address(fork, probed_run, world_run, dataset, tmp_path_factory) -> str:
-    """A server that plays the tiny run twice, as two budgets; the first one was probed."""
-    out = tmp_path_factory.mktemp("kept")
-    return started(fork("play", probed_run, world_run, "--from", dataset, "--port", "0", "--out", out))
+def kept(tmp_path_factory) -> Path:
+    """Where the server writes what is saved."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def address(fork, probed_run, worded_run, dataset, kept) -> str:
+    """A server that plays a tiny run with text twice, as two budgets; the first one was probed."""
+    return started(fork("play", probed_run, worded_run, "--from", dataset, "--port", "0", "--out", kept))
 
 
 class Page:
@@ -189,7 +195,7 @@ def test_latents(opened):
 def test_budgets(opened):
     """Guards models side by side that cannot be told apart, or brought to the front."""
     assert opened.see("[...document.querySelectorAll('figcaption b')].slice(0, 2).map((b) => b.textContent)") == [
-        "world", "world-2"
+        "world", "worded"
     ]  # fmt: skip
     opened.page.locator("#views figure").nth(1).click()
     opened.until("document.querySelectorAll('#views figure')[1].getAttribute('aria-pressed') === 'true'")
@@ -197,8 +203,14 @@ def test_budgets(opened):
     opened.until("document.querySelectorAll('#views figure')[0].getAttribute('aria-pressed') === 'true'")
 
 
-def test_who_plays_and_what_is_kept(opened):
-    """Guards a hand-over that the page forgets, and a save that says nothing."""
+def test_who_plays_and_what_is_kept(opened, kept):
+    """Guards a hand-over that the page forgets, a save that says nothing, and a prompt that does not reach the model.
+
+    The saved episode's caption is the prompt that it was played under. A key typed into it is no key of the game.
+    """
+    opened.page.fill("#prompt", "the car drives ")
+    opened.page.locator("#prompt").press_sequentially("away")
+    opened.page.locator("#seed").focus()
     opened.page.click("#players [data-value=random]")
     opened.until("state.by === 'random' && state.at > 0")
     opened.page.click("#players [data-value=person]")
@@ -207,6 +219,7 @@ def test_who_plays_and_what_is_kept(opened):
     opened.page.click("#save")
     opened.until("document.getElementById('said').textContent.startsWith('saved')")
     opened.page.click("#speeds [data-value='1']")
+    assert "the car drives away" in (kept / "world/captions.jsonl").read_text()
     assert opened.see("state.errors") == []
 
 
