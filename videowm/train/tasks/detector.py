@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,7 @@ from tqdm import tqdm
 
 from videowm.data.clips import pick
 from videowm.data.dataset import Dataset
+from videowm.device import default_device
 from videowm.evaluate.counterfactual import Replay
 from videowm.evaluate.detector import (
     Detector,
@@ -30,12 +33,15 @@ from videowm.evaluate.detector import (
 from videowm.evaluate.keeps import episode_boxes
 from videowm.evaluate.leaks import Laws, flight_of, judge, slope_of
 from videowm.evaluate.planted import Planter, planted
+from videowm.evaluate.reconstruction import reconstructed, through
 from videowm.evaluate.tracks import Rules
 from videowm.limits import Count, Seed
 from videowm.train.config import TrainConfig
 from videowm.train.task import Draws, Task
-from videowm.vae.codec import to_float
+from videowm.vae.codec import DiffusersCodec, load_vae, to_float, to_uint8
 
+GAMES = 8  # that are played again at the same time
+CLIP = 33  # frames that an autoencoder is shown at once
 PATHS = 20  # episodes from whose straight things the camera is understood
 ROUGH = 0.06  # of [-1, 1], most noise that a frame gets
 
@@ -47,6 +53,7 @@ class DetectorRun:
     task: Literal["detector"]  # what is trained
     out: str  # run directory
     data: str  # dataset that `videowm record` wrote, of a world that has boxes and says what can never happen
+    vae: str | None = None  # autoencoder through which every second frame is seen, as dreams are; null: none
     seed: Seed = 0  # of weights, order and noise
     episodes: Count = 100  # training episodes whose games are played again for the boxes
     heldout_episodes: Count = 20  # held-out ones on which it is measured
@@ -65,18 +72,57 @@ class Labelled:
 
 
 def labelled(dataset: Dataset, episodes: list[int], columns: list[str]) -> Labelled:
-    """Some episodes, their games played again for the boxes.
+    """Some episodes, their games played again for the boxes, several at once.
 
     Raises:
         UserError: a game cannot be played again.
     """
-    replay, found = Replay(dataset), Labelled([], [], [])
     chosen = [dataset.state_names.index(name) for name in columns]
-    for episode in tqdm(episodes, desc="boxes", unit="episode", dynamic_ncols=True, leave=False):
-        found.things.append([as_rows(boxes) for boxes in episode_boxes(replay, episode)])
-        found.frames.append(dataset.frames(episode, range(int(dataset.lengths[episode]))))
-        found.columns.append(dataset.states(episode)[:, chosen].astype(np.float64))
-    return found
+    frames = [dataset.frames(episode, range(int(dataset.lengths[episode]))) for episode in episodes]
+    states = [dataset.states(episode)[:, chosen].astype(np.float64) for episode in episodes]
+    count = min(GAMES, os.cpu_count() or 1, len(episodes))
+    games = [replay_of(dataset) for _ in range(count)]
+    with (
+        tqdm(total=len(episodes), desc="boxes", unit="episode", dynamic_ncols=True, leave=False) as bar,
+        ThreadPoolExecutor(count) as pool,
+    ):
+
+        def play(part: int) -> list[list[Found]]:
+            found = []
+            for episode in episodes[part::count]:
+                found.append([as_rows(boxes) for boxes in episode_boxes(games[part], episode)])
+                bar.update()
+            return found
+
+        parts = list(pool.map(play, range(count)))
+    return Labelled(frames, [parts[i % count][i // count] for i in range(len(episodes))], states)
+
+
+def replay_of(dataset: Dataset) -> Replay:
+    """The dataset's game, started here: an engine must not start in a thread."""
+    replay = Replay(Dataset(dataset.root))
+    replay.world.watched = True
+    replay.world.reset(0)
+    return replay
+
+
+@torch.no_grad()
+def seen_through(vae: str, episodes: list[np.ndarray], device: torch.device) -> list[np.ndarray]:
+    """The frames "f H W 3" of episodes as an autoencoder shows them; the last few, which fill no step, as they are.
+
+    Raises:
+        UserError: no autoencoder is there.
+    """
+    codec, shown = DiffusersCodec(load_vae(vae).to(device).eval()), []
+    for frames in tqdm(episodes, desc="autoencoder", unit="episode", dynamic_ncols=True, leave=False):
+        pictures = frames.copy()
+        for first in range(0, len(frames), CLIP):
+            part = frames[first : first + CLIP]
+            length = (len(part) - 1) // codec.stride[0] * codec.stride[0] + 1
+            decoded = reconstructed(to_float(part[None, :length]), through(codec), 1)
+            pictures[first : first + length] = to_uint8(decoded.clamp(-1, 1))[0]
+        shown.append(pictures)
+    return shown
 
 
 def padded(things: list[Found], kinds: list[str]) -> np.ndarray:
@@ -109,16 +155,19 @@ class DetectorTask(Task):
             self.dataset.name, self.dataset.hash, size, kinds, columns, rows.mean(0).tolist(),
             rows.std(0).clip(1e-6).tolist(), fastest.tolist(), slope, flight,
         ))  # fmt: skip
-        self.frames = np.concatenate(known.frames)
+        self.frames = [np.concatenate(known.frames)]
+        if config.vae:
+            self.frames.append(np.concatenate(seen_through(config.vae, known.frames, default_device())))
         self.things = padded([frame for episode in known.things for frame in episode], kinds)
         self.columns = ((rows - rows.mean(0)) / rows.std(0).clip(1e-6)).astype(np.float32)
 
     def load(self, step: int, slots: range) -> dict[str, Tensor]:
-        """Frames of all episodes in a random order."""
+        """Frames of all episodes in a random order, in turns as they are and through the autoencoder."""
         numbers = [step * self.config.train.batch + slot for slot in slots]
-        chosen = [pick(self.seed, number, len(self.frames))[0] for number in numbers]
-        parts = {"frames": self.frames, "things": self.things, "columns": self.columns}
-        return {name: torch.from_numpy(rows[chosen]) for name, rows in parts.items()}
+        chosen = [pick(self.seed, number, len(self.things))[0] for number in numbers]
+        frames = [self.frames[number % len(self.frames)][i] for number, i in zip(numbers, chosen, strict=True)]
+        rows = {"frames": np.stack(frames), "things": self.things[chosen], "columns": self.columns[chosen]}
+        return {name: torch.from_numpy(values) for name, values in rows.items()}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Centres, boxes and columns; frames are blurred and get noise, each by its own measure, as dreams are."""
