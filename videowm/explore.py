@@ -101,12 +101,19 @@ def known_figure(notes: list[dict[str, Any]]) -> bytes:
             draw_known(places[i], note["factors"][i], f"C{n}", note["run"])
             if pushed:
                 draw_pushed(places[len(names) + i], note["interventions"][i], f"C{n}")
-        places[i].set(title=name.replace("_", " "), xlim=(-0.05, 1.05), xticks=[0, 1], ylim=(None, 1))
-        places[i].set_xticklabels(["latents", "last block"])
+        places[i].set(title=name.replace("_", " "), ylim=(min(0, places[i].get_ylim()[0]), 1))
+    for axes in places:
+        axes.set(xlim=(-0.05, 1.05), xticks=[0, 1])
+        axes.set_xticklabels(["latents", "last block"])
+    places[0].plot([], color="0.4", linewidth=0.9, linestyle=":", label="random weights")
     places[0].set_ylabel("R² on other episodes")
     places[0].legend(frameon=False, fontsize=7)
     if pushed:
-        places[len(names)].set_ylabel("shift by a push, in deviations")
+        below = places[len(names)]
+        below.plot([], color="0.4", linewidth=0.9, linestyle="--", label="★'s direction in other blocks")
+        below.fill_between([], [], color="0.4", alpha=0.15, linewidth=0, label="random directions")
+        below.set_ylabel("shift by a push, in deviations")
+        below.legend(frameon=False, fontsize=7)
     return show.encode_figure(figure)
 
 
@@ -128,8 +135,6 @@ def draw_pushed(axes: Any, push: dict[str, Any], colour: str) -> None:
     axes.errorbar(places, push["effect"], push["effect_se"], color=colour, marker="o", markersize=3, linewidth=1.2)
     axes.plot(places[push["block"]], push["effect"][push["block"]], "*", color=colour, markersize=9)
     axes.axhline(0, color="0.7", linewidth=0.7)
-    axes.set(xlim=(-0.05, 1.05), xticks=[0, 1])
-    axes.set_xticklabels(["latents", "last block"])
 
 
 def labels(rows: list[dict[str, Any]]) -> list[str]:

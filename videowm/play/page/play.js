@@ -88,6 +88,7 @@ async function pictured(data) {
     if (header.what === "start") s.curve = [];
     if (s.futures) say("Click one to go on, or press its number.");
     else for (const id of ["chance", "each"]) $(id).removeAttribute("aria-pressed");
+    if (header.what === "picked") say("");
   }
   if ((header.by ?? "person") !== s.by) setPlayer(header.by ?? "person");
   arrange(header.views);
