@@ -22,7 +22,7 @@ from videowm.evaluate.decision import decision
 from videowm.evaluate.detector import Detector, check_detector
 from videowm.evaluate.features import open_features
 from videowm.evaluate.keeps import held_out, read_back, small_things
-from videowm.evaluate.outcomes import Frozen
+from videowm.evaluate.outcomes import Frozen, off_by
 from videowm.evaluate.reader import Reader, check_reader
 from videowm.evaluate.reconstruction import reconstructed, through, training_pca
 from videowm.evaluate.rollouts import RolloutConfig, rollouts
@@ -89,8 +89,10 @@ def decisions(
     heads = Heads.open(run, WorldModelPipeline.load_config(run).get("transformer_hash")).to(pipeline.device)
     frozen = Frozen(pipeline.transformer, config.sampler, pipeline.shift, pipeline.trained_on.window,
                     pipeline.text_conditioning(None, 1, 1))  # fmt: skip
-    found = decision(pipeline, frozen, heads, Replay(dataset), DecisionConfig(moments=options.decisions))
-    return dict(found) | {"decision/seconds": round(time.perf_counter() - began, 1)}
+    asked = DecisionConfig(moments=options.decisions, futures=options.futures)
+    found = dict(decision(pipeline, frozen, heads, Replay(dataset), asked))
+    return found | {"decision/futures": asked.futures, "decision/calibration": off_by(found["decision/reliability"]),
+                    "decision/seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
 
 
 def rollout_config(pipeline: WorldModelPipeline, config: RolloutConfig, options: EvaluateOptions) -> RolloutConfig:

@@ -237,6 +237,11 @@ METRICS: tuple[Metric, ...] = (
            "probability squared", "lower", floor="the base rate's own"),
     Metric("decision/reliability", "By tenths of the probability that the game ends within a course: its mean, the "
            "share that ended, and how many courses there are.", "probability, share and courses", None),
+    Metric("decision/calibration", "How far that probability is off the share that ended, mean over tenths.",
+           "probability", "lower", "videowm.measure",
+           sentence="The probability that a game ends within a course is off its real share by {value}"),
+    Metric("decision/futures", "How many dreams of each course the probability is the mean of.", "dreams", None,
+           "videowm.measure"),
     Metric("decision/error_shared", "Error of what courses earn that all courses of a moment share; no choice depends "
            "on it.", "reward", "lower"),
     Metric("decision/error_relative", "Error of what courses earn, beside what all courses of a moment share.",

@@ -189,6 +189,7 @@ class EvaluateOptions:
     counterfactuals: Whole = 16  # starts that the real game continues under other actions
     text_guidance: Guidance = 1.0  # where the effect of captions is measured; 1: none
     decisions: Whole = 0  # moments from which courses of actions are ranked, of a world model with heads; 0: none
+    futures: Count = 4  # dreams of each of these courses; 32 tell whether chance is calibrated
     smaller: tuple[Path, ...] = ()  # runs of rising smaller budgets on the same latents: which error can be learned
 
 

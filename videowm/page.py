@@ -42,6 +42,7 @@ ROOMS = {
     "text": "Whether the text was obeyed",
     "state": "Whether the world is in the simulator's state",
     "counterfactual": "Other actions, against the real game",
+    "decision": "Whether it is good to decide in",
     "count": "Whether things last",
     "frechet": "Distance between sets of videos",
     "surprise": "What is predicted badly",
@@ -91,6 +92,8 @@ def room_parts(folder: Path, metrics: dict[str, Any]) -> list[dict[str, Any]]:
         rows, names, path = table_rows(metrics, room), curve_names(metrics, room), folder / f"{room}.png"
         if names or rows:
             figure = embedded(path, lambda to, n=names: write_atomic(to, room_figure(metrics, n))) if names else None
+            if points := metrics.get(f"{room}/reliability"):
+                figure = embedded(path, lambda to, p=points: write_atomic(to, reliability_figure(p)))
             ranking = ranks(metrics) if room == "surprise" else {}
             parts.append({"title": title, "figure": figure, "rows": rows, "ranks": ranking})
     return parts
@@ -175,6 +178,21 @@ def room_figure(metrics: dict[str, Any], names: list[str]) -> bytes:
     for axes in places[len(names) :]:
         axes.set_visible(False)
     figure.legend(drawn.values(), drawn, loc="upper left", ncols=len(drawn), frameon=False, fontsize=9)
+    return encode_figure(figure, dpi=90)
+
+
+def reliability_figure(points: list[list[float]]) -> bytes:
+    """How often games ended against the probability that was dreamed, as PNG: area by number, bars of one error."""
+    figure, [axes] = new_figure(4.2, 3.6)
+    chance, share, count = np.array(points, np.float64).T
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", lw=1.2, label="calibrated")
+    axes.errorbar(chance, share, np.sqrt(share * (1 - share) / count), color=BLUE, lw=1.2, label="model")
+    axes.scatter(chance, share, 8 * np.log1p(count), color=BLUE)
+    axes.set(
+        xlabel="probability of an end within a course, dreamed", ylabel="share that ended", xlim=(0, 1), ylim=(0, 1)
+    )
+    axes.grid(visible=True, color="#e6e6ea", linewidth=0.8)
+    axes.legend(frameon=False, fontsize=9)
     return encode_figure(figure, dpi=90)
 
 

@@ -16,10 +16,12 @@ from videowm.evaluate.choices import FOLDER, Choices, DecisionConfig, courses, p
 from videowm.evaluate.counterfactual import Replay
 from videowm.evaluate.decision import Judgement, longest_repeat, missed
 from videowm.evaluate.decision import scores as scores_of
+from videowm.evaluate.outcomes import off_by
 from videowm.evaluate.rollouts import RolloutConfig
 from videowm.measure import decisions
 from videowm.metrics import metric_of
 from videowm.options import EvaluateOptions
+from videowm.page import room_parts
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 
@@ -102,18 +104,18 @@ def test_longest_repeat_by_hand():
     assert longest_repeat(actions).tolist() == [[3, 2, 5]]
 
 
-def test_a_model_is_measured(replay, three_heads, three_run, monkeypatch):
+def test_a_model_is_measured(replay, three_heads, three_run, monkeypatch, tmp_path):
     """Guards names that nobody described, a ceiling that is told of an end by missing video, and noise of its own.
 
     The game is deterministic and its end is seen. So heads foresee by the real video which courses end, except falls,
     which no recording shows.
     """
     monkeypatch.setitem(worlds.BUILT_IN, "three", "three:Three")
-    monkeypatch.setattr("videowm.measure.DecisionConfig", lambda moments: DecisionConfig(
-        moments, courses=5, seconds=0.8, futures=2, ceiling=3, rows=24))  # fmt: skip
+    monkeypatch.setattr("videowm.measure.DecisionConfig", lambda **given: DecisionConfig(
+        courses=5, seconds=0.8, ceiling=3, rows=24, **given))  # fmt: skip
     pipeline, config = WorldModelPipeline.open(three_run), RolloutConfig(sampler=Sampler(1, "euler"))
     pipeline.register_to_config(transformer_hash=None)  # as of the pipeline that an evaluation builds
-    options = EvaluateOptions(decisions=6)
+    options = EvaluateOptions(decisions=6, futures=2)
     found = [decisions(three_run, pipeline, replay.dataset, config, options) for _ in range(2)]
     for metrics in found:
         assert metrics.pop("decision/seconds") > 0
@@ -126,7 +128,14 @@ def test_a_model_is_measured(replay, three_heads, three_run, monkeypatch):
     assert metrics["decision/brier"] >= 0 and sum(n for *_, n in metrics["decision/reliability"]) == 30
     whole = metrics["decision/error_shared"] ** 2 + metrics["decision/error_relative"] ** 2
     assert np.isfinite(whole) and metrics["decision/error_relative_floor"] > 0
-    assert torch.is_grad_enabled()
+    assert torch.is_grad_enabled() and metrics["decision/futures"] == 2
+    [room] = room_parts(tmp_path, metrics)
+    assert room["figure"] is not None and (tmp_path / "decision.png").stat().st_size > 2000
+
+
+def test_how_far_chance_is_off():
+    """Guards tenths that count alike whatever they hold, and errors of both signs that cancel."""
+    assert off_by([[0.05, 0.05, 90], [0.5, 0.7, 6], [0.9, 0.7, 4]]) == pytest.approx(0.02)
 
 
 def test_what_the_game_did_is_kept(replay, monkeypatch):

@@ -176,6 +176,15 @@ def reliability(chance: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"
             for i in range(BINS) if (place == i).any()]  # fmt: skip
 
 
+def off_by(points: list[list[float]]) -> float:
+    """How far the shares of a reliability figure are off their probabilities, mean over what they stand for.
+
+    This is the expected calibration error (Guo et al. 2017, arXiv 1706.04599, equation 3).
+    """
+    chance, share, count = np.array(points, np.float64).reshape(-1, 3).T
+    return float(np.average(np.abs(chance - share), weights=count))
+
+
 def delays(read: Readings) -> Float[np.ndarray, " m"]:
     """Of every clip with an end that is foreseen anywhere: how many frames later than it was it is read to be."""
     stride, found = read.chances.shape[-1] - 1, []
