@@ -1,6 +1,6 @@
 """Impossible events planted in real video: what a counter that found none of them would be worth.
 
-Things are painted over with what is beside them, or moved off their path; two moments are joined.
+Things are painted over with what is behind them, or moved off their path; two moments are joined.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ STAYS = 4  # frames after the event in which the thing would have been in open v
 KNOWN = 3  # frames before it in which it was
 LATE = 8  # frames after an event in which it must be counted
 BEND = 1.5  # columns a frame that a thing is moved off its path
-REACH = 12  # columns, how far beside a thing an empty place is looked for
+SAME = 0.35  # columns that the camera may be off where it is said to be at the same place
 CLEAR = 1.0  # pixels of room more than the rules ask for
+Episode = tuple[np.ndarray, list[Found], np.ndarray]  # frames uint8 "f H W 3", what is in each, columns "f c"
 
 
 @dataclass(frozen=True)
@@ -46,32 +47,48 @@ def pixels(box: Float[np.ndarray, " 5"], size: tuple[int, int], grow: int = 0) -
     return spans[0], spans[1]
 
 
-def erase(frame: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, " 5"], others: list[np.ndarray]) -> bool:
-    """Paint a thing over with the nearest empty place beside it; whether there is one."""
-    rows, columns = pixels(box, frame.shape[:2], 1)
-    length, middle = columns.stop - columns.start, (columns.start + columns.stop) / 2
+class Backgrounds:
+    """What stands behind a thing: the same place, seen by the same camera at another moment of these episodes."""
 
-    def empty(way: int) -> bool:
-        if columns.start + way < 0 or columns.stop + way > frame.shape[1]:
-            return False
-        return all(abs(other[COLUMN] - middle - way) > (other[WIDTH] + length) / 2 + 1 for other in [box, *others])
+    def __init__(self, episodes: list[Episode], laws: Laws) -> None:
+        self.frames = np.concatenate([frames for frames, _, _ in episodes])
+        self.number = np.concatenate([np.full(len(frames), i) for i, (frames, _, _) in enumerate(episodes)])
+        first = [columns[:, 0] if columns.shape[1] else np.zeros(len(columns)) for _, _, columns in episodes]
+        self.place = np.concatenate(first) * laws.slope
+        things = [frame for _, frames, _ in episodes for frame in frames]
+        self.kinds = {kind: padded([frame[kind] for frame in things]) for kind in (*laws.still, *laws.straight)}
 
-    ways = [way * side for way in range(length, length + REACH) for side in (-1, 1)]
-    way = next(filter(empty, ways), None)
-    if way is not None:
-        frame[rows, columns] = frame[rows, columns.start + way : columns.stop + way].copy()
-    return way is not None
+    def overlapping(self, kind: str, chosen: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+        """How many things of a kind reach into an area, in each of the chosen frames."""
+        boxes = self.kinds[kind][chosen]
+        down = (
+            np.abs(boxes[..., ROW] - (rows.start + rows.stop) / 2) < (boxes[..., HEIGHT] + rows.stop - rows.start) / 2
+        )
+        middle, length = (columns.start + columns.stop) / 2, columns.stop - columns.start
+        return (down & (np.abs(boxes[..., COLUMN] - middle) < (boxes[..., WIDTH] + length) / 2)).sum(1)
+
+    def behind(self, number: int, kind: str, rows: slice, columns: slice) -> UInt8[np.ndarray, "h w 3"] | None:
+        """What frame `number` would show in an area without the thing of this kind that is there; None if unknown."""
+        near = np.flatnonzero(np.abs(self.place - self.place[number]) < SAME)
+        fits, others = np.ones(len(near), bool), 0
+        for name in self.kinds:
+            wanted = self.overlapping(name, np.array([number]), rows, columns)[0] - (name == kind)
+            fits &= self.overlapping(name, near, rows, columns) == wanted
+            others += wanted
+        if others:
+            fits &= self.number[near] == self.number[number]
+        near = near[fits]
+        if not len(near):
+            return None
+        return self.frames[near[np.abs(self.place[near] - self.place[number]).argmin()], rows, columns]
 
 
-def move(frame: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, " 5"], others: list[np.ndarray], by: float) -> bool:
-    """Move a thing across by whole columns; whether there was something to put in its place."""
-    rows, columns = pixels(box, frame.shape[:2])
-    patch, by = frame[rows, columns].copy(), round(by)
-    done = erase(frame, box, others)
-    start, stop = max(0, columns.start + by), min(frame.shape[1], columns.stop + by)
-    if done and start < stop:
-        frame[rows, start:stop] = patch[:, start - columns.start - by : stop - columns.start - by]
-    return done
+def padded(boxes: list[Float[np.ndarray, "_ 5"]]) -> Float[np.ndarray, "f m 5"]:
+    """The boxes of frames as one array; where there is none, one that reaches nowhere."""
+    rows = np.full((len(boxes), max(1, *map(len, boxes)), 5), -1e6, np.float32)
+    for row, frame in zip(rows, boxes, strict=True):
+        row[: len(frame)] = frame
+    return rows
 
 
 def followed(things: list[Found], steps: Float[np.ndarray, " f"], kind: str, frame: int, box: Float[np.ndarray, " 5"],
@@ -91,13 +108,14 @@ def followed(things: list[Found], steps: Float[np.ndarray, " f"], kind: str, fra
 
 
 class Planter:
-    """Plants events in one episode whose boxes are known."""
+    """Plants events in one of some episodes whose boxes are known."""
 
-    def __init__(self, frames: UInt8[np.ndarray, "f H W 3"], things: list[Found], columns: Float[np.ndarray, "f c"],
-                 laws: Laws) -> None:  # fmt: skip
-        self.frames, self.things, self.columns, self.laws = frames, things, columns, laws
-        way = np.diff(columns[:, 0]) if columns.shape[1] else np.zeros(len(things) - 1)
-        self.steps = shifts(things, laws.still, laws.slope * way, Rules())
+    def __init__(self, episodes: list[Episode], number: int, laws: Laws, backgrounds: Backgrounds) -> None:
+        self.frames, self.things, self.columns = episodes[number]
+        self.laws, self.backgrounds = laws, backgrounds
+        self.first = sum(len(frames) for frames, _, _ in episodes[:number])
+        way = np.diff(self.columns[:, 0]) if self.columns.shape[1] else np.zeros(len(self.things) - 1)
+        self.steps = shifts(self.things, laws.still, laws.slope * way, Rules())
         self.tracker = Tracker(laws.size, laws.still, laws.straight, laws.flight, Rules())
 
     def clear(self, kind: str, frame: int, box: Float[np.ndarray, " 5"]) -> bool:
@@ -106,9 +124,6 @@ class Planter:
             return False
         wide = box + np.array([0, 0, 2 * CLEAR, 2 * CLEAR, 0], np.float32)
         return sum(self.tracker.touch(wide, other) for other in self.tracker.before(kind, self.things[frame])) == 1
-
-    def all(self, frame: int) -> list[np.ndarray]:
-        return [box for boxes in self.things[frame].values() for box in boxes]
 
     def path(self, kind: str, frame: int, box: Float[np.ndarray, " 5"]) -> list[np.ndarray] | None:
         """The thing's boxes from `frame` on, if it stands in open view for some frames before and after it."""
@@ -133,17 +148,27 @@ class Planter:
                 continue
             clip, at = self.clip(frame)
             bend = BEND * float(rng.choice((-1, 1))) if what.endswith("_bent") else None
-            done = [self.change(clip[at + i], box, frame + i, bend and bend * (i + 1))
+            done = [self.change(clip[at + i], kind, box, frame + i, bend and bend * (i + 1))
                     for i, box in enumerate(path[: len(clip) - at])]  # fmt: skip
             if all(done[:STAYS]):
                 return Planted(what, clip, at)
         return None
 
-    def change(self, picture: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, " 5"], frame: int,
+    def change(self, picture: UInt8[np.ndarray, "H W 3"], kind: str, box: Float[np.ndarray, " 5"], frame: int,
                by: float | None) -> bool:  # fmt: skip
-        """Erase a thing from the picture of a frame, or move it; whether that could be done."""
-        others = [other for other in self.all(frame) if other is not box]
-        return erase(picture, box, others) if by is None else move(picture, box, others, by)
+        """Erase a thing from the picture of a frame, or move it across by whole columns; whether that could be done."""
+        rows, columns = pixels(box, picture.shape[:2], 1)
+        behind = self.backgrounds.behind(self.first + frame, kind, rows, columns)
+        if behind is None:
+            return False
+        thing, there = pixels(box, picture.shape[:2])
+        patch = picture[thing, there].copy()
+        picture[rows, columns] = behind
+        if by is not None:
+            start, stop = max(0, there.start + round(by)), min(picture.shape[1], there.stop + round(by))
+            if start < stop:
+                picture[thing, start:stop] = patch[:, start - there.start - round(by) : stop - there.start - round(by)]
+        return True
 
     def jump(self, name: str, frame: int, rng: np.random.Generator) -> Planted | None:
         """The video goes on at another moment of the episode, where the camera is elsewhere."""
@@ -157,13 +182,14 @@ class Planter:
         return Planted(f"{name}_jump", np.concatenate([clip[:at], self.frames[then : then + AFTER]]), at)
 
 
-def planted(episodes: list[Planter], laws: Laws, count: int, seed: int = 0) -> Iterator[Planted]:
+def planted(episodes: list[Episode], laws: Laws, count: int, seed: int = 0) -> Iterator[Planted]:
     """Up to `count` clips of each event that can be planted, each in another place of the episodes.
 
     A stay beyond the bounds cannot: no real video shows one.
     """
-    rng = np.random.default_rng(seed)
-    where = [(planter, frame) for planter in episodes for frame in range(KNOWN + 2, len(planter.frames) - AFTER, 5)]
+    rng, backgrounds = np.random.default_rng(seed), Backgrounds(episodes, laws)
+    planters = [Planter(episodes, i, laws, backgrounds) for i in range(len(episodes))]
+    where = [(planter, frame) for planter in planters for frame in range(KNOWN + 2, len(planter.frames) - AFTER, 5)]
     for what in laws.events:
         name, _, kind = what.rpartition("_")
         made = 0

@@ -32,7 +32,7 @@ from videowm.evaluate.detector import (
 )
 from videowm.evaluate.keeps import episode_boxes
 from videowm.evaluate.leaks import Laws, flight_of, judge, slope_of
-from videowm.evaluate.planted import Planter, planted
+from videowm.evaluate.planted import planted
 from videowm.evaluate.reconstruction import reconstructed, through
 from videowm.evaluate.tracks import Rules
 from videowm.limits import Count, Seed
@@ -201,9 +201,9 @@ class DetectorTask(Task):
 
     def planted(self, held: Labelled, laws: Laws) -> Iterator[tuple[str, Any]]:
         """The share of planted events that are seen, and of how many."""
-        planters = [Planter(*episode, laws) for episode in zip(held.frames, held.things, held.columns)]
+        episodes = list(zip(held.frames, held.things, held.columns, strict=True))
         seen: dict[str, list[bool]] = {}
-        for clip in planted(planters, laws, self.config.planted):
+        for clip in planted(episodes, laws, self.config.planted):
             events = judge(*self.model.find(to_float(clip.frames[None])[0]), laws)
             seen.setdefault(clip.what, []).append(clip.seen(events))
         for name, hits in seen.items():
