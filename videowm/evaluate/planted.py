@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from videowm.evaluate.detector import Found
 from videowm.evaluate.leaks import Laws
@@ -58,7 +58,9 @@ class Backgrounds:
         things = [frame for _, frames, _ in episodes for frame in frames]
         self.kinds = {kind: padded([frame[kind] for frame in things]) for kind in (*laws.still, *laws.straight)}
 
-    def overlapping(self, kind: str, chosen: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    def overlapping(
+        self, kind: str, chosen: Int[np.ndarray, " n"], rows: slice, columns: slice
+    ) -> Int[np.ndarray, " n"]:
         """How many things of a kind reach into an area, in each of the chosen frames."""
         boxes = self.kinds[kind][chosen]
         down = (

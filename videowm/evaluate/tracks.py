@@ -25,17 +25,20 @@ class Rules:
     """From when on something is believed. Lengths are in pixels; each was set on real video (benchmarks/leaks.py)."""
 
     hits: int = 5  # frames in which a thing was found before it counts
+    flying: int = 3  # the same of a straight thing, which is soon near
     missed: int = 3  # consecutive frames in open view without it
     patience: int = 8  # frames for which a hidden thing is waited for
     sure: float = 0.5  # score at which a track begins; it goes on with a fainter one
     faint: float = 0.2
+    clear: float = 0.4  # the same of a straight thing
+    shrinks: float = 0.7  # a straight thing comes near: what is smaller than this share of it is another one
     margin: float = 3.0  # a place nearer to the border is out of open view
     gate: float = 1.5  # how far from where it is expected a thing is looked for
     reach: float = 2.5  # how far the camera may move from what is read of it
     crowd: float = 3.5  # two things that are nearer to each other may look like one
     big: float = 6.5  # a straight thing whose longer side is more is too near to be judged
     points: int = 6  # consecutive frames that a path is fitted over
-    bent: float = 1.2  # how far from the fitted path a thing may be
+    bent: float = 1.6  # how far from the fitted path a thing may be
     memory: int = 16  # frames ago that the camera's place was read from which its way is added up
     beyond: float = 1.0  # how far beyond a bound the camera may seem to be, in its fastest frames
     leap: float = 1.0  # by how much it may seem to be faster, in its fastest frames
@@ -130,8 +133,10 @@ class Tracker:
 
     def distance(self, track: Track, box: Float[np.ndarray, " 5"]) -> float:
         """How far a box is from where a track expects it, 1 at most where it may be the same thing."""
-        fast = track.kind in self.straight  # the nearer, the faster it moves across
-        gate = self.rules.gate + (track.box[HEIGHT : WIDTH + 1].max() + (track.hits == 1) if fast else 0)
+        fast = track.kind in self.straight  # the nearer, the faster it moves across, and the larger it is
+        if fast and (box[SCORE] < self.rules.clear or self.side(box) < self.rules.shrinks * self.side(track.box)):
+            return np.inf
+        gate = self.rules.gate + (self.side(track.box) + (track.hits == 1) if fast else 0)
         return float(np.abs(box[:2] - track.box[:2]).max() / (gate + 0.3 * (track.missed - 1)))
 
     def take(self, track: Track, box: Float[np.ndarray, " 5"]) -> None:
@@ -165,8 +170,17 @@ class Tracker:
         room = np.minimum(box[:2] - half, np.array(self.size) - box[:2] - half)
         return bool(room.min() >= self.rules.margin)
 
+    def side(self, box: Float[np.ndarray, " 5"]) -> float:
+        """The longer side of a box."""
+        return float(box[HEIGHT : WIDTH + 1].max())
+
     def near(self, box: Float[np.ndarray, " 5"]) -> bool:
-        return bool(box[HEIGHT : WIDTH + 1].max() > self.rules.big)
+        """Whether a straight thing is too near to be judged."""
+        return self.side(box) > self.rules.big
+
+    def known(self, track: Track) -> bool:
+        """Whether a thing was found often enough to count."""
+        return track.hits >= (self.rules.flying if track.kind in self.straight else self.rules.hits)
 
     def open(self, track: Track, found: Found) -> bool:
         """Whether the thing of a track would be seen in this frame: inside, and nothing before it or beside it."""
@@ -190,9 +204,9 @@ class Tracker:
         if not track.missed:
             return False
         track.hidden = track.hidden or not self.open(track, found)
-        if track.hidden and track.kind in self.still and track.hits >= self.rules.hits:
+        if track.hidden and track.kind in self.still and self.known(track):
             return track.missed > self.rules.patience or not -2 < track.box[COLUMN] < self.size[1] + 2
-        if track.hidden or track.hits < self.rules.hits:
+        if track.hidden or not self.known(track):
             return True
         if track.missed >= self.rules.missed:
             self.events.append(Event(f"{track.kind}_lost", len(self.camera) - track.missed))
