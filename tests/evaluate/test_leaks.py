@@ -46,9 +46,9 @@ def test_a_lost_imp_is_counted_once():
     for frame in found[20:]:
         frame["imp"] = frame["imp"][[0, 2]]
     assert names(found, columns) == ["imp_lost"]
-    for frame in found[20:]:
-        middle = frame["imp"][:, 1].mean()
-        frame["fireball"] = np.float32([[32, middle, 20, 20, 1]])
+    for i, frame in enumerate(found):
+        hides = np.float32([[32, frame["imp"][:, 1].mean(), 20, 20, 1]])
+        frame["fireball"] = hides[: int(i >= 20)]
     assert names(found, columns) == []
 
 
