@@ -1,7 +1,8 @@
 """The pages do what they show: their commands run, in order, tiny; what they name is there.
 
 A page runs in a directory of its own. What an equal command made on an earlier page is linked, not made again. A block
-whose title begins with "needs" is only parsed.
+whose title begins with "needs" runs too where it can be made tiny, on what earlier pages made. Of the rest the options
+are parsed, the files looked for, and the configurations read with their overrides.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from scaling.__main__ import main as scaling
 from scaling.__main__ import parser as scaling_parser
 from scaling.plan import plan
 from scaling.point import load_sweep
+from videowm.arguments import parse_args
 from videowm.cli import main as videowm
 from videowm.cli import parser as videowm_parser
+from videowm.train import registry
 from videowm.train.loop import launch
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +40,8 @@ ENDPOINT = "http://127.0.0.1:8000/v1"
 
 # What makes a command tiny: numbers of options that it has, and what is put behind it.
 NUMBERS = {"--episodes": "6", "--play": "2", "--workers": "1", "--clips": "4", "--horizon": "8"}
+STAND_IN = {"gym:ALE/Pong-v5": "gym:MountainCar-v0"}  # ale-py is no part of the installation
+LEFT_OUT = {"--world-args", "--page"}  # of a block that needs something: with the value behind
 TRAIN = ["train.steps=3", "train.trackers=[]", "train.precision=fp32", "train.log_every=1"]
 VAE = [
     *TRAIN, "train.batch=2", "evaluate.clips=2", "evaluate.frames=9", "frames=9", "vae.size.width=16",
@@ -80,7 +85,25 @@ def tiny(words: list[str]) -> list[str]:
     """The arguments of a verb with smaller numbers."""
     words = [NUMBERS.get(before, word) for before, word in zip(["", *words], words)]
     behind = next((more for start, more in BEHIND.items() if " ".join(words).startswith(start)), [])
+    if any(word.startswith("train.minutes=") for word in words):  # which find the steps
+        words = [*words, "train.minutes=0.01"]
+        behind = [word for word in behind if not word.startswith("train.steps=")]
     return words if behind and behind[0] in words else [*words, *behind]
+
+
+def can_be_tiny(words: list[str]) -> bool:
+    """Whether a command of a block that needs something can be carried out here."""
+    name, arguments = program(words)
+    if name == "scaling":
+        return arguments[0] == "fit" and arguments[1].endswith(".csv")
+    slow = {"--part", "--decisions"} & set(arguments)  # parts of one folder, and courses that the game plays
+    return arguments[0] in ("record", "train", "encode") and not slow
+
+
+def stand_in(words: list[str]) -> list[str]:
+    """A command without what is not here."""
+    kept = [word for before, word in zip(["", *words], words) if not {before, word} & LEFT_OUT]
+    return [STAND_IN.get(word, word) for word in kept]
 
 
 def commands(block: str) -> list[list[str]]:
@@ -102,12 +125,16 @@ def program(words: list[str]) -> tuple[str, list[str]]:
 
 
 def parse(words: list[str]) -> None:
-    """Refuse a command that its program's own parser does not take, or that names a file that is not there."""
+    """Refuse a command that its program's own parser does not take, that names a file that is not there, or a key that
+    its configuration does not have."""
     name, arguments = program(words)
     parser = {"scaling": scaling_parser, "videowm": videowm_parser}[name]()
-    parser.parse_args(arguments)
+    args = parse_args(parser, arguments)
     for word in arguments:
         assert not word.startswith(("configs/", "tests/", "benchmarks/")) or (ROOT / word).exists(), word
+    path = getattr(args, "sweep" if name == "scaling" else "config", None)
+    if path is not None and path.suffix == ".yaml" and path.exists():
+        load_sweep(path, args.overrides) if name == "scaling" else registry.load(path, args.overrides)
 
 
 @dataclass
@@ -122,6 +149,14 @@ def paths(arguments: list[str]) -> list[str]:
     """The paths among arguments that are there now."""
     values = (argument.split("=", 1)[-1] for argument in arguments)
     return [value for value in values if value and Path(value).exists()]
+
+
+def link(outputs: dict[str, Path]) -> None:
+    """Let what an earlier page made be here too, unless this page made its own."""
+    for place, made in outputs.items():
+        if not Path(place).exists():
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            Path(place).symlink_to(made)
 
 
 @dataclass
@@ -139,13 +174,28 @@ class Reader:
         for language, title, block in FENCE.findall(page.read_text()):
             if language == "bash":
                 for words in commands(block):
-                    parse(words) if title.startswith("needs") else self.run(words)
+                    self.attempt(words) if title.startswith("needs") else self.run(words)
             elif title:
                 Path(title).write_text(block)
             elif language == "python":
                 exec(compile(block, str(page), "exec"), scope)
             elif language == "yaml":
                 assert yaml.safe_load(block), page
+
+    def attempt(self, words: list[str]) -> None:
+        """One command of a block that needs something: run where it can be, else parsed."""
+        parse(words)
+        if not can_be_tiny(words):
+            return
+        inputs = {
+            word.split("=", 1)[-1]
+            for before, word in zip(words, words[1:])
+            if before != "--out" and not word.startswith("out=")
+        } | {"runs/vae", "data/carracing"}  # which latents name
+        for made in self.made.values():
+            link({place: where for place, where in made.outputs.items() if place in inputs})
+        name, arguments = program(stand_in(words))
+        self.once(name, tiny(arguments))
 
     def run(self, words: list[str]) -> None:
         """One command, within this process."""
@@ -163,10 +213,7 @@ class Reader:
         earlier = self.made.get(key := (name, *arguments))
         if earlier is not None:
             assert [path for path in earlier.found if not Path(path).exists()] == [], key
-            for place, made in earlier.outputs.items():
-                if not Path(place).exists():
-                    Path(place).parent.mkdir(parents=True, exist_ok=True)
-                    Path(place).symlink_to(made)
+            link(earlier.outputs)
             return
         found = paths(arguments)
         if (name, arguments[0]) == ("scaling", "run"):  # in this process, without the seconds that another imports for
