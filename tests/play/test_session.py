@@ -287,7 +287,8 @@ def test_other_time_strides(with_stride, dataset, tmp_path, stride):
     assert shown(next(session.handle(m.Pick(row=1))))[0].at == 6 * stride
 
 
-def test_a_stride_of_one_trains(dataset, vae_arguments, encode, train_world, tmp_path):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_other_time_strides_train(dataset, vae_arguments, encode, train_world, tmp_path, stride):
     """Guards a time stride that the commands cannot train: autoencoder, latents, world model, and a game of it."""
     from videowm.data.starts import dataset_of
     from videowm.play.launch import warm
@@ -297,15 +298,15 @@ def test_a_stride_of_one_trains(dataset, vae_arguments, encode, train_world, tmp
 
     vae, latents = tmp_path / "vae", tmp_path / "latents"
     config = Path(__file__).parents[2] / "configs/vae/quickstart.yaml"
-    launch(config, [f"out={vae}", f"data={dataset}", *vae_arguments, "vae.size.time=1"])
+    launch(config, [f"out={vae}", f"data={dataset}", *vae_arguments, f"vae.size.time={stride}"])
     encode(latents, DiffusersCodec(load_vae(vae).eval()), vae, frames=17)
     train_world(tmp_path / "world", f"latents={latents}", "train.steps=2")
     model = Model.open(tmp_path / "world", torch.device("cpu"), threading.RLock())
-    assert model.stride == 1 and dataset_of(tmp_path / "world") == dataset
+    assert model.stride == stride and dataset_of(tmp_path / "world") == dataset
     warm(model)
     session = Session(Stage.of([model], dataset, tmp_path))
     list(session.handle(START))
-    assert [header.at for header, _ in play(session, 3)] == [1, 2, 3]
+    assert [header.at for header, _ in play(session, 3)] == [stride, 2 * stride, 3 * stride]
 
 
 def test_several_models_under_the_same_keys(model, with_stride, dataset, tmp_path):
