@@ -121,7 +121,7 @@ def leaks(scenes: Scenes, detector: Detector) -> Pairs:
             yield from mean_and_error(f"leaks/{name}{suffix}", values, scenes.episode)
 
 
-def slope_of(things: list[list[Found]], columns: list[Float[np.ndarray, "f c"]], still: tuple[str, ...]) -> float:
+def slope_of(things: list[list[Found]], columns: list[Float[np.ndarray, "_ c"]], still: tuple[str, ...]) -> float:
     """By how many columns still things move in the picture for 1 of the first bounded column; 0 where none is seen.
 
     Every two still things of neighbouring frames give a ratio. The right one is common to all frames.
@@ -142,7 +142,7 @@ def slope_of(things: list[list[Found]], columns: list[Float[np.ndarray, "f c"]],
     return long_way(things, columns, still, float(rough))
 
 
-def long_way(things: list[list[Found]], columns: list[Float[np.ndarray, "f c"]], still: tuple[str, ...],
+def long_way(things: list[list[Found]], columns: list[Float[np.ndarray, "_ c"]], still: tuple[str, ...],
              slope: float) -> float:  # fmt: skip
     """The slope anew, over whole episodes, where boxes that are whole pixels matter less."""
     above, below = 0.0, 0.0
@@ -153,7 +153,7 @@ def long_way(things: list[list[Found]], columns: list[Float[np.ndarray, "f c"]],
     return above / below if below else slope
 
 
-def flight_of(things: list[list[Found]], columns: list[Float[np.ndarray, "f c"]], world: type[World], slope: float,
+def flight_of(things: list[list[Found]], columns: list[Float[np.ndarray, "_ c"]], world: type[World], slope: float,
               size: tuple[int, int]) -> float:  # fmt: skip
     """The frames that a straight thing takes from the still things to the camera: the number that fits its paths."""
     paths: list[Path] = []
