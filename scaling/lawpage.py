@@ -18,6 +18,7 @@ from scaling.law import Runs
 from scaling.simulate import errors
 from videowm.files import write_atomic
 from videowm.show import encode_figure
+from videowm.template import render
 from videowm.types import UserError
 
 TEMPLATE = Path(__file__).with_name("law.html")
@@ -30,21 +31,18 @@ def write_page(path: Path, runs: Runs, doubts: Sequence[Doubt], *, title: str, d
     Raises:
         UserError: the runs identify no form.
     """
-    import jinja2
-
     mixed, law = Combined.of(runs, max(draws, 20)), surface(runs, draws)
     figures = {
         "loss": law_figure(law or mixed.leading, runs, mixed=mixed),
         "isoflop": isoflop_figure(runs, law and law.law),
     }
     shown = {name: base64.b64encode(encode_figure(made, "png")).decode() for name, made in figures.items() if made}
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    html = environment.from_string(TEMPLATE.read_text()).render(
-        title=title, figures=shown, law=law and law_summary(law.law), doubts=list(map(str, doubts)),
+    html = render(
+        TEMPLATE, title=title, figures=shown, law=law and law_summary(law.law), doubts=list(map(str, doubts)),
         tables=[(times, form_rows(mixed, runs, times)) for times in BEYOND], runs=len(runs),
         expected=expected(runs, law, mixed, studies), warnings=warnings(mixed),
     )  # fmt: skip
-    write_atomic(path, html.encode())
+    write_atomic(path, html)
 
 
 def surface(runs: Runs, draws: int) -> Bootstrap | None:

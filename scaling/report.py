@@ -28,6 +28,7 @@ from scaling.summary import as_csv, costs, data_rows, left_out, precision, sente
 from scaling.verify import verify
 from videowm.files import write_atomic
 from videowm.show import encode_figure
+from videowm.template import render
 from videowm.types import UserError
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def report(sweep: SweepConfig, *, y: str = "heldout/loss") -> tuple[Path, list[s
     parts.files["points.csv"] = as_csv(data_rows(study.records)).encode()
     write_files(Path(sweep.out) / "report", parts.files)
     path = Path(sweep.out) / "report.html"
-    write_atomic(path, page(study, parts, verdict).encode())
+    write_atomic(path, page(study, parts, verdict))
     notes = [*arm_sentences(study.records, y), *left_out(study.points), *parts.failed.values()]
     return path, notes
 
@@ -168,15 +169,12 @@ def draw_rollouts(study: Study, parts: Parts) -> None:
         parts.files |= {} if headline is None else {"headline.png": headline}
 
 
-def page(study: Study, parts: Parts, verdict: check.Verdict | None) -> str:
-    """The page as HTML; nothing in it comes from outside."""
-    import jinja2
-
+def page(study: Study, parts: Parts, verdict: check.Verdict | None) -> bytes:
+    """The page as HTML."""
     sweep, records, best = study.sweep, study.records, study.best
     shown = {name: data for name, data in parts.embedded().items() if name != "headline.png"}
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(TEMPLATE.read_text()).render(
-        title=sweep.title, summary=sentences(best, study.y, study.names), rows=table_rows(records), y=study.y,
+    return render(
+        TEMPLATE, title=sweep.title, summary=sentences(best, study.y, study.names), rows=table_rows(records), y=study.y,
         why_not=study.why_not, law=study.fitted and law_summary(study.fitted), files=shown, failed=parts.failed,
         lost=left_out(study.points), predicted=comparison(study.predicted, records), best=best[-1],
         strip_frames=sweep.strip_frames, costs=costs(study.points, check_points(sweep)), check=verdict and str(verdict),

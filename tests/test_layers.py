@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"types"},
-    {"limits", "files", "lock", "bootstrap", "metrics", "device", "shipped"},
+    {"limits", "files", "lock", "bootstrap", "metrics", "device", "shipped", "template"},
     {"config", "record", "options", "parts", "hub"},
     {"reference", "worlds"},
     {"arguments", "exits", "actions"},

@@ -18,6 +18,7 @@ from videowm.evaluate.suite import ranked
 from videowm.files import write_atomic
 from videowm.metrics import BOUNDS, unit
 from videowm.show import comparison_video, encode_figure, encode_png, enlarge, grid, new_figure, outlined, text
+from videowm.template import render
 from videowm.types import UserError
 from videowm.vae.codec import to_uint8
 
@@ -60,7 +61,7 @@ def write_page(run: Path, metrics: dict[str, Any], scenes: Scenes, names: list[s
         for name, i in ranked(scenes).items()
     }
     strip_png = embedded(folder / "strip.png", lambda path: write_atomic(path, strip(scenes)))
-    return render(run, metrics, room_parts(folder, metrics), fps=f"{fps:.3g}", strip=strip_png,
+    return write(run, metrics, room_parts(folder, metrics), fps=f"{fps:.3g}", strip=strip_png,
                   clips={k: v for k, v in clips.items() if v})  # fmt: skip
 
 
@@ -69,19 +70,17 @@ def write_autoencoder_page(run: Path, metrics: dict[str, Any], held: HeldOut, de
     folder = run / "evaluation"
     parts = room_parts(folder, metrics)
     parts[0]["figure"] = embedded(folder / "keeps.png", lambda path: write_atomic(path, stills(held, decoded)))
-    return render(run, metrics, parts, clips=None)
+    return write(run, metrics, parts, clips=None)
 
 
-def render(run: Path, metrics: dict[str, Any], rooms: list[dict[str, Any]], **more: Any) -> Path:
+def write(run: Path, metrics: dict[str, Any], rooms: list[dict[str, Any]], **more: Any) -> Path:
     """Write evaluation.html and return it."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(TEMPLATE.read_text()).render(
-        run=run.name, sentences=sentences(metrics), rooms=rooms, about=UNKNOWN | metrics.get("about", {}),
+    page = render(
+        TEMPLATE, title=f"Evaluation of {run.name}", sentences=sentences(metrics), rooms=rooms,
+        about=UNKNOWN | metrics.get("about", {}),
         protocols={k: v for k, v in metrics.items() if k.endswith("_protocol")}, **more,
     )  # fmt: skip
-    write_atomic(run / "evaluation.html", page.encode())
+    write_atomic(run / "evaluation.html", page)
     return run / "evaluation.html"
 
 
