@@ -87,7 +87,7 @@ def test_same_seed_same_game_and_another_seed_another_track():
 
 
 def test_an_old_game_is_let_go():
-    """Guards games that hold themselves, with 300 bodies each: they fill a server on which people start anew."""
+    """Guards games that hold themselves, each with a physics world: they fill a server on which people start anew."""
     world = CarRacing()
     world.reset(0)
     old = weakref.ref(world.game)
