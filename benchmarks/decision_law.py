@@ -27,7 +27,7 @@ from videowm.types import UserError
 REGRET = "decision/regret"
 DRAWS = 1000
 SHOWN = 12  # metrics in the figure
-OWN = ("decision/", "evaluate/", "train/", "heads/")  # no measures of a world model without an agent
+OWN = ("decision/", "drift/", "evaluate/", "train/", "heads/")  # what needs no agent, each once
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def numbers(runs: list[Judged]) -> Iterator[tuple[str, np.ndarray]]:
     for name in runs[0].metrics:
         metric, values = metric_of(name), [run.metrics.get(name) for run in runs]
         own = not name.endswith("_se") and base_name(name) == name and not name.startswith(OWN)
-        if own and metric and metric.better and all(isinstance(value, int | float) for value in values):
+        if not (own and metric and metric.better and all(isinstance(value, int | float) for value in values)):
+            continue
+        if np.ptp(values) > 0:
             yield name, np.array(values, float) * (1 if metric.better == "lower" else -1)
 
 
