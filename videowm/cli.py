@@ -286,12 +286,17 @@ def probe(args: argparse.Namespace) -> None:
 
 
 def pushed(push: dict) -> str:
-    """A sentence on one factor's intervention."""
-    effect, random = push["effect"][push["block"]], push["random"][push["block"]]
-    clear = push["errors_above"][push["block"]]
-    errors = "" if clear is None else f", {clear:.1f} standard errors above these"
-    return (f"pushed along it in block {push['block']}, {push['factor']} moves by {effect:+.2f} deviations, along "
-            f"random directions by {random:.2f}{errors} (read by {push['read_by']})")  # fmt: skip
+    """A sentence on one factor's intervention: in the block where it does most, and where the factor is read best."""
+    most = max(range(len(push["effect"])), key=lambda block: push["above"][block])
+
+    def moved(block: int) -> str:
+        clear = push["errors_above"][block]
+        errors = "" if clear is None else f", {clear:.1f} standard errors above them"
+        return f"{push['effect'][block]:+.2f} deviations (random directions {push['random'][block]:.2f}{errors})"
+
+    best = f"; in block {push['block']}, where it is read best, by {moved(push['block'])}"
+    return (f"pushed along it in block {most}, {push['factor']} moves by {moved(most)}"
+            f"{best if most != push['block'] else ''}; read by {push['read_by']}")  # fmt: skip
 
 
 def generate(args: argparse.Namespace) -> None:

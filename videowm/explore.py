@@ -113,7 +113,7 @@ def known_figure(notes: list[dict[str, Any]]) -> bytes:
         below.plot([], color="0.4", linewidth=0.9, linestyle="--", label="★'s direction in other blocks")
         below.fill_between([], [], color="0.4", alpha=0.15, linewidth=0, label="random directions")
         below.set_ylabel("shift by a push, in deviations")
-        below.legend(frameon=False, fontsize=7)
+        below.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(-0.05, -0.1))
     return show.encode_figure(figure)
 
 
