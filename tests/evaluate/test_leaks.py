@@ -63,7 +63,7 @@ def test_a_bent_path_is_counted():
 def test_a_lost_fireball_is_counted():
     """Guards a fireball that is gone in its flight, long before it is near."""
     found, columns = scene(14, speed=0.0)
-    for t in range(5, 14):
+    for t in range(3, 14):
         found[t]["fireball"] = found[t]["fireball"][:0]
     assert names(found, columns) == ["fireball_lost"]
 

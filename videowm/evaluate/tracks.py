@@ -26,22 +26,23 @@ class Rules:
 
     hits: int = 5  # frames in which a thing was found before it counts
     flying: int = 3  # the same of a straight thing, which is soon near
-    missed: int = 3  # consecutive frames in open view without it
+    missed: int = 4  # consecutive frames in open view without it
     patience: int = 8  # frames for which a hidden thing is waited for
-    sure: float = 0.5  # score at which a track begins; it goes on with a fainter one
+    sure: float = 0.6  # score at which a track begins; it goes on with a fainter one
     faint: float = 0.2
-    clear: float = 0.4  # the same of a straight thing
+    clear: float = 0.5  # the same of a straight thing
+    grows: float = 1.15  # by how much a straight thing at least grows in a frame
     shrinks: float = 0.7  # a straight thing comes near: what is smaller than this share of it is another one
     margin: float = 3.0  # a place nearer to the border is out of open view
     gate: float = 1.5  # how far from where it is expected a thing is looked for
     reach: float = 2.5  # how far the camera may move from what is read of it
     crowd: float = 3.5  # two things that are nearer to each other may look like one
     big: float = 6.5  # a straight thing whose longer side is more is too near to be judged
-    points: int = 6  # consecutive frames that a path is fitted over
-    bent: float = 1.6  # how far from the fitted path a thing may be
+    points: int = 7  # consecutive frames that a path is fitted over, and one more where there is one
+    bent: float = 0.8  # how far from the fitted path a thing may be, root mean square
     memory: int = 16  # frames ago that the camera's place was read from which its way is added up
     beyond: float = 1.0  # how far beyond a bound the camera may seem to be, in its fastest frames
-    leap: float = 1.0  # by how much it may seem to be faster, in its fastest frames
+    leap: float = 1.5  # by how much it may seem to be faster, in its fastest frames
 
 
 RULES = Rules()
@@ -113,6 +114,8 @@ class Tracker:
         for track in self.tracks:
             track.box = track.box.copy()
             track.box[COLUMN] += shift + track.speed
+            if track.kind in self.straight:
+                track.box[HEIGHT : WIDTH + 1] *= self.rules.grows
 
     def follow(self, kind: str, boxes: Float[np.ndarray, "n 5"]) -> None:
         """Give each track the nearest box, the best pairs first; begin tracks where a clear box is left."""
@@ -155,7 +158,7 @@ class Tracker:
         others = [other for other in self.tracks if other.kind == track.kind and other is not track]
         if self.near(box) or not self.inside(box) or any(self.touch(box, other.box) for other in others):
             track.points.clear()
-        track.points = track.points[-self.rules.points :]
+        track.points = track.points[-self.rules.points - 1 :]
         if len(track.points) < self.rules.points or not self.flight:
             return
         if self.paths is not None:
@@ -214,7 +217,7 @@ class Tracker:
 
 
 def path_error(points: Points, camera: Float[np.ndarray, " f"], flight: float, middle: float) -> float:
-    """How far the farthest point of a path is from the best straight flight at one speed, in columns.
+    """How far a path is from the best straight flight at one speed, root mean square in columns.
 
     A thing reaches the camera's row at time T. At time t it is seen `middle + (a + b t + flight camera) / (T - t)`.
     Its way across is a line, and the camera's own way looks the larger the nearer the thing is. `flight` is the
@@ -228,4 +231,4 @@ def path_error(points: Points, camera: Float[np.ndarray, " f"], flight: float, m
     sides = np.stack([weight, weight * time], 2)
     solved = np.linalg.pinv(sides) @ known[..., None]
     left = (sides @ solved)[..., 0] - known
-    return float(np.abs(left[np.square(left).sum(1).argmin()]).max())
+    return float(np.sqrt(np.square(left).mean(1).min()))
