@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -129,3 +130,15 @@ def test_a_world_without_laws_is_refused(dataset, tmp_path, videowm):
     """Guards a detector of a world of which nothing can be counted: one sentence says what is missing."""
     said = videowm("train", ROOT / "configs/detector/takecover.yaml", f"data={dataset}", f"out={tmp_path / 'run'}")
     assert said.code == 2 and "says nothing of what can never happen" in said.errors[-1]
+
+
+def test_the_benchmark_plants_and_counts(detector_run):
+    """Guards a command of ten minutes that ends at its last step; and a player whom no wall stops any more."""
+    spec = importlib.util.spec_from_file_location("leaks_benchmark", ROOT / "benchmarks/leaks.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    data = str(detector_run.parent / "data")
+    result = benchmark.main([str(detector_run), "--data", data, "--episodes", "1", "--count", "1"])
+    assert result["real"]["planted"]["y_outside"]["clips"] == 1 and result["frames"] > 20
+    clip = benchmark.through_walls(1)[0]
+    assert 10 < clip.frame < len(clip.frames) - 5
