@@ -10,6 +10,7 @@ from pathlib import Path
 from scaling import api
 from videowm.arguments import Parser, add_options, options_from, parse_args
 from videowm.exits import carry_out
+from videowm.options import EvaluateOptions
 from videowm.types import UserError
 
 DESCRIPTION = """Plan, run and read scaling sweeps.
@@ -20,6 +21,7 @@ examples:
   python -m scaling run configs/sweep/quickstart.yaml --jobs 4    four points at once, shared out over the GPUs
   python -m scaling run configs/sweep/quickstart.yaml --slurm     submit what is missing as job arrays
   python -m scaling status configs/sweep/quickstart.yaml
+  python -m scaling evaluate study.yaml --reader runs/reader --decisions 128     measure all finished points later
   python -m scaling check-lr configs/sweep/takecover.yaml         is the rule's learning rate the best one
   python -m scaling check-lr configs/sweep/takecover.yaml --plan   what that costs
   python -m scaling fit study.yaml                                fit a law to the finished points
@@ -50,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
     verb(plan, "plan", "resolve every point and count its FLOPs")
     p = verb(run_points, "run", "run the points that have no record yet", api.RunOptions)
     p.add_argument("--slurm", action="store_true", help="submit one task a point, with the sweep's `slurm` options")
+    verb(measure, "evaluate", "measure all finished points that were not measured yet, as videowm evaluate does",
+         EvaluateOptions, api.MeasureOptions)  # fmt: skip
     verb(status, "status", "print which points are done, stopped, running, queued or failed")
     p = verb(check_lr, "check-lr", "find the best learning rate at the widths and horizons of the sweep's check_lr",
              api.CheckOptions)  # fmt: skip
@@ -88,6 +92,14 @@ def run_points(args: argparse.Namespace) -> int:
     but = f", {done.stopped} of them stopped by the action gate" if done.stopped else ""
     print(f"all {done.points} points of {args.sweep} are done{but}")
     return 0
+
+
+def measure(args: argparse.Namespace) -> int:
+    """Measure; exit code 1 where a point failed."""
+    options, how = options_from(EvaluateOptions, args), options_from(api.MeasureOptions, args)
+    failed = api.evaluate(api.load(args.sweep, args.overrides), options, how)
+    print("\n".join(failed) or "all finished points are measured", file=sys.stderr if failed else sys.stdout)
+    return int(bool(failed))
 
 
 def status(args: argparse.Namespace) -> None:

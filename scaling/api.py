@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from scaling.point import Point, SweepConfig, load_sweep, planned
 from videowm import config as configuration
 from videowm.limits import Count, Flops, Positive, Seed, Whole
+from videowm.options import EvaluateOptions
 from videowm.types import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +52,14 @@ class RunOptions:
 
     jobs: Count | None = None  # points at once, or tasks of a SLURM array at once (default: what the GPUs give, or all)
     only: tuple[str, ...] = ()  # names of points of the last plan (default: all)
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How all finished points of a sweep are measured later."""
+
+    jobs: Count | None = None  # points at once (default: one a GPU)
+    heads: tuple[str, ...] = ()  # overrides of configs/heads/base.yaml, by which points without heads get some
 
 
 @dataclass(frozen=True)
@@ -175,6 +184,22 @@ def run(sweep: SweepConfig, options: RunOptions = RunOptions()) -> Outcome:  # n
     points = chosen(sweep, options)
     left = local.run(points, sweep, options.jobs)
     return Outcome(len(points), left, sum(bool(dispatch.stopped(point)) for point in points))
+
+
+def evaluate(
+    sweep: SweepConfig,
+    options: EvaluateOptions,
+    how: MeasureOptions = MeasureOptions(),  # noqa: B008
+) -> list[str]:
+    """Measure all finished points that were not measured yet, as `videowm evaluate` does; sentences on what failed.
+
+    With `options.decisions` points without heads get some first. The same call again goes on.
+    """
+    from scaling.evaluate import evaluate as measure
+
+    for each in (options, how):
+        configuration.check(each)
+    return measure(planned(sweep), options, Path(sweep.out), jobs=how.jobs, heads=how.heads)
 
 
 def submit(sweep: SweepConfig, options: RunOptions = RunOptions()) -> str:  # noqa: B008

@@ -14,7 +14,7 @@ from videowm.types import UserError
 
 FEWEST_STEPS = 1000  # a shorter run is mostly warmup and cooldown, and tells little about a longer one
 OF_THE_GRID = frozenset({"depth", "seed", "budget", "name", "out", "train.steps", "train.start", "train.trunk"})
-RESERVED = frozenset({"check-lr", "plan", "predictions", "report", "wandb"})  # folders beside the runs
+RESERVED = frozenset({"check-lr", "heads", "plan", "predictions", "report", "wandb"})  # folders beside the runs
 Depth = Annotated[int, Range(at_least=1, at_most=10**4)]
 Tries = Annotated[int, Range(at_least=0, at_most=100)]
 Factor = Annotated[float, Range(at_least=1, at_most=1e6)]

@@ -56,7 +56,10 @@ def measure(run: Path, options: EvaluateOptions) -> dict[str, Any]:
     if isinstance(task, VAETask):
         metrics = measure_autoencoder(run, options, task)
     else:
-        more = measure_world(run, options, task) if rolled else {}
+        if rolled:
+            more = measure_world(run, options, task)
+        else:
+            more = measure_decisions(run, options, task) if isinstance(task, WorldTask) else {}
         metrics = finite(dict(task.evaluate()) | more)
     write_json(run / "evaluation.json", metrics)
     return metrics
@@ -73,6 +76,15 @@ def measure_world(run: Path, options: EvaluateOptions, task: WorldTask) -> dict[
     metrics["evaluate/bank_seconds"] = round(time.perf_counter() - began, 1)
     metrics |= decisions(run, pipeline, dataset, config, options)
     return measure_rollouts(run, pipeline, dataset, config, instruments, metrics, began)
+
+
+def measure_decisions(run: Path, options: EvaluateOptions, task: WorldTask) -> dict[str, Any]:
+    """Decisions alone, of a run that has no rollouts to measure."""
+    if not options.decisions:
+        return {}
+    pipeline = task.pipeline()
+    config = rollout_config(pipeline, task.config.rollout, options)
+    return decisions(run, pipeline, task.dataset(), config, options)
 
 
 def decisions(

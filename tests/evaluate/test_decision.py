@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from videowm import worlds
+from scaling.evaluate import evaluate, given
+from scaling.point import Point
+from scaling.records import finished
+from videowm import cli, worlds
 from videowm.data.dataset import Dataset
 from videowm.dit.sample import Sampler
 from videowm.evaluate.choices import FOLDER, Choices, DecisionConfig, courses, play_choices
@@ -173,3 +178,44 @@ def test_a_run_without_heads_cannot_decide(world_run, recording):
     with pytest.raises(UserError, match="has no heads that read rewards and ends"):
         decisions(world_run, pipeline, recording, RolloutConfig(), EvaluateOptions(decisions=2))
     assert decisions(world_run, pipeline, recording, RolloutConfig(), EvaluateOptions()) == {}
+
+
+def begin(words: list[str], log: Path, environment: dict[str, str]) -> int:
+    """The command in this process."""
+    try:
+        cli.main(words)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_finished_points_get_heads_and_decisions_once(three_run, tmp_path, monkeypatch, capsys):
+    """Guards a sweep whose y-axis nobody can fill: one point is measured with heads of its own, one is not finished.
+
+    The second call has nothing to do, and `scaling` finds the numbers. A failing point is named.
+    """
+    monkeypatch.setitem(worlds.BUILT_IN, "three", "three:Three")
+    run = tmp_path / "p"
+    shutil.copytree(three_run, run, ignore=shutil.ignore_patterns("heads"))
+    points = [Point(name, tmp_path / name, tmp_path / f"{name}.yaml", 1e9, {}, 1, 8) for name in ("p", "unfinished")]
+    options = EvaluateOptions(decisions=2)
+    small = ["train.trackers=[]", "train.precision=fp32", "train.steps=2", "train.batch=4", "context=2", "clips=2"]
+    assert evaluate(points, options, tmp_path, jobs=1, heads=small, begin=begin) == []
+    assert (tmp_path / "heads/p/record.json").exists()
+    (record,) = finished(points)
+    assert record.number("decision/moments") == 2 and record.number("decision/regret") is not None
+    fails = evaluate(points, options, tmp_path, jobs=1, begin=lambda *_: pytest.fail("it was measured before"))
+    assert fails == []
+    shutil.rmtree(run / "heads")
+    (sentence,) = evaluate(points, options, tmp_path, jobs=1, heads=["train.steps=-1"], begin=begin)
+    assert sentence.startswith("p failed: ") and "train.steps" in capsys.readouterr().err
+    with pytest.raises(UserError, match="has no finished point to measure"):
+        evaluate(points[1:], options, tmp_path)
+
+
+def test_options_are_handed_on():
+    """Guards a measurement that was asked for otherwise."""
+    assert given(EvaluateOptions()) == []
+    options = EvaluateOptions(reader=Path("r"), text_guidance=2.0, counterfactuals=0, smaller=(Path("a"), Path("b")))
+    words = ["--reader", "r", "--counterfactuals", "0", "--text-guidance", "2.0", "--smaller", "a", "b"]
+    assert given(options) == words
