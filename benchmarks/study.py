@@ -46,7 +46,7 @@ class Size:
 
 
 FULL = {
-    "takecover": Size(episodes=800, frames=261, clip=33, play=20_000, budgets=(4e16, 1.28e17), cap=2.2e17),
+    "takecover": Size(episodes=800, frames=261, clip=33, play=12_000, budgets=(4e16, 1.28e17), cap=2.2e17),
     "carracing": Size(episodes=800, frames=301, clip=65, play=4500, budgets=(4e16, 1.28e17), cap=2.2e17, share=0.375),
 }
 SMALL = {
