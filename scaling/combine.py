@@ -325,12 +325,7 @@ class Combined:
         weights = np.array([self.weights[form] for form in found]) + 1e-9
         sizes = [np.log(optimum(law, budget, cost)[0]) for law in found.values()]
         n = float(np.exp(np.average(sizes, weights=weights)))
-        return n, affordable(cost or chinchilla_cost, n, budget)
-
-
-def chinchilla_cost(n: float, d: float) -> float:
-    """6ND."""
-    return 6 * n * d
+        return n, affordable(cost or (lambda n, d: 6 * n * d), n, budget)
 
 
 NO_FORM = "no form of law fits these runs: spread sizes and budgets wider"

@@ -43,13 +43,9 @@ def verify(folder: str | Path) -> dict[Path, list[Finding]]:
     files = sorted(Path(folder).glob("predictions/*.json"))
     if not files:
         raise UserError(f"{folder} holds no predictions/*.json: give the folder of a sweep or of a study")
-    records = {path: RunRecord.from_json(read_json(path, "restore it"), path) for path in record_files(Path(folder))}
+    paths = [*sorted(Path(folder).glob("records/*.json")), *sorted(Path(folder).glob("*/record.json"))]
+    records = {path: RunRecord.from_json(read_json(path, "restore it"), path) for path in paths}
     return {path: list(findings(Path(folder), path, records)) for path in files}
-
-
-def record_files(folder: Path) -> list[Path]:
-    """Every record of a folder."""
-    return [*sorted(folder.glob("records/*.json")), *sorted(folder.glob("*/record.json"))]
 
 
 def findings(folder: Path, path: Path, records: dict[Path, RunRecord]) -> Iterator[Finding]:

@@ -11,6 +11,11 @@ from videowm.types import UserError
 if TYPE_CHECKING:
     import torch
 
+ONE_ON_CPU = (
+    "accelerate starts one process on a CPU, but several were asked for: use torchrun --nproc_per_node, or "
+    "--num_processes 1"
+)
+
 
 @dataclass(frozen=True)
 class Process:

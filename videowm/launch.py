@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from videowm.device import ONE_ON_CPU
 from videowm.exits import carry_out
 from videowm.types import UserError
 
@@ -45,10 +46,6 @@ REMEDIES = {  # by the first letters of an option
     "no_python": "give a verb of videowm, such as train",
     "": "each process here holds the whole model, so leave it out",
 }
-ONE_ON_CPU = (
-    "accelerate starts one process on a CPU, but several were asked for: use torchrun --nproc_per_node, or "
-    "--num_processes 1"
-)
 
 
 def default_file() -> Path | None:

@@ -31,7 +31,6 @@ GRACE = 0.25  # of a step: a frame that appears this much late still counts as s
 HDR = {16: "PQ", 18: "HLG"}  # AVColorTransferCharacteristic
 BT709 = 1  # AVCOL_TRC_BT709 and AVCOL_PRI_BT709
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
-BT601 = (2, 5, 6)  # AVColorSpace: unspecified, BT.470BG, SMPTE 170M
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 
+from videowm.device import ONE_ON_CPU
 from videowm.record import Execution, code_commit
 from videowm.types import UserError
 
@@ -98,8 +99,7 @@ def check_launcher(config: TrainConfig) -> None:
             several processes were asked for on a CPU, and accelerate started one.
     """
     if flag("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ and not SIZES & os.environ.keys():
-        raise UserError("accelerate starts one process on a CPU, but several were asked for: use torchrun "
-                        "--nproc_per_node, or --num_processes 1")  # fmt: skip
+        raise UserError(ONE_ON_CPU)
     sharded = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM",
                "PARALLELISM_CONFIG": "a parallelism_config"}  # fmt: skip
     for name, what in sharded.items():
