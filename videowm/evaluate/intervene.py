@@ -181,7 +181,7 @@ def pushed(
         return x.expand(count, *x.shape[1:])
 
     places = adds.to(moment.context.device).unflatten(-1, (model.tokens, model.hidden))
-    offsets = {i: places[:, i] for i in range(model.depth) if places[:, i].any()}
+    offsets = {i: places[:, i] for i in range(places.shape[1]) if places[:, i].any()}
     text = {name: tuple(map(rows, part)) if name == "text" else part for name, part in moment.text.items()}
     past, actions = rows(moment.past), rows(moment.actions)
     stream = PushedStream(model, rows(moment.context), actions[:, :known], sampler=sampler, shift=pipeline.shift,
