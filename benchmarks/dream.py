@@ -1,9 +1,10 @@
 """A world model as an environment: how fast it is, and how good it is to decide in.
 
 `speed` steps N dreams at once under random actions and prints frames a second, days of play a day and memory, for each
-N. `decide` encodes a recording with rewards and ends by the run's own autoencoder, trains heads on the frozen run,
-whose folder gets them, and ranks real courses of actions. `randomness` ranks them by a run with heads at several
-temperatures and levels of noise. All print JSON, and write it with `--out`.
+N, with what a second of video costs and how fast the real game is. `decide` encodes a recording with rewards and ends
+by the run's own autoencoder, trains heads on the frozen run, whose folder gets them, and ranks real courses of actions.
+`randomness` ranks them by a run with heads at several temperatures and levels of noise. All print JSON, and write it
+with `--out`.
 
     python benchmarks/dream.py speed runs/world --rows 1 16 256 1024 --steps 400 --out benchmarks/dream_speed.json
     python benchmarks/dream.py decide runs/world --data data/takecover --moments 128 --out benchmarks/decision.json
@@ -23,17 +24,21 @@ import torch
 
 from videowm.data.dataset import Dataset
 from videowm.data.encode import encode_dataset
+from videowm.data.recording import Recording
 from videowm.device import default_device
 from videowm.dit.heads import Heads
 from videowm.dit.sample import sampler_of
 from videowm.dream.env import DreamVectorEnv
+from videowm.dream.rows import Dreams
 from videowm.evaluate.choices import DecisionConfig
 from videowm.evaluate.counterfactual import Replay
 from videowm.evaluate.decision import decision
 from videowm.evaluate.outcomes import Frozen
 from videowm.files import as_json, finite, write_atomic
 from videowm.pipeline import WorldModelPipeline
+from videowm.train.flops import model_flops
 from videowm.train.loop import launch
+from videowm.types import UserError
 from videowm.vae.codec import to_float
 
 CONFIG = Path(__file__).parents[1] / "configs/heads/base.yaml"
@@ -65,7 +70,39 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
                       "days_a_day": round(frames / env.dreams.dataset.fps, 1), "begun_anew": ends,
                       "memory_mb": round(memory(), 1), "grown_mb": round(memory() - before, 1)})  # fmt: skip
         print(table[-1], flush=True)
-    return {"run": Path(args.run).name, "observation": args.observation, "speed": table}
+    return {"run": Path(args.run).name, "observation": args.observation, **price(env.dreams), "speed": table}
+
+
+def price(dreams: Dreams) -> dict[str, Any]:
+    """FLOPs of a second of dreamed video with a full memory, and frames a second of the real game on one core.
+
+    A latent step costs each evaluation of the sampler, and one pass that remembers it. Decoding is left out.
+    """
+    model, window, sampler = dreams.pipeline.transformer, dreams.pipeline.trained_on.window, dreams.sampler
+    intervals = len(sampler.schedule(dreams.pipeline.shift)) - 1
+    evaluations = 1 + (intervals if sampler.method == "euler" else 2 * intervals - 1)
+    once = model_flops(model, window) - model_flops(model, window - 1)
+    per_second = dreams.dataset.fps / dreams.stride * evaluations * once
+    return {"evaluations": evaluations, "gflop_per_video_second": float(f"{per_second / 1e9:.4g}"),
+            "real_frames_per_second": real_speed(dreams.dataset)}  # fmt: skip
+
+
+def real_speed(dataset: Dataset, seconds: float = 2.0) -> float | None:
+    """Frames a second that one core plays and draws of the recorded game; None where it is not here."""
+    try:
+        world = Recording.read(dataset.root).open()
+    except UserError:
+        return None
+    world.reset(0)
+    driver, frames, seed, began = world.driver(np.random.default_rng(0)), 0, 0, time.perf_counter()
+    while (took := time.perf_counter() - began) < seconds:
+        over = world.step(next(driver))[1]
+        if over:
+            world.reset(seed := seed + 1)
+        else:
+            world.render()
+        frames += 1
+    return round(frames / took, 1)
 
 
 SETTINGS = (

@@ -316,6 +316,7 @@ def test_dreams_are_timed_and_measured(three_heads, three_run, three_data, monke
     monkeypatch.setitem(worlds.BUILT_IN, "three", "three:Three")
     found = dream.main(["speed", str(three_run), "--rows", "2", "--steps", "2", "--warm", "1", "--horizon", "8"])
     assert found["speed"][0]["begun_anew"] >= 2 and found["speed"][0]["frames_per_second"] > 0
+    assert found["gflop_per_video_second"] > 0 and found["real_frames_per_second"] > 100
     monkeypatch.setattr(dream, "launch", lambda config, overrides: RunRecord.read(three_heads))
     small = ["--moments", "2", "--courses", "3", "--futures", "1", "--ceiling", "1"]
     latents = ["--latents", str(three_run.parent / "latents"), "--data", str(three_data)]
