@@ -59,7 +59,8 @@ def judge(
         rules: from when on something is believed.
     """
     way = np.diff(columns[:, 0]) if columns.shape[1] else np.zeros(len(found) - 1)
-    steps = shifts(found, laws.still, laws.slope * way, rules)
+    most = abs(laws.slope) * max(laws.fastest.values(), default=0) or np.inf
+    steps = shifts(found, laws.still, laws.slope * way, rules, most)
     tracker = Tracker(laws.size, laws.still, laws.straight, laws.flight, rules)
     for frame, step in zip(found, steps, strict=True):
         tracker.see(frame, float(step))

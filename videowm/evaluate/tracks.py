@@ -69,10 +69,15 @@ class Event:
     frame: int
 
 
-def nearest_shift(before: Float[np.ndarray, " n"], now: Float[np.ndarray, " m"], guess: float, reach: float) -> float:
-    """By how many columns still things moved in the picture: the shift near `guess` under which most of them match."""
-    ways = (now[None] - before[:, None]).ravel()
-    ways = ways[np.abs(ways - guess) <= reach]
+def nearest_shift(
+    before: Float[np.ndarray, " n"], now: Float[np.ndarray, " m"], guess: float, reach: float, most: float
+) -> float:
+    """By how many columns still things moved in the picture, `most` at most: the shift under which most of them match.
+
+    Of several that match alike it is the nearest to `guess`, from which it may be `reach` away.
+    """
+    guess, ways = float(np.clip(guess, -most, most)), (now[None] - before[:, None]).ravel()
+    ways = ways[(np.abs(ways - guess) <= reach) & (np.abs(ways) <= most + 0.5)]
     if not len(ways):
         return guess
     agree = np.abs(ways[:, None] - ways[None]) < 0.7
@@ -81,13 +86,19 @@ def nearest_shift(before: Float[np.ndarray, " n"], now: Float[np.ndarray, " m"],
 
 
 def shifts(
-    found: list[Found], still: tuple[str, ...], guesses: Float[np.ndarray, " steps"], rules: Rules
-) -> np.ndarray:
+    found: list[Found],
+    still: tuple[str, ...],
+    guesses: Float[np.ndarray, " steps"],
+    rules: Rules,
+    most: float = np.inf,
+) -> Float[np.ndarray, " f"]:
     """The camera's motion in each frame, "f", as the columns that still things move by; 0 in the first."""
-    columns = [np.concatenate([frame[k][frame[k][:, SCORE] >= rules.sure, COLUMN] for k in still] or [np.zeros(0)])
-               for frame in found]  # fmt: skip
-    steps = [nearest_shift(a, b, float(g), rules.reach) for a, b, g in zip(columns, columns[1:], guesses, strict=False)]
-    return np.array([0.0, *steps])
+    columns = [
+        np.concatenate([frame[k][frame[k][:, SCORE] >= rules.sure, COLUMN] for k in still] or [np.zeros(0)])
+        for frame in found
+    ]
+    pairs = zip(columns, columns[1:], guesses, strict=False)
+    return np.array([0.0, *(nearest_shift(a, b, float(g), rules.reach, most) for a, b, g in pairs)])
 
 
 class Tracker:
