@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import yaml
 
@@ -129,3 +132,22 @@ def test_what_accelerate_cannot_set_up_is_one_sentence(fork, world_arguments, tm
 def test_exit_codes():
     """Guards a process that a signal killed and whose launcher ends with 0 or a negative code."""
     assert [exit_code(code) for code in (2, -9, -15)] == [2, 137, 143]
+
+
+CHILD = "from videowm.device import told_to_accelerate as told; print(told('--gradient_accumulation_steps'))"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["bin/accelerate", "launch", "--gradient_accumulation_steps", "4", "-m", "videowm"], "4"),
+        (["lib/accelerate/commands/launch.py", "--gradient_accumulation_steps=8", "-m", "videowm"], "8"),
+        (["bin/accelerate", "launch", "-m", "videowm"], "None"),
+        (["bin/rocket", "launch", "--gradient_accumulation_steps", "4"], "None"),
+    ],
+)
+def test_what_accelerate_keeps_to_itself_is_read(words, told, environment):
+    """Guards an option that is ignored in silence: a real process with accelerate's command line starts the child."""
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}], check=True)"
+    done = subprocess.run([sys.executable, "-c", parent, *words], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == told, done.stderr

@@ -15,6 +15,7 @@ ONE_ON_CPU = (
     "accelerate starts one process on a CPU, but several were asked for: use torchrun --nproc_per_node, or "
     "--num_processes 1"
 )
+LAUNCHERS = ("/accelerate", "/accelerate-launch", "accelerate/commands/launch.py")  # with what their path ends
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,21 @@ def default_device(process: Process | None = None) -> torch.device:
 def computing_float64(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, on the CPU where its own device computes no float64 and lacks functions: Apple's (MPS)."""
     return tensor.cpu() if tensor.device.type == "mps" else tensor
+
+
+def told_to_accelerate(option: str) -> str | None:
+    """What `accelerate launch` was given for an option that it keeps to itself, off its own command line; else None."""
+    import psutil
+
+    try:
+        parent = psutil.Process().parent()
+        words = parent.cmdline() if parent else []
+    except psutil.Error:
+        return None
+    if not any(word.endswith(LAUNCHERS) for word in words[:4]):
+        return None
+    for word, following in zip(words, [*words[1:], ""]):
+        name, _, value = word.partition("=")
+        if name == option:
+            return value or following
+    return None

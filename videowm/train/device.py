@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 
-from videowm.device import ONE_ON_CPU
+from videowm.device import ONE_ON_CPU, told_to_accelerate
 from videowm.record import Execution, code_commit
 from videowm.types import UserError
 
@@ -109,7 +109,8 @@ def check_launcher(config: TrainConfig) -> None:
             )
     if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")).lower() not in ("no", ""):
         raise UserError(f"accelerate's --dynamo_backend is {backend}, expected no: give train.compile=on instead")
-    parts = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    told = told_to_accelerate("--gradient_accumulation_steps")  # which it hands on to DeepSpeed alone
+    parts = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or told or "1"
     if parts not in ("1", str(config.accumulate)):
         raise UserError(
             f"accelerate's --gradient_accumulation_steps is {parts}, train.accumulate {config.accumulate}: give "
