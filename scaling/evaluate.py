@@ -16,12 +16,11 @@ from tqdm import tqdm
 from scaling import dispatch
 from scaling.local import share_gpus, visible_gpus
 from scaling.point import Point
-from scaling.records import later_metrics
+from videowm.files import write_atomic
 from videowm.options import EvaluateOptions
 from videowm.types import UserError
 
 HEADS = "configs/heads/base.yaml"
-REGRET = "decision/regret"  # there once decisions were measured
 Start = Callable[[list[str], Path, dict[str, str]], int]  # words after `videowm`, log, environment -> exit code
 
 
@@ -33,14 +32,19 @@ def start(words: list[str], log: Path, environment: dict[str, str]) -> int:
 
 
 def commands(point: Point, options: EvaluateOptions, out: Path, heads: Sequence[str]) -> list[list[str]]:
-    """What is missing of a point's measurement, as words after `videowm`; nothing where it was measured before."""
-    wanted, later = bool(options.decisions), later_metrics(point.run)
-    found = []
-    if wanted and not (point.run / "heads/config.json").exists():
+    """What is missing of a point's measurement, as words after `videowm`; nothing where it was so measured before."""
+    found, asked = [], ["evaluate", f"{point.run}", *given(options)]
+    if options.decisions and not (point.run / "heads/config.json").exists():
         found.append(["train", HEADS, f"world={point.run}", f"out={out / 'heads' / point.name}", *heads])
-    if found or not later or (wanted and later.get(REGRET) is None):
-        found.append(["evaluate", f"{point.run}", *given(options)])
+    before, there = asked_of(point), (point.run / "evaluation.json").exists()
+    if found or not there or not before.exists() or before.read_text() != "\n".join(asked):
+        found.append(asked)
     return found
+
+
+def asked_of(point: Point) -> Path:
+    """The file that says with which words a point was measured."""
+    return point.run / "evaluate.words"
 
 
 def given(options: EvaluateOptions) -> list[str]:
@@ -58,9 +62,9 @@ def evaluate(
     points: Sequence[Point], options: EvaluateOptions, out: Path, *, jobs: int | None = None,
     heads: Sequence[str] = (), begin: Start = start,
 ) -> list[str]:  # fmt: skip
-    """Measure every finished point that was not measured yet, the largest first; sentences on those that failed.
+    """Measure every finished point that was not measured so yet, the largest first; sentences on those that failed.
 
-    The same call again goes on. What a measurement prints is in RUN/evaluate.log.
+    The same call again goes on; one with other options measures anew. What is printed is in RUN/evaluate.log.
 
     Args:
         points: of a sweep; unfinished ones and trunks are left out.
@@ -80,21 +84,27 @@ def evaluate(
     slots: queue.Queue[str | None] = queue.Queue()
     for gpu in share_gpus(visible_gpus(), jobs, 1):
         slots.put(gpu)
+    cores = dispatch.threads(slots.qsize())
 
     def measure(job: tuple[Point, list[list[str]]]) -> str | None:
         point, several = job
         gpu, log = slots.get(), point.run / "evaluate.log"
         try:
-            environment = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
-            failed = any(begin(words, log, environment) for words in several)
-            return f"{point.name} failed: {last_line(log)}" if failed else None
+            environment = os.environ | cores | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+            if any(begin(words, log, environment) for words in several):
+                return f"{point.name} failed: {last_line(log)}"
+            write_atomic(asked_of(point), "\n".join(several[-1]).encode())
+            return None
         finally:
             slots.put(gpu)
 
     order = sorted(todo, key=lambda job: -job[0].flops)
-    with ThreadPoolExecutor(slots.qsize()) as pool:
+    pool = ThreadPoolExecutor(slots.qsize())
+    try:
         bar = tqdm(pool.map(measure, order), total=len(order), desc="measured", unit="point", dynamic_ncols=True)
         return [sentence for sentence in bar if sentence]
+    finally:  # of an interrupted call no further point begins
+        pool.shutdown(cancel_futures=True)
 
 
 def last_line(log: Path) -> str:

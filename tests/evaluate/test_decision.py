@@ -206,6 +206,10 @@ def test_finished_points_get_heads_and_decisions_once(three_run, tmp_path, monke
     assert record.number("decision/moments") == 2 and record.number("decision/regret") is not None
     fails = evaluate(points, options, tmp_path, jobs=1, begin=lambda *_: pytest.fail("it was measured before"))
     assert fails == []
+    asked = []
+    other = EvaluateOptions(decisions=2, futures=1)
+    assert evaluate(points, other, tmp_path, jobs=1, begin=lambda words, *_: asked.append(words)) == []
+    assert asked == [["evaluate", f"{run}", "--decisions", "2", "--futures", "1"]], "other options measure anew"
     shutil.rmtree(run / "heads")
     (sentence,) = evaluate(points, options, tmp_path, jobs=1, heads=["train.steps=-1"], begin=begin)
     assert sentence.startswith("p failed: ") and "train.steps" in capsys.readouterr().err

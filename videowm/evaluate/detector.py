@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from itertools import chain
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from videowm.data.dataset import Dataset
-from videowm.files import short_hash_of
+from videowm.evaluate.saved import Saved
 from videowm.limits import Size
 from videowm.types import UserError
 from videowm.worlds import World, find_world
@@ -61,8 +56,10 @@ def layer(before: int, after: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.SiLU())
 
 
-class Detector(nn.Module):
+class Detector(Saved):
     """A frame -> a map of centres, boxes and standardised columns. It works at half the picture's size."""
+
+    kind, parts = "detector", {"config": DetectorConfig, "findable": Findable}
 
     def __init__(self, config: DetectorConfig, findable: Findable) -> None:
         super().__init__()
@@ -107,35 +104,6 @@ class Detector(nn.Module):
             found += peaks(logits.sigmoid(), boxes, self.findable.kinds)
             columns.append(read.double().numpy())
         return found, np.concatenate(columns) * self.findable.std + self.findable.mean
-
-    @property
-    def hash(self) -> str:
-        """sha256 (16 digits) over configuration and weights."""
-        about = json.dumps([asdict(self.config), asdict(self.findable)], sort_keys=True)
-        weights = (name.encode() + value.cpu().numpy().tobytes() for name, value in sorted(self.state_dict().items()))
-        return short_hash_of(chain([about], weights))
-
-    def save(self, out: Path) -> None:
-        save_file({k: v.contiguous().cpu() for k, v in self.state_dict().items()}, out / "detector.safetensors")
-        note = {"config": asdict(self.config), "findable": asdict(self.findable), "hash": self.hash}
-        (out / "config.json").write_text(json.dumps(note, indent=1))
-
-    @classmethod
-    def open(cls, run: str | Path) -> Detector:
-        """The detector of a finished run of `task: detector`.
-
-        Raises:
-            UserError: the run is not finished, or its weights changed since.
-        """
-        run = Path(run)
-        if not (run / "record.json").exists() or not (run / "detector.safetensors").exists():
-            raise UserError(f"{run} holds no finished detector: train one with a configuration of `task: detector`")
-        note: dict[str, Any] = json.loads((run / "config.json").read_text())
-        detector = cls(DetectorConfig(**note["config"]), Findable(**note["findable"]))
-        detector.load_state_dict(load_file(run / "detector.safetensors"))
-        if detector.hash != note["hash"]:
-            raise UserError(f"{run}/detector.safetensors is not what was trained there: train the detector again")
-        return detector.eval()
 
 
 def peaks(

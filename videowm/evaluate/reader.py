@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from itertools import chain
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from videowm.config import suggest
 from videowm.data.dataset import Dataset
-from videowm.files import short_hash_of
+from videowm.evaluate.saved import Saved
 from videowm.limits import Size, Whole
 from videowm.types import UserError
 
@@ -58,8 +53,10 @@ class Readable:
         return [*self.actions, *self.state]
 
 
-class Reader(nn.Module):
+class Reader(Saved):
     """Frames "b f 3 H W" of one window -> standardised targets "b k"; its features feed the Fréchet distance."""
+
+    kind, parts = "reader", {"config": ReaderConfig, "readable": Readable}
 
     def __init__(self, config: ReaderConfig, readable: Readable) -> None:
         super().__init__()
@@ -78,13 +75,6 @@ class Reader(nn.Module):
     def features(self, frames: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b d"]:
         """Penultimate features "b d" of windows "b f 3 H W"."""
         return self.body(frames.flatten(1, 2))
-
-    @property
-    def hash(self) -> str:
-        """sha256 (16 digits) over configuration and weights."""
-        about = json.dumps([asdict(self.config), asdict(self.readable)], sort_keys=True)
-        weights = (name.encode() + value.cpu().numpy().tobytes() for name, value in sorted(self.state_dict().items()))
-        return short_hash_of(chain([about], weights))
 
     def windows(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b w n 3 H W"]:
         """Every window "b w n 3 H W", of n frames, of a video "b f 3 H W".
@@ -120,28 +110,6 @@ class Reader(nn.Module):
         """
         device = self.head[1].weight.device
         return torch.stack([self.features(self.windows(one[None].to(device))[0]).mean(0) for one in video]).cpu()
-
-    def save(self, out: Path) -> None:
-        save_file({k: v.contiguous().cpu() for k, v in self.state_dict().items()}, out / "reader.safetensors")
-        note = {"config": asdict(self.config), "readable": asdict(self.readable), "hash": self.hash}
-        (out / "config.json").write_text(json.dumps(note, indent=1))
-
-    @classmethod
-    def open(cls, run: str | Path) -> Reader:
-        """The reader of a finished run of `task: reader`.
-
-        Raises:
-            UserError: the run is not finished, or its weights changed since.
-        """
-        run = Path(run)
-        if not (run / "record.json").exists() or not (run / "reader.safetensors").exists():
-            raise UserError(f"{run} holds no finished reader: train one with a configuration of `task: reader` first")
-        note: dict[str, Any] = json.loads((run / "config.json").read_text())
-        reader = cls(ReaderConfig(**note["config"]), Readable(**note["readable"]))
-        reader.load_state_dict(load_file(run / "reader.safetensors"))
-        if reader.hash != note["hash"]:
-            raise UserError(f"{run}/reader.safetensors is not what was trained there: train the reader again")
-        return reader.eval()
 
 
 def state_table(
