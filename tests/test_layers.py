@@ -37,6 +37,7 @@ LAYERS = [
         "cli",
         "__main__",
         "dream",
+        "agents",
         "play",
     },
 ]

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from videowm import __version__, api, shipped
+from videowm.agents.verbs import dream_verb
 from videowm.arguments import Parser, add_options, options_from, parse_args
 from videowm.exits import carry_out, printable
 from videowm.reference import keys
@@ -27,6 +28,7 @@ examples:
   videowm generate runs/world --from data/carracing --episode 3 --actions "left*8 gas*16" --out clip.mp4
   videowm evaluate runs/world
   videowm play runs/world                                     in a browser
+  videowm dream train runs/world --out runs/agent             an agent that learns in the dream
   videowm info runs/world
   videowm push runs/world user/name                           to the hub, with a card; pull brings it back
   videowm config list                                         the configurations that come with the package
@@ -40,6 +42,7 @@ STOPPED = {  # what is true after Ctrl-C
     "encode": "the same command encodes the shards that are missing",
     "train": "the same command goes on from the last checkpoint",
     "play": "what was saved is kept",
+    "dream": "the same command goes on from what was written",
     "push": "nothing is seen yet, the same command uploads what is missing",
     "pull": "the same command downloads what is missing",
     "evaluate": "nothing was kept, the same command measures from the start",
@@ -67,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         p.set_defaults(function=function)
         return p
 
-    for add in (data_verbs, word_verbs, model_verbs, run_verbs, hub_verbs, config_verb):
+    for add in (data_verbs, word_verbs, model_verbs, run_verbs, dream_verb, hub_verbs, config_verb):
         add(verb)
     return top
 
