@@ -76,6 +76,36 @@ def test_guidance_by_hand(model, given):
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"history_guidance": 1.5, "context_level": 0.1}, {"sinks": 1, "action_guidance": 2.0}], ids=str
+)
+def test_a_step_that_was_given(model, given, settings):
+    """Guards a step that is remembered otherwise than one that was drawn, or as a part of the context would be.
+
+    One stream draws steps until its window slides, another one sees them: what is kept and comes next is the same.
+    """
+    sampler, past = Sampler(3, **CLEAN | settings), torch.randn(2, 9, 3, 4, 4, generator=torch.manual_seed(6))
+    context, acted = given["context"], given["actions"]
+
+    def begun(known: int, latents: torch.Tensor, window: int = WINDOW) -> LatentStream:
+        return LatentStream(model, latents[:, :known], acted[:, :known], sampler=sampler, window=window,
+                            past_noise=past[:, :known], keep=1)  # fmt: skip
+
+    drawing, seeing, whole = begun(3, context), begun(3, context), context
+    for i in range(3, 7):
+        drawn = drawing.step(acted[:, i, None], given["noise"][:, i - 3, None], past[:, i, None])
+        seeing.see(acted[:, i, None], drawn, past[:, i, None])
+        torch.testing.assert_close(seeing.kept, drawing.kept, rtol=1e-4, atol=1e-5)
+        whole = torch.cat([whole, drawn], dim=1)
+    then = [s.step(acted[:, 7, None], given["noise"][:, 4, None], past[:, 7, None]) for s in (drawing, seeing)]
+    torch.testing.assert_close(*then, rtol=1e-4, atol=1e-5)
+    read, seen = begun(7, whole, window=9), begun(1, whole, window=9)
+    for i in range(1, 7):
+        assert not torch.allclose(seen.kept, read.kept, atol=1e-3)
+        seen.see(acted[:, i, None], whole[:, i, None], past[:, i, None])
+    torch.testing.assert_close(seen.kept, read.kept, rtol=1e-4, atol=1e-5)
+
+
 def test_noise_on_what_is_remembered(model, given):
     """Guards a context level that is never applied to the latents, or noise drawn anew each time: the seed decides."""
     one, same = (streamed(model, given, context_level=0.3) for _ in range(2))

@@ -238,6 +238,25 @@ class LatentStream:
             self.cache.advance(1)
         return self.step_out.clone()
 
+    @torch.no_grad()
+    def see(
+        self, action: Float[Tensor, "b 1 g"], latents: Float[Tensor, "b 1 c h w"],
+        past_noise: Float[Tensor, "b 1 c h w"] | None = None,
+    ) -> None:  # fmt: skip
+        """Remember the next latent step as it was given, under the grouped action that led to it: nothing is drawn.
+
+        What follows, and `kept`, are those of a stream whose context had this step too.
+        """
+        self.action.copy_(action)
+        self.step_out.copy_(latents)
+        if self.remembers_noise:
+            self.written.copy_(self.past_noise(self.written, past_noise, self.generator))
+        modulations = self.model.modulations(self.network_level[:, -1:], self.each_branch(self.action), self.text)
+        given = self.noised(self.step_out, self.written, self.level[:, -1:])
+        self.model.one_step(given, [m[:, 0, None] for m in modulations], self.cache, self.text,
+                            static=self.use_graph, tap=self.finishing())  # fmt: skip
+        self.cache.advance(1)
+
     def select(self, rows: Sequence[int]) -> LatentStream:
         """A stream of its own that goes on from some rows of this one, in that order; a row may come several times."""
         b, other, device = len(self.noise), copy.copy(self), self.noise.device
