@@ -11,7 +11,8 @@ import torch
 from videowm.types import UserError, pixel_frames
 from videowm.vae.causal import remembers
 from videowm.vae.codec import DiffusersCodec, SizeConfig, VAEConfig, build_vae, load_vae
-from videowm.vae.stream import StreamDecoder, decoder_field
+from videowm.vae.patch import PatchAutoencoder
+from videowm.vae.stream import StreamDecoder, StreamEncoder, decoder_field, encoder_field
 
 KINDS = {  # class: (size, vae.local); where that is set, vae.qk_norm too, as in the presets
     "AutoencoderKLCosmos": (SizeConfig(time=2, space=2, channels=4, width=8), 2),
@@ -56,6 +57,28 @@ def test_streams_give_what_whole_clips_give(name, cached):
     with torch.autocast("cpu", torch.bfloat16):
         assert codec.decode(latents).dtype == torch.float32
     assert not torch.equal(codec.decode(latents[:, -window + 2 :])[:, -time:], whole[:, -time:])
+
+
+@pytest.mark.parametrize("name", ["AutoencoderKLCosmos", "AutoencoderKLLTXVideo", "PatchAutoencoder"])
+@torch.no_grad()
+def test_frames_stream_to_the_latents_of_whole_clips(name):
+    """Guards an agent's eyes: a later step that is encoded as a clip's beginning, or behind too short a past.
+
+    Cosmos' layers remember, LTX has a window that slides, the patches do not look back. A stream that begins again has
+    forgotten.
+    """
+    torch.manual_seed(0)
+    codec = DiffusersCodec(PatchAutoencoder(4, 2, 4, 8, 1)) if name == "PatchAutoencoder" else made(name)
+    time, steps = codec.stride[0], 9 if name == "PatchAutoencoder" else encoder_field(codec) + 4
+    frames, encoder = frames_of(steps, time).repeat(2, 1, 1, 1, 1), StreamEncoder(codec)
+    assert steps < 30 and (encoder.window or 0) < steps - 1
+    whole = codec.encode(frames)
+    for _ in range(2):
+        encoder.begin()
+        streamed = [encoder.step(part) for part in (frames[:, :1], *frames[:, 1:].split(time, dim=1))]
+        torch.testing.assert_close(torch.cat(streamed, 1), whole, rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match=f"got 1 where {time} fit"):
+        encoder.step(frames[:, :1])
 
 
 @pytest.mark.parametrize("name", ["AutoencoderKLCosmos", "AutoencoderKLLTXVideo"])

@@ -348,10 +348,11 @@ class DiffusersCodec:
             frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
         return self.encode_raw(frames)[:, :steps]
 
-    def encode_raw(self, frames: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b t c h w"]:
-        """As `encode`, unchecked. A stream needs it, whose later steps have no first frame."""
+    def encode_raw(self, frames: Float[Tensor, "b f 3 H W"], *, begins: bool = True) -> Float[Tensor, "b t c h w"]:
+        """As `encode`, unchecked. A stream needs it, whose later steps have no first frame (`begins`, as in `decode`)."""
+        more: dict[str, Any] = {} if self.looks_back else {"begins": begins}
         with sdpa_kernel(ATTENTION):
-            output = self.vae.encode(rearrange(frames, "b f c H W -> b c f H W").to(self.vae.dtype))
+            output = self.vae.encode(rearrange(frames, "b f c H W -> b c f H W").to(self.vae.dtype), **more)
         latents = output.latent_dist.mode() if "latent_dist" in output else output.latent
         return self.in_full(rearrange(latents, "b c t h w -> b t c h w"))
 

@@ -70,10 +70,14 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         blocks = {name for name, module in self.named_modules() if isinstance(module, Residual)}
         return {f"{name}.{layer}.weight" for name in blocks for layer in ("spread", "gather")}
 
-    def encode(self, x: Float[Tensor, "b 3 f H W"]) -> EncoderOutput:
-        """Latents "b c t h w" of frames in [-1, 1], f = 1 + time_stride * (t-1)."""
+    def encode(self, x: Float[Tensor, "b 3 f H W"], *, begins: bool = True) -> EncoderOutput:
+        """Latents "b c t h w" of frames in [-1, 1], f = 1 + time_stride * (t-1).
+
+        Frames that do not begin a video (`begins`) are time_stride * t.
+        """
         k, s = self.config.time_stride, self.config.space_stride
-        frames = torch.cat([x[:, :, :1].expand(-1, -1, k - 1, -1, -1), x], dim=2).movedim(1, 2)
+        copies = x[:, :, :1].expand(-1, -1, k - 1 if begins else 0, -1, -1)
+        frames = torch.cat([copies, x], dim=2).movedim(1, 2)
         blocks = to_blocks(frames, k, s)
         flat = channels_last(blocks.flatten(0, 1))
         seen = channels_last(self.finer(flat)) if self.config.fine_layers else flat

@@ -1,25 +1,25 @@
-"""Decode one latent step at a time, as the whole clip would be, in time and memory that do not grow.
+"""Decode and encode one latent step at a time, as the whole clip would be, in time and memory that do not grow.
 
-An autoencoder that does not look back decodes each step by itself. One that `remembers` runs each step through layers
+An autoencoder that does not look back treats each step by itself. One that `remembers` runs each step through layers
 that keep what they need of the past. Any other one runs a trailing window that covers its field in time: a causal
-autoencoder's newest output depends on its last R latent steps only, R measured by `decoder_field`. Cut off behind
-R + 1 steps, the newest output is that of the whole clip. The oldest step of the window becomes a "first frame", which
-stands for one frame instead of `stride`. So it lies outside the field by one step more. Frames agree with the whole
-clip's up to rounding (sums of other lengths), below 1e-5 in float32.
+autoencoder's newest output depends on its last R latent steps only, R measured by `decoder_field` or `encoder_field`.
+Cut off behind R + 1 steps, the newest output is that of the whole clip. The oldest step of the window becomes a "first
+frame", which stands for one frame instead of `stride`. So it lies outside the field by one step more. What comes out
+agrees with the whole clip's up to rounding (sums of other lengths), below 1e-5 in float32.
 """
 
 from __future__ import annotations
 
 import copy
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from videowm.types import UserError
+from videowm.types import UserError, pixel_frames
 from videowm.vae.causal import Layers, remembers
 from videowm.vae.codec import DiffusersCodec
 
@@ -149,6 +149,56 @@ class StreamDecoder:
         return self.codec.decode(past)[:, -(1 if begins else self.codec.stride[0]) :]
 
 
+class StreamEncoder:
+    """Frames to latents, one latent step at a time; all rows of the batch begin together.
+
+    Args:
+        otherwise: latent steps of a window where none is exact; None: that is a UserError.
+    """
+
+    def __init__(self, codec: DiffusersCodec, *, otherwise: int | None = None) -> None:
+        self.codec, self.begun = codec, False
+        self.layers: Layers | None = None
+        self.window: int | None = None
+        self.past: dict[str, Tensor] = {}
+        if codec.looks_back and remembers(codec.vae):
+            self.layers = Layers(codec.vae.encoder, codec.vae.config["local"])
+        elif codec.looks_back:
+            field = encoder_field(codec)
+            if field is None and otherwise is None:
+                raise UserError(
+                    f"the newest latents of this {type(codec.vae).__name__} depend on more than {LIMIT} latent steps, "
+                    "so no window streams them exactly: train it with vae.local, or give a window and accept its error"
+                )
+            self.window = otherwise if field is None else field + 1
+
+    def begin(self) -> None:
+        """Forget the past: the next frame is a video's first."""
+        self.past, self.begun = {}, False
+
+    @torch.no_grad()
+    def step(self, frames: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b 1 c h w"]:
+        """The latent step of frames in [-1, 1]: 1 at first, then as many as the time stride.
+
+        Raises:
+            UserError: another number of frames, or a size that does not fit the strides.
+        """
+        begins, expected = not self.begun, self.codec.stride[0] if self.begun else 1
+        if frames.shape[1] != expected:
+            raise UserError(f"a stream encodes 1 frame at first and then {self.codec.stride[0]} at a time, got "
+                            f"{frames.shape[1]} where {expected} fit")  # fmt: skip
+        self.codec.check_size(frames)
+        self.begun = True
+        if self.layers is not None:
+            with self.layers.remembering(self.past, begins=begins):
+                return self.codec.encode_raw(frames)
+        if self.window is None:
+            return self.codec.encode_raw(frames, begins=begins)
+        length = pixel_frames(self.window, self.codec.stride[0])
+        self.past["window"] = frames if begins else torch.cat([self.past["window"], frames], dim=1)[:, -length:]
+        return self.codec.encode(self.past["window"])[:, -1:]
+
+
 @torch.no_grad()
 def decoder_field(codec: DiffusersCodec, limit: int = LIMIT) -> int | None:
     """Latent steps, the newest included, that change the newest frames by one bit or more; None if over `limit`.
@@ -156,21 +206,40 @@ def decoder_field(codec: DiffusersCodec, limit: int = LIMIT) -> int | None:
     Raises:
         UserError: the newest step changes earlier frames. What sees the future cannot be streamed.
     """
-    generator = torch.Generator().manual_seed(0)
     size = (1, limit + 2, codec.channels, PROBE, PROBE)
-    weights = next(codec.vae.parameters())
+    return measured_field(codec, codec.decode_raw, size, new=(1, codec.stride[0]), limit=limit)
+
+
+@torch.no_grad()
+def encoder_field(codec: DiffusersCodec, limit: int = LIMIT) -> int | None:
+    """Latent steps, the newest included, whose frames change the newest latents by a bit; None if over `limit`.
+
+    Raises:
+        UserError: the newest step changes earlier latents. What sees the future cannot be streamed.
+    """
+    time, height, width = codec.stride
+    size = (1, pixel_frames(limit + 2, time), 3, PROBE * height, PROBE * width)
+    return measured_field(codec, codec.encode, size, new=(time, 1), limit=limit)
+
+
+def measured_field(
+    codec: DiffusersCodec, run: Callable[[Tensor], Tensor], size: tuple[int, ...], *, new: tuple[int, int], limit: int
+) -> int | None:
+    """The fewest latent steps before which the input does not matter; a step is `new` (inputs, outputs) long."""
+    generator = torch.Generator().manual_seed(0)
+    weights, (step, shown) = next(codec.vae.parameters()), new
     inputs, others = (torch.randn(size, generator=generator).clamp(-1, 1).to(weights) for _ in range(2))
-    whole, new = codec.decode_raw(inputs), codec.stride[0]
+    whole = run(inputs)
     for ahead in (1, 2):  # some classes decode by twos
-        changed = torch.cat([inputs[:, :-ahead], others[:, -ahead:]], dim=1)
-        if not torch.equal(codec.decode_raw(changed)[:, : -ahead * new], whole[:, : -ahead * new]):
+        changed = torch.cat([inputs[:, : -ahead * step], others[:, -ahead * step :]], dim=1)
+        if not torch.equal(run(changed)[:, : -ahead * shown], whole[:, : -ahead * shown]):
             raise UserError(
                 f"this {type(codec.vae).__name__} sees the future, so it cannot be streamed: train one that is causal"
             )
 
     def unchanged(steps: int) -> bool:
-        changed = torch.cat([others[:, :-steps], inputs[:, -steps:]], dim=1)
-        return torch.equal(codec.decode_raw(changed)[:, -new:], whole[:, -new:])
+        changed = torch.cat([others[:, : -steps * step], inputs[:, -steps * step :]], dim=1)
+        return torch.equal(run(changed)[:, -shown:], whole[:, -shown:])
 
     field = 1 + bisect_left(range(1, limit + 1), 1, key=unchanged)
     return field if field <= limit else None
