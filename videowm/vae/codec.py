@@ -349,7 +349,7 @@ class DiffusersCodec:
         return self.encode_raw(frames)[:, :steps]
 
     def encode_raw(self, frames: Float[Tensor, "b f 3 H W"], *, begins: bool = True) -> Float[Tensor, "b t c h w"]:
-        """As `encode`, unchecked. A stream needs it, whose later steps have no first frame (`begins`, as in `decode`)."""
+        """As `encode`, unchecked. A stream needs it, whose later steps have no first frame (then `begins` is false)."""
         more: dict[str, Any] = {} if self.looks_back else {"begins": begins}
         with sdpa_kernel(ATTENTION):
             output = self.vae.encode(rearrange(frames, "b f c H W -> b c f H W").to(self.vae.dtype), **more)
