@@ -225,7 +225,11 @@ def encoder_field(codec: DiffusersCodec, limit: int = LIMIT) -> int | None:
 def measured_field(
     codec: DiffusersCodec, run: Callable[[Tensor], Tensor], size: tuple[int, ...], *, new: tuple[int, int], limit: int
 ) -> int | None:
-    """The fewest latent steps before which the input does not matter; a step is `new` (inputs, outputs) long."""
+    """The fewest latent steps before which the input does not matter; a step is `new` (inputs, outputs) long.
+
+    Raises:
+        UserError: the newest step changes earlier output. What sees the future cannot be streamed.
+    """
     generator = torch.Generator().manual_seed(0)
     weights, (step, shown) = next(codec.vae.parameters()), new
     inputs, others = (torch.randn(size, generator=generator).clamp(-1, 1).to(weights) for _ in range(2))
