@@ -223,7 +223,7 @@ def encoder_field(codec: DiffusersCodec, limit: int = LIMIT) -> int | None:
 
 
 def measured_field(
-    codec: DiffusersCodec, run: Callable[[Tensor], Tensor], size: tuple[int, ...], *, new: tuple[int, int], limit: int
+    codec: DiffusersCodec, run: Callable, size: tuple[int, ...], *, new: tuple[int, int], limit: int
 ) -> int | None:
     """The fewest latent steps before which the input does not matter; a step is `new` (inputs, outputs) long.
 
