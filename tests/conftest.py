@@ -24,7 +24,7 @@ from forked import Forked
 from jaxtyping import config as checks
 
 # Before any of these is imported; Triton compiles the functions of videowm.dit.fused itself.
-SHAPED = ["videowm.actions", "videowm.dit", "videowm.evaluate", "videowm.pipeline", "videowm.vae"]
+SHAPED = ["videowm.actions", "videowm.agents", "videowm.dit", "videowm.evaluate", "videowm.pipeline", "videowm.vae"]
 shapes.install(SHAPED, without=["videowm.dit.fused"])
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests share the cores with other processes

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from videowm.limits import Count, Frames, Guidance, HeldOut, NonNegative, Positive, Range, Seed, Whole
+from videowm.limits import Count, Fraction, Frames, Guidance, HeldOut, NonNegative, Positive, Range, Seed, Share, Whole
 
 CACHE = Path("~/.cache/videowm/prompts")  # of expanded prompts
 
@@ -160,6 +160,24 @@ class GenerateOptions:
     endpoint: EndpointOptions = EndpointOptions()  # the server that expands the prompt
     cache: Path = CACHE  # folder of prompts that were expanded before
     seed: Seed = 0  # seed of the noise
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How a planner searches, see `videowm.agents.plan`; a decision imagines `futures` times `iterations` futures."""
+
+    by: Literal["cem", "mppi"] = "cem"  # cem: refit to the best courses of actions; mppi: weigh all by what they earn
+    futures: Count = 64  # courses of actions that are imagined in each iteration
+    horizon: Count = 32  # frames that are imagined, in whole latent steps
+    iterations: Count = 2  # the plan is refitted after each, and kept for the next decision
+    elite: Fraction = 0.1  # share of the courses that cem takes for the best
+    sharpness: Positive = 3.0  # of mppi's weights: exp(sharpness * return), returns in standard deviations
+    hold: Share = 0.5  # how likely, or how far, a course goes on with its action from step to step
+    actions: Literal["auto", "named", "box"] = "auto"  # the world's named actions, or its numbers; auto: names if any
+    beyond: NonNegative = 32.0  # frames that a game alive at the horizon still earns the mean of, if that is positive
+    temperature: NonNegative = 1.0  # factor of the starting noise; 0 imagines what is most expected
+    sampling_steps: Count | None = 4  # Euler's steps of an imagined latent step
+    batch: Count = 2048  # futures computed at once
 
 
 @dataclass(frozen=True)

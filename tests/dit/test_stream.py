@@ -167,6 +167,28 @@ def test_rows_begin_anew_while_others_go_on(model, monkeypatch, settings, static
     assert all((never[row] - together[row]).abs()[-2:].max() > 1e-2 for row in (0, 1, 3))
 
 
+@pytest.mark.parametrize("settings", [{}, {"action_guidance": 2.0}, {"sinks": 1, "context_level": 0.1}])
+@pytest.mark.parametrize("static", [False, True])
+def test_rows_that_are_taken_go_on_as_those_selected(model, given, settings, static):
+    """Guards a memory, a clock, features or a past that a stream keeps from before it took others' rows: a recorded
+    graph serves the next decision. It had gone three steps further, and its windows were full."""
+    options = {"sampler": Sampler(3, **CLEAN | settings), "window": WINDOW, "keep": 1}
+    base, rows = LatentStream(model, given["context"], given["actions"][:, :3], **options), torch.tensor([1, 0, 1])
+    taking = base.select([0, 0, 1])
+    taking.use_graph, taking.graphs = static, dict.fromkeys((False, True), Replay(taking)) if static else {}
+    for i in range(3):
+        taking.step(given["actions"][rows, i, None], given["noise"][rows, i, None])
+    taking.take(base, rows)
+    selected = base.select(rows.tolist())
+    torch.testing.assert_close(taking.kept, selected.kept)
+    past = torch.randn(3, 1, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+    for i in range(3, 6):
+        one, two = (s.step(given["actions"][rows, i, None], given["noise"][rows, i, None], past)
+                    for s in (taking, selected))  # fmt: skip
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(taking.kept, selected.kept, rtol=1e-4, atol=1e-4)
+
+
 def test_a_text_stays_with_its_row(spoken, said):
     """Guards a row that begins anew under another row's text."""
     context, actions, noise = torch.randn(2, 3, 3, 4, 4), torch.randn(2, 3, 5), torch.randn(2, 1, 3, 4, 4)

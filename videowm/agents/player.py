@@ -22,6 +22,7 @@ class Seen:
     latents: Float[Tensor, "n t c h w"]  # normalised; at most as many steps as a window keeps, t the same for all rows
     grouped: Float[Tensor, "n t g"]  # the transformer's actions that led to these (zeros for a game's first frame)
     memory: Float[Tensor, "n s d"] | None = None  # the network's features of the newest step, as `DreamEnv`'s "memory"
+    games: tuple[int, ...] | None = None  # each row's own number, for players that remember; None: 0 to n-1
 
 
 class Player(Protocol):

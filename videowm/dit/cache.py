@@ -151,6 +151,22 @@ class KVCache:
         other.visible = {window: seen[rows] for window, seen in self.visible.items()}
         return other
 
+    def take(self, other: KVCache, rows: Int[Tensor, " r"]) -> None:
+        """Hold what some rows of another cache hold, in this one's own buffers; clocks and rings become the other's.
+
+        Raises:
+            ValueError: the two clocks began differently, so that places would differ.
+        """
+        if self.first != other.first:
+            raise ValueError(f"a cache that began at {self.first} cannot take rows of one that began at {other.first}")
+        pairs = zip((*self.keys, *self.values, *self.kept), (*other.keys, *other.values, *other.kept), strict=True)
+        for ours, theirs in pairs:
+            torch.index_select(theirs, 0, rows, out=ours)
+        torch.index_select(other.begins, 0, rows, out=self.begins)
+        self.step.copy_(other.step)
+        self.next_step, self.youngest, self.in_order = other.next_step, other.youngest, other.in_order
+        self.prepare()
+
     def store(self, block: int, steps: int, *, static: bool) -> tuple[Store, Mask]:
         """Where a block writes its keys and values, and the mask over what it then sees.
 

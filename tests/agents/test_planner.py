@@ -1,0 +1,185 @@
+"""Planning: what courses are said to earn, which one is begun, and a player whose eye is late."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from videowm.agents.imagine import Imagination
+from videowm.agents.plan import Delayed, Planner
+from videowm.agents.player import Seen
+from videowm.dit.sample import Sampler
+from videowm.evaluate.decision import Judgement
+from videowm.options import PlanOptions
+from videowm.types import UserError
+
+NONE, ONE, FALL = 0.0, 1.0, -1.0  # the game's actions, in its order of names
+QUICK = PlanOptions(futures=12, horizon=12, iterations=2, sampling_steps=1)
+
+
+@pytest.fixture
+def imagination(three_heads, three_run) -> Imagination:
+    """The world model of the game in tests/three.py, shaken so that actions and noise change its dreams."""
+    found = Imagination.open(three_run, device="cpu", steps=2)
+    generator = torch.Generator().manual_seed(0)
+    for part in (found.pipeline.transformer, found.heads):
+        for parameter in part.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return found
+
+
+@pytest.fixture
+def seen(imagination) -> Seen:
+    """Two games of two latent steps."""
+    shape, draw = imagination.pipeline.transformer.config, torch.Generator().manual_seed(4)
+    latents = torch.randn(2, 2, shape.channels, shape.height, shape.width, generator=draw)
+    return Seen(latents, torch.randn(2, 2, shape.actions, generator=draw))
+
+
+def by_action(imagination: Imagination, reward: float, death: float) -> None:
+    """Let the heads read `reward` times the step's action, and `death` as the probability that a fall is fatal."""
+    heads, about = imagination.heads, imagination.pipeline.trained_on
+    first, second, last = heads.layers[0], heads.layers[2], heads.layers[4]
+    with torch.no_grad():
+        for layer in (first, second, last):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        # SiLU is the identity far above 0: units 0 and 1 pass 100 more than the action in the game's units.
+        column = heads.config.width * heads.config.tokens
+        first.weight[0, column], first.bias[0] = about.action_std[0], 100 + about.action_mean[0]
+        second.weight[0, 0] = 1
+        last.weight[0, 0] = reward / heads.config.reward_std
+        last.bias[0] = (-100 * reward - heads.config.reward_mean) / heads.config.reward_std
+        # The logit of an end falls by 40 from a fall to none: a fall is fatal, nothing else.
+        last.weight[2, 0] = -40
+        last.bias[1], last.bias[3:] = 0, -1e9
+        last.bias[2] = 40 * 99 + math.log(death / (1 - death)) + math.log(heads.config.end_weight)
+
+
+def test_returns_are_those_of_courses_dreamed_one_by_one(imagination, seen):
+    """Guards rows that get another row's past or noise, parts of a batch that are cut wrongly, and a reward of the
+    wrong step: each course is dreamed alone, and judged as decisions are."""
+    draw = torch.Generator().manual_seed(1)
+    courses = torch.randn(2, 5, 3, 1, generator=draw)
+    imagination.batch = 4
+    present = imagination.present(seen)
+    noise = imagination.noise(present, 2)
+    together = imagination.returns(present, courses, noise, beyond=2.0)
+    assert together.std(1).min() > 1e-3, "courses differ"
+    for row in range(2):
+        for course in range(5):
+            stream = present.select([row])
+            acted, read = imagination.grouped(courses[row, course][None]), []
+            for step in range(3):
+                read.append(imagination.heads.read(stream.kept[:, None], acted[:, step, None]))
+                if step < 2:
+                    stream.step(acted[:, step, None], *(part[row, None, step, None] for part in noise))
+            judged = Judgement.of(*(torch.cat([getattr(one, name) for one in read], 1).detach().numpy()
+                                    for name in ("reward", "death")))  # fmt: skip
+            expected = judged.earns + 2.0 * (1 - judged.dies)
+            assert together[row, course].item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-3)
+
+
+def test_returns_by_hand(imagination, seen):
+    """Guards a reward that counts behind an end, and a living game's worth that a dead one gets.
+
+    One action earns 3,000 a step and a fall is fatal with 0.75: a fall and two of them earn -3,000 + 0.25 * 2 * 3,000.
+    """
+    by_action(imagination, reward=3e3, death=0.75)
+    courses = torch.tensor([[[ONE] * 3, [FALL, ONE, ONE], [NONE] * 3, [ONE, ONE, FALL]]])[..., None].repeat(2, 1, 1, 1)
+    present = imagination.present(seen)
+    for beyond, expected in ((0.0, [9e3, -1.5e3, 0, 3e3]), (8e3, [17e3, 500, 8e3, 5e3])):
+        found = imagination.returns(present, courses, imagination.noise(present, 2), beyond=beyond)
+        torch.testing.assert_close(found, torch.tensor([expected] * 2), rtol=1e-3, atol=1)
+
+
+@pytest.mark.parametrize("settings", [{"by": "cem"}, {"by": "mppi"}, {"by": "cem", "actions": "box"}])
+def test_the_best_action_is_found(imagination, seen, settings):
+    """Guards weights upside down: one action pays and a fall is fatal; then a fall pays and is not."""
+    by_action(imagination, reward=3.0, death=0.99)
+    planner = Planner(imagination, replace(QUICK, futures=32, **settings))
+    action = planner.act(seen)
+    assert action.dtype == np.float32 and action.shape == (2, 1)
+    if settings.get("actions") == "box":  # as many deviations as courses may go
+        best = imagination.pipeline.trained_on.action_mean[0] + 2 * imagination.pipeline.trained_on.action_std[0]
+        assert (action > 0.6 * best).all()
+    else:
+        assert (action == ONE).all()
+        by_action(imagination, reward=-3.0, death=1e-6)
+        assert (Planner(imagination, replace(QUICK, futures=32, **settings)).act(seen) == FALL).all()
+
+
+def test_a_seed_is_a_decision_and_one_future_is_a_guess(imagination, seen):
+    """Guards noise of the global generator; and that no fewer than two courses can be imagined."""
+    one, same, other = (Planner(Imagination(imagination.pipeline, imagination.heads, Sampler(1, "euler"), seed=seed),
+                                replace(QUICK, actions="box"), seed=seed) for seed in (1, 1, 2))  # fmt: skip
+    first = one.act(seen)
+    assert np.array_equal(first, same.act(seen)) and not np.array_equal(first, other.act(seen))
+    guess = Planner(imagination, replace(QUICK, futures=1, horizon=1, iterations=1))
+    assert set(guess.act(seen)[:, 0]) <= {NONE, ONE, FALL}
+
+
+def test_a_plan_stays_with_its_game(imagination, seen):
+    """Guards plans of rows that ended and gave their place to another, and one that a new game inherits."""
+    planner = Planner(imagination, QUICK)
+    planner.act(replace(seen, games=(4, 7)))
+    (row,) = planner.remembered(Seen(seen.latents[1:], seen.grouped[1:]), (7,))
+    assert torch.equal(row, planner.plans[7]) and row.shape == (3, 3)
+    new = planner.remembered(Seen(seen.latents[:1, :1], seen.grouped[:1, :1]), (7,))
+    assert torch.equal(new, torch.full((1, 3, 3), 1 / 3))
+
+
+class Watching:
+    """A player who does nothing, and keeps what it was shown."""
+
+    wants = "memory"
+
+    def act(self, seen: Seen) -> np.ndarray:
+        self.seen = seen
+        return np.zeros((len(seen.latents), 1), np.float32)
+
+
+def test_a_delayed_player_sees_the_past_or_expects_the_present(imagination, seen):
+    """Guards an eye that is not late, a prediction under other actions than those taken, and features of another step.
+
+    A delay of none shows the present. One longer than the game shows its first step.
+    """
+    imagination.sampler = replace(imagination.sampler, context_level=0.0)
+    shown = {}
+    for steps, predict in ((0, True), (1, False), (1, True), (9, False)):
+        player = Watching()
+        Delayed(player, steps, imagination, predict=predict).act(seen)
+        shown[steps, predict] = player.seen
+    old = Seen(seen.latents[:, :1], seen.grouped[:, :1])
+    assert torch.equal(shown[0, True].latents, seen.latents)
+    assert torch.equal(shown[1, False].latents, old.latents) and torch.equal(shown[9, False].latents, old.latents)
+    torch.testing.assert_close(shown[1, False].memory, imagination.present(old).kept)
+    expected = shown[1, True]
+    assert torch.equal(expected.latents[:, :1], old.latents) and torch.equal(expected.grouped, seen.grouped)
+    torch.testing.assert_close(expected.memory, imagination.present(expected).kept, rtol=1e-3, atol=1e-3)
+    other = imagination.ahead(old, -seen.grouped[:, 1:])
+    assert not torch.allclose(other.latents[:, 1], expected.latents[:, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"futures": 0}, "futures.*at least 1"),
+        ({"by": "guess"}, "'guess' is not a choice"),
+        ({"elite": 0.0}, "above 0"),
+    ],
+)
+def test_bad_settings_are_one_sentence(imagination, settings, sentence):
+    """Guards tracebacks over settings that cannot be."""
+    with pytest.raises(UserError, match=sentence):
+        Planner(imagination, PlanOptions(**settings))
+
+
+def test_a_run_without_heads_cannot_plan(world_run):
+    """Guards a planner without rewards and ends."""
+    with pytest.raises(UserError, match="has no heads that read rewards and ends"):
+        Planner.open(world_run, QUICK, device="cpu")
