@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from videowm import config as configuration
 from videowm.options import (
     CaptionOptions,
+    DreamTrainOptions,
     EncodeOptions,
     EndpointOptions,
     EvaluateOptions,
@@ -48,11 +49,11 @@ if TYPE_CHECKING:
     from videowm.record import RunRecord
 
 __all__ = [
-    "CaptionOptions", "EncodeOptions", "EndpointOptions", "EvaluateOptions", "ExpandOptions", "GenerateOptions",
-    "ImportOptions", "LatentsOptions", "PlayOptions", "ProbeOptions", "PullOptions", "PushOptions", "QuickstartOptions",
-    "RecordOptions", "TrainOptions", "UserError",
-    "caption", "encode", "evaluate", "expand", "generate", "import_", "info", "latents", "play", "pull", "push",
-    "quickstart", "record", "train",
+    "CaptionOptions", "DreamTrainOptions", "EncodeOptions", "EndpointOptions", "EvaluateOptions", "ExpandOptions",
+    "GenerateOptions", "ImportOptions", "LatentsOptions", "PlayOptions", "ProbeOptions", "PullOptions", "PushOptions",
+    "QuickstartOptions", "RecordOptions", "TrainOptions", "UserError",
+    "caption", "dream_train", "encode", "evaluate", "expand", "generate", "import_", "info", "latents", "play", "pull",
+    "push", "quickstart", "record", "train",
 ]  # fmt: skip
 
 AnyPath = str | Path
@@ -278,6 +279,23 @@ def play(runs: AnyPath | Sequence[AnyPath], options: PlayOptions = PlayOptions()
 
     o = configuration.check(options)
     serve([Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)], o)
+
+
+def dream_train(run: AnyPath, out: AnyPath, options: DreamTrainOptions = DreamTrainOptions()) -> dict[str, Any]:
+    """Train an agent in the dream of a world model; returns what its agent.json says.
+
+    Args:
+        run: finished world model with heads.
+        out: folder of the agent: agent.safetensors, agent.json, and a checkpoint. The same call again goes on.
+        options: agent, algorithm, budget, and how is dreamt.
+
+    Raises:
+        UserError: the run has no heads, the folder holds something else or what was begun with other options, or
+            `videowm[agents]` is not installed.
+    """
+    from videowm.agents.train import train_agent
+
+    return train_agent(Path(run), Path(out), configuration.check(options))
 
 
 def info(path: AnyPath, *, verify: bool = False) -> str:

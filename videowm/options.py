@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from videowm.limits import Count, Fraction, Frames, Guidance, HeldOut, NonNegative, Positive, Range, Seed, Share, Whole
+from videowm.limits import (
+    Count,
+    Fraction,
+    Frames,
+    Guidance,
+    HeldOut,
+    NonNegative,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    Size,
+    Whole,
+)
 
 CACHE = Path("~/.cache/videowm/prompts")  # of expanded prompts
 
@@ -191,6 +204,33 @@ class PlayOptions:
     device: str | None = None  # cpu or cuda; default: a GPU where there is one
     out: Path = Path("played")  # folder of what is saved: a dataset for each run, and mp4
     sessions: Count = 4  # players at the same time
+
+
+@dataclass(frozen=True)
+class DreamTrainOptions:
+    """How an agent learns in the dream; see `videowm.api.dream_train`."""
+
+    agent: Literal["linear", "mlp"] = "mlp"  # linear: of principal components; mlp: two hidden layers
+    by: Literal["cma", "ppo"] = "ppo"  # cma: CMA-ES, of a linear agent; ppo: of either
+    observation: Literal["latents", "memory"] = "latents"  # memory: latents and the world model's own features
+    minutes: Positive | None = None  # of training, without the start; default: 10, where no other budget is given
+    steps: Count | None = None  # latent steps of all dreams together
+    generations: Count | None = None  # of CMA-ES, or updates of PPO
+    dreams: Count = 256  # at the same time
+    population: Count = 16  # of CMA-ES; its candidates share the dreams
+    horizon: Count = 512  # frames after which a dream is cut off
+    temperature: NonNegative = 1.0  # factor of the dream's starting noise
+    end_temperature: NonNegative = 1.0  # of the end's probabilities
+    begin: Literal["any", "first"] = "any"  # moment of a recorded episode that a dream begins in
+    context: Count | None = None  # latent steps before a dream (default: as many as the model sees)
+    starts: Count = 1024  # real moments in stock, of the training split
+    actions: Literal["auto", "named", "box"] = "auto"  # the world's named actions, or numbers; auto: names if any
+    sampler: tuple[str, ...] = ()  # keys of the run's sampler to change, such as steps=3 method=euler
+    components: Count = 32  # principal components of a linear agent, of each of latents and features
+    hidden: Size = 256  # width of an mlp's two hidden layers
+    data: Path | None = None  # recording that dreams begin in (default: that of the training)
+    device: str | None = None  # cpu or cuda; default: a GPU where there is one
+    seed: Seed = 0  # of all that is drawn
 
 
 @dataclass(frozen=True)

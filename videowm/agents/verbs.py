@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
+from videowm import api
+from videowm.arguments import add_options, options_from
+
+FROM = {"data": "--from"}  # recording that dreams begin in
 Verb = Callable[[str, str, str], argparse.ArgumentParser]  # (name, help, example) -> its parser
 SubVerb = Callable[[Callable, str, str], argparse.ArgumentParser]  # (function, help, example) -> its parser
 
@@ -18,7 +23,7 @@ def dream_verb(verb: Verb) -> None:
     def sub(function: Callable, help: str, example: str) -> argparse.ArgumentParser:
         name = function.__name__.removesuffix("_")
         q = whats.add_parser(name, help=help, description=help, epilog=f"example:\n  {example}")
-        q.set_defaults(dreams=function)
+        q.set_defaults(sub_verb=function)
         return q
 
     for add in (train_verb,):
@@ -27,14 +32,25 @@ def dream_verb(verb: Verb) -> None:
 
 def train_verb(sub: SubVerb) -> None:
     """Learn in the dream."""
-    sub(train, "train an agent in the dream of a world model with heads; the same command again resumes",
-        "videowm dream train runs/world --out runs/agent")  # fmt: skip
+    p = sub(train, "train an agent in the dream of a world model with heads; the same command again goes on",
+            "videowm dream train runs/world --out runs/agent --minutes 10\n"
+            "  videowm dream train runs/world --out runs/paper --agent linear --by cma --observation memory\n"
+            "  videowm dream train runs/world --out runs/agent --dreams 1024 --sampler steps=3 method=euler"
+            )  # fmt: skip
+    p.add_argument("run", type=Path, help="run directory of a world model with heads")
+    p.add_argument("--out", type=Path, required=True, help="folder of the agent to write")
+    add_options(p, api.DreamTrainOptions, FROM)
 
 
 def dream(args: argparse.Namespace) -> int:
     """Carry out one sub-verb and return its exit code."""
-    return args.dreams(args) or 0
+    return args.sub_verb(args) or 0
 
 
 def train(args: argparse.Namespace) -> None:
-    raise NotImplementedError("comes with videowm/agents/train.py")
+    """What it earns in the dream."""
+    about = api.dream_train(args.run, args.out, options_from(api.DreamTrainOptions, args, FROM))
+    dream = about["dream"]
+    print(f"{args.out}: {dream['return']:.6g} ± {dream['return_se']:.2g} over {dream['episodes']} dreams of "
+          f"{dream['frames']:.0f} frames on average, after {about['latent_steps']:,} latent steps in "
+          f"{about['seconds']:.0f} s")  # fmt: skip

@@ -163,40 +163,54 @@ class Dreams:
             self.generators[row].manual_seed(int(random.integers(2**63 - 1)))
         clips = [self.dataset.clip(episode, frame - self.context + 1, self.context) for episode, frame in places]
         frames, actions = (np.stack([getattr(clip, name) for clip in clips]) for name in ("frames", "actions"))
-        context, grouped = self.pipeline.beginning(to_float(frames), torch.from_numpy(actions))
+        self.start(rows, *self.pipeline.beginning(to_float(frames), torch.from_numpy(actions)))
+        return places
+
+    @torch.no_grad()
+    def start(
+        self, rows: Sequence[int], context: Float[Tensor, "r t c h w"], grouped: Float[Tensor, "r t g"],
+        past_noise: Float[Tensor, "r t c h w"] | None = None,
+    ) -> None:  # fmt: skip
+        """Let some rows begin anew from normalised latents and their grouped actions, all of them at first.
+
+        `past_noise` is the noise with which the context is remembered, instead of the generators'.
+        """
         if self.stream is None or len(rows) == self.count and not self.graph:
-            self.open(context, grouped)  # a seed gives the same bits again; a recorded graph is too dear for that
+            self.open(context, grouped, past_noise)  # the same bits again; a recorded graph is too dear for that
         else:
-            self.stream.reset(rows, context, grouped)
+            with self.pipeline.transformer.uncompiled():  # else every new number of rows is compiled anew
+                self.stream.reset(rows, context, grouped, past_noise)
         self.latents[list(rows)] = context[:, -1].float()
         if self.frames:
             shown = self.decoder.reset(rows, self.pipeline.denormalise(context))
             self.frame[list(rows)] = to_uint8(shown[:, -1:])[:, 0]
         self.keep()
-        return places
 
-    def open(self, context: Float[Tensor, "n t c h w"], grouped: Float[Tensor, "n t g"]) -> None:
+    def open(
+        self, context: Float[Tensor, "n t c h w"], grouped: Float[Tensor, "n t g"],
+        past_noise: Float[Tensor, "n t c h w"] | None,
+    ) -> None:  # fmt: skip
         """The stream and decoder of all rows."""
         text = self.pipeline.text_conditioning(None, self.count, 1)
         if self.graph:
             self.pipeline.transformer.compile_blocks()
-        self.stream = LatentStream(
-            self.pipeline.transformer, context, grouped, sampler=self.sampler, shift=self.pipeline.shift,
-            window=self.pipeline.trained_on.window, generator=self.generators, graph=self.graph,
-            keep=self.heads.config.block, **text)  # fmt: skip
+        with self.pipeline.transformer.uncompiled():  # the context is read once: a compilation would not pay
+            self.stream = LatentStream(
+                self.pipeline.transformer, context, grouped, sampler=self.sampler, shift=self.pipeline.shift,
+                window=self.pipeline.trained_on.window, generator=self.generators, graph=self.graph,
+                keep=self.heads.config.block, past_noise=past_noise, **text)  # fmt: skip
         self.decoder = StreamDecoder(self.pipeline.codec, otherwise=self.pipeline.trained_on.window)
         self.latents = torch.zeros_like(context[:, -1]).float()
         self.frame = np.zeros((self.count, *self.dataset.size, 3), np.uint8)
 
     @torch.no_grad()
-    def step(self, actions: Float[np.ndarray, "n k a"]) -> Step:
+    def step(self, actions: Float[np.ndarray, "n k a"] | Float[Tensor, "n k a"]) -> Step:
         """The next latent step of every row. What it earns and whether it ends is read before it is drawn."""
-        given = torch.from_numpy(np.ascontiguousarray(actions, np.float32)).to(self.device)
+        given = torch.as_tensor(actions, dtype=torch.float32, device=self.device)
         grouped = self.pipeline.group(given)[:, 1:]
         read = self.heads.read(self.stream.kept[:, None], grouped)
         end = self.draw_end(read.logits[:, 0].float().cpu())
-        noise = flow.normal(self.latents[:, None].shape, self.generators, self.device) * self.config.temperature
-        drawn = self.stream.step(grouped, noise)
+        drawn = self.stream.step(grouped, self.noise(1) * self.config.temperature, self.past_noise(1))
         goes_on = torch.from_numpy(end == 0).to(self.device)
         self.latents = torch.where(goes_on[:, None, None, None], drawn[:, 0].float(), self.latents)
         if self.frames:
@@ -217,9 +231,21 @@ class Dreams:
         kept = self.stream.kept.float()
         self.memory = kept.clone() if goes_on is None else torch.where(goes_on[:, None, None], kept, self.memory)
 
+    def noise(self, steps: int) -> Float[Tensor, "n {steps} c h w"]:
+        """Normal noise of some latent steps of every row."""
+        return flow.normal((self.count, steps, *self.latents.shape[1:]), self.generators, self.device)
+
+    def past_noise(self, steps: int) -> Float[Tensor, "n {steps} c h w"] | None:
+        """The noise with which finished steps of every row are remembered; None: the stream draws it."""
+        return None
+
+    def uniform(self) -> Float[Tensor, " n"]:
+        """A number from 0 to 1 for each row, on the CPU."""
+        return torch.cat([torch.rand(1, generator=generator) for generator in self.generators])
+
     def draw_end(self, logits: Float[Tensor, "n k+1"]) -> Int[np.ndarray, " n"]:
         """Whether and by which action each row's game ends, by the heads' probabilities at the temperature."""
-        drawn = torch.cat([torch.rand(1, generator=generator) for generator in self.generators])
+        drawn = self.uniform()
         if self.config.end_temperature == 0:
             return logits.argmax(-1).numpy()
         chances = (logits / self.config.end_temperature).softmax(-1)
