@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from videowm.agents.imagine import Imagination
+from videowm.agents.imagine import Imagination, tree
 from videowm.agents.plan import Delayed, Planner
 from videowm.agents.player import Seen
 from videowm.dit.sample import Sampler
@@ -60,12 +60,17 @@ def by_action(imagination: Imagination, reward: float, death: float) -> None:
         last.bias[2] = 40 * 99 + math.log(death / (1 - death)) + math.log(heads.config.end_weight)
 
 
-def test_returns_are_those_of_courses_dreamed_one_by_one(imagination, seen):
-    """Guards rows that get another row's past or noise, parts of a batch that are cut wrongly, and a reward of the
-    wrong step: each course is dreamed alone, and judged as decisions are."""
-    draw = torch.Generator().manual_seed(1)
-    courses = torch.randn(2, 5, 3, 1, generator=draw)
-    imagination.batch = 4
+@pytest.mark.parametrize("graph", [False, True])
+def test_returns_are_those_of_courses_dreamed_one_by_one(imagination, seen, graph):
+    """Guards rows that get another row's past or noise, parts of a batch that are cut wrongly, courses that share more
+    than their beginning, and a reward of the wrong step: each course is dreamed alone, and judged as decisions are.
+
+    With `graph` the futures lie in streams of few widths, as on a GPU.
+    """
+    courses = torch.randint(2, (2, 5, 3, 1), generator=torch.Generator().manual_seed(1)).float()
+    nodes = [len(parent) for parent, *_ in tree(torch.tensor([0] * 5 + [1] * 5), courses.flatten(0, 1))]
+    assert nodes[0] == 4 < nodes[1] < nodes[2] <= 10
+    imagination.batch, imagination.graph = (128, True) if graph else (4, False)
     present = imagination.present(seen)
     noise = imagination.noise(present, 2)
     together = imagination.returns(present, courses, noise, beyond=2.0)

@@ -186,6 +186,12 @@ def test_rows_that_are_taken_go_on_as_those_selected(model, given, settings, sta
         one, two = (s.step(given["actions"][rows, i, None], given["noise"][rows, i, None], past)
                     for s in (taking, selected))  # fmt: skip
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    selected = taking.select([2, 2, 0])
+    selected.use_graph = False
+    taking.take(taking, torch.tensor([2, 2, 0]))
+    one, two = (s.step(given["actions"][rows, 6, None], given["noise"][rows, 5, None], past)
+                for s in (taking, selected))  # fmt: skip
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(taking.kept, selected.kept, rtol=1e-4, atol=1e-4)
 
 

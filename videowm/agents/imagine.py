@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,14 @@ from videowm.dit.stream import LatentStream
 from videowm.pipeline import WorldModelPipeline
 
 NARROWER = 4  # a recorded batch serves as few as a quarter of its rows; below that a narrower one is recorded
-NARROWEST = 16
+NARROWEST = 32
 
 
 class Imagination:
     """A world model with heads, and how it dreams.
 
-    On a GPU each latent step of `batch` futures is one CUDA graph, which is recorded once and then serves every
-    decision: the futures' memories are copied into it.
+    Courses of one row that begin alike share what is dreamed of them. On a GPU each latent step of `batch` futures is
+    one CUDA graph, which is recorded once and then serves every decision: the futures' memories are copied into it.
 
     Args:
         pipeline, heads: on one device.
@@ -125,28 +126,30 @@ class Imagination:
             beyond: what a game that has not ended by then is worth.
         """
         n, each = courses.shape[:2]
-        grouped, row = self.grouped(courses.flatten(0, 1)), torch.arange(n, device=self.device).repeat_interleave(each)
-        parts = zip(row.split(self.batch), grouped.split(self.batch))
+        row = torch.arange(n).repeat_interleave(each)
+        parts = zip(row.split(self.batch), courses.flatten(0, 1).split(self.batch))
         return torch.cat([self.follow(present, *part, noise, beyond).cpu() for part in parts]).view(n, each)
 
     def follow(
-        self, present: LatentStream, row: Int[Tensor, " m"], grouped: Float[Tensor, "m h g"],
+        self, present: LatentStream, row: Int[Tensor, " m"], courses: Float[Tensor, "m h a"],
         noise: tuple[Tensor, Tensor], beyond: float,
     ) -> Float[Tensor, " m"]:  # fmt: skip
         """Expected returns of one batch of courses; `row` says whose each is."""
-        count, width = len(row), self.width(len(row))
-        padded = torch.arange(width, device=self.device).clamp_max(count - 1)
-        row, grouped = row[padded], grouped[padded]
-        stream = self.fork(present, row)
-        earned, alive = torch.zeros(width, device=self.device), torch.ones(width, device=self.device)
-        for step in range(grouped.shape[1]):
-            here = grouped[:, step, None]
-            if step:
-                stream.step(grouped[:, step - 1, None], *(part[row, step - 1, None] for part in noise))
-            read = self.heads.read(stream.kept[:, None], here)
-            earned += alive * read.reward[:, 0]
-            alive *= 1 - read.death[:, 0]
-        return (earned + beyond * alive)[:count]
+        earned, alive = (torch.full((len(row),), value, device=self.device) for value in (0.0, 1.0))
+        grouped, row, stream, held = self.grouped(courses), row.to(self.device), present, 0
+        branches = [[part.to(self.device) for part in step] for step in tree(row.cpu(), courses)]
+        for step, (parent, course, node) in enumerate(branches):
+            padded = torch.arange(self.width(len(parent)), device=self.device).clamp_max(len(parent) - 1)
+            acted = grouped[course[padded], step, None]
+            read = self.heads.read(stream.kept[parent[padded], None], acted)
+            earned += alive * read.reward[node, 0]
+            alive *= 1 - read.death[node, 0]
+            if step + 1 == len(branches):
+                break
+            if len(parent) != held:  # else each goes on in its place
+                stream, held = self.fork(stream, parent[padded]), len(parent)
+            stream.step(acted, *(part[row[course[padded]], step, None] for part in noise))
+        return earned + beyond * alive
 
     def width(self, count: int) -> int:
         """How many rows the stream for `count` futures has: on a GPU one of few, since each is recorded."""
@@ -155,14 +158,30 @@ class Imagination:
             width //= NARROWER
         return width
 
-    def fork(self, present: LatentStream, row: Int[Tensor, " m"]) -> LatentStream:
-        """A stream of as many futures, each from the present of its row."""
+    def fork(self, stream: LatentStream, row: Int[Tensor, " m"]) -> LatentStream:
+        """A stream of as many futures, each from a row of another one."""
         if not self.graph:
-            return present.select(row.tolist())
+            return stream.select(row.tolist())
         if len(row) not in self.recorded:
-            self.recorded[len(row)] = present.select(row.tolist())
-        self.recorded[len(row)].take(present, row)
+            self.recorded[len(row)] = stream.select(row.tolist())
+        self.recorded[len(row)].take(stream, row)
         return self.recorded[len(row)]
+
+
+def tree(row: Int[Tensor, " m"], courses: Float[Tensor, "m h a"]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What must be dreamed once for all courses of a row that begin alike, step by step.
+
+    Yields:
+        of each node of the step: its node of the step before (at first the row), and a course through it; then each
+        course's node.
+    """
+    weight = torch.linspace(1, 2, courses.shape[2], dtype=torch.float64).sqrt()  # so that unlike actions differ
+    number = torch.unique(courses.double() @ weight, return_inverse=True)[1]
+    for step in number.unbind(1):
+        keys, node = torch.unique(row * (len(courses) * courses.shape[1]) + step, return_inverse=True)
+        course = torch.empty_like(keys).scatter_(0, node, torch.arange(len(courses)))
+        yield row[course], course, node
+        row = node
 
 
 def faster(sampler: Sampler, steps: int | None) -> Sampler:

@@ -161,8 +161,8 @@ class KVCache:
             raise ValueError(f"a cache that began at {self.first} cannot take rows of one that began at {other.first}")
         pairs = zip((*self.keys, *self.values, *self.kept), (*other.keys, *other.values, *other.kept), strict=True)
         for ours, theirs in pairs:
-            torch.index_select(theirs, 0, rows, out=ours)
-        torch.index_select(other.begins, 0, rows, out=self.begins)
+            ours.copy_(theirs[rows])  # the other may be this one
+        self.begins.copy_(other.begins[rows])
         self.step.copy_(other.step)
         self.next_step, self.youngest, self.in_order = other.next_step, other.youngest, other.in_order
         self.prepare()

@@ -270,14 +270,14 @@ class LatentStream:
 
     @torch.no_grad()
     def take(self, other: LatentStream, rows: Int[Tensor, " b"]) -> None:
-        """Go on from rows of another stream of the same model and sampler, in this one's own memory and under its text.
+        """Go on from rows of a stream of the same model and sampler, in this one's own memory and under its text.
 
-        As `select`, but a CUDA graph that this stream has recorded goes on to serve.
+        As `select`, but a CUDA graph that this stream has recorded goes on to serve. The other may be this one.
         """
         every = torch.cat([rows + i * len(other.noise) for i in range(len(self.branches))])
         self.cache.take(other.cache, every)
         if self.keep is not None:
-            torch.index_select(other.kept, 0, rows, out=self.kept)
+            self.kept.copy_(other.kept[rows])
         self.was_reset = True  # also record the graph for windows that are not full
 
     def denoise(self) -> None:
