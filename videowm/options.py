@@ -204,6 +204,9 @@ class PlayOptions:
     device: str | None = None  # cpu or cuda; default: a GPU where there is one
     out: Path = Path("played")  # folder of what is saved: a dataset for each run, and mp4
     sessions: Count = 4  # players at the same time
+    agent: tuple[Path, ...] = ()  # folders of agents that learned in the dream and may play
+    futures: Count = 16  # courses of actions that the planner imagines, or fewer where a model is slow
+    horizon: Count = 16  # frames of each
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,64 @@ def model(world_run):
     return model
 
 
+def heads_for(pipeline):
+    """Heads of random weights for a world model."""
+    import torch
+
+    from videowm.dit.heads import Heads
+
+    torch.manual_seed(0)
+    model = pipeline.transformer
+    return Heads(model.hidden, model.tokens, model.config.actions, pipeline.time_stride, block=0, width=4, hidden=16,
+                 transformer_hash=pipeline.config.transformer_hash).eval()  # fmt: skip
+
+
+def agent_for(pipeline):
+    """An agent of random weights that sees latents and features."""
+    import torch
+
+    from videowm.agents.agent import Agent, AgentConfig, hashes_of
+
+    torch.manual_seed(1)
+    shape, model = pipeline.transformer.config, pipeline.transformer
+    config = AgentConfig("mlp", "memory", [shape.channels, shape.height, shape.width], [model.tokens, model.hidden],
+                         [[0.0, 0.4, 0.0], [-0.3, 0.1, 0.0], [0.3, 0.1, 0.0]], ["gas", "left", "right"],
+                         hidden=16)  # fmt: skip
+    return Agent(config, {"hashes": hashes_of(pipeline)}).eval()
+
+
+@pytest.fixture(scope="session")
+def crew(model, dataset, tmp_path_factory):
+    """The stage with heads, thus with a planner, and with an agent that learned with its model."""
+    from dataclasses import replace
+
+    from videowm.play.stage import Stage
+
+    able = replace(model, heads=heads_for(model.pipeline))
+    return Stage.of([able], dataset, tmp_path_factory.mktemp("crew"), {"runner": agent_for(model.pipeline)})
+
+
+@pytest.fixture(scope="session")
+def agent_folder(probed_run, tmp_path_factory):
+    """An agent of the probed run on disk."""
+    from videowm.pipeline import WorldModelPipeline
+
+    folder = tmp_path_factory.mktemp("agents") / "runner"
+    folder.mkdir()
+    agent_for(WorldModelPipeline.open(probed_run)).save(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def probed_run(worded_run, tmp_path_factory):
-    """A copy of the tiny run with text, and with what `videowm probe` leaves in it."""
+    """A copy of the tiny run with text, with heads, and with what `videowm probe` leaves in it."""
     from videowm import api
+    from videowm.pipeline import WorldModelPipeline
 
     run = tmp_path_factory.mktemp("probed") / "world"
     shutil.copytree(worded_run, run)
     api.probe(run, run / "probe.png", api.ProbeOptions(factor=("speed",), clips=4))
+    heads_for(WorldModelPipeline.open(run)).save(run)
     return run
 
 

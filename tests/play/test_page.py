@@ -39,9 +39,10 @@ def kept(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(fork, probed_run, worded_run, dataset, kept) -> str:
-    """A server that plays a tiny run with text twice, as two budgets; the first one was probed."""
-    return started(fork("play", probed_run, worded_run, "--from", dataset, "--port", "0", "--out", kept))
+def address(fork, probed_run, worded_run, agent_folder, dataset, kept) -> str:
+    """A server that plays a tiny run with text twice, as two budgets; the first one was probed, and has an agent."""
+    more = ("--from", dataset, "--port", "0", "--out", kept, "--agent", agent_folder, "--futures", "4")
+    return started(fork("play", probed_run, worded_run, *more))
 
 
 class Page:
@@ -221,6 +222,22 @@ def test_who_plays_and_what_is_kept(opened, kept):
     opened.page.click("#speeds [data-value='1']")
     assert "the car drives away" in (kept / "world/captions.jsonl").read_text()
     assert opened.see("state.errors") == []
+
+
+def test_an_agent_and_the_planner_take_over(opened):
+    """Guards players that the menu offers and nobody hands over to: steps come, and say how long a decision took."""
+    for who in ("planner", "agent 0"):
+        opened.page.click(f"#players [data-value='{who}']")
+        opened.until(f"state.by === '{who}'")
+        steps = opened.see("state.steps")
+        opened.until(f"state.steps > {steps + 2} && state.ms.player > 0")
+        assert len(set(opened.see("state.actions"))) == 1, "an action is held"
+        opened.until("document.getElementById('thought').textContent.includes('ms')")
+    assert opened.see("state.ms.futures") is None
+    opened.page.click("#players [data-value=person]")
+    opened.until("state.by === 'person' && state.ms.player === undefined")
+    opened.until("document.getElementById('decides').hidden")
+    assert opened.see("state.errors") == [] and opened.said == []
 
 
 def test_it_reconnects(opened):

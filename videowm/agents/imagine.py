@@ -35,16 +35,17 @@ class Imagination:
         temperature: factor of the starting noise.
         batch: futures at the same time.
         seed: of all noise.
+        graph: whether steps are recorded, on a GPU.
     """
 
     def __init__(
         self, pipeline: WorldModelPipeline, heads: Heads, sampler: Sampler, *, temperature: float = 1.0,
-        batch: int = 2048, seed: int = 0,
+        batch: int = 2048, seed: int = 0, graph: bool = True,
     ) -> None:  # fmt: skip
         self.pipeline, self.heads, self.sampler = pipeline, heads, sampler
         self.temperature, self.batch = temperature, batch
         self.device = pipeline.transformer.embed.weight.device
-        self.graph = self.device.type == "cuda"
+        self.graph = graph and self.device.type == "cuda"
         self.generator = torch.Generator().manual_seed(seed)
         self.recorded: dict[int, LatentStream] = {}
         if self.graph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,20 +19,24 @@ def play(runs: list[Path], options: PlayOptions) -> None:
     """Serve a page on which `runs` are played, until Ctrl-C.
 
     Raises:
-        UserError: the extra is not installed, a run is not finished, or runs and recording do not fit each other.
+        UserError: the extra is not installed, a run is not finished, or runs, recording and agents do not fit.
     """
     check_installed()
+    from videowm.agents.agent import Agent
     from videowm.data.starts import dataset_of
     from videowm.play.access import Access
     from videowm.play.model import Model
     from videowm.play.server import serve
-    from videowm.play.stage import Stage
+    from videowm.play.session import distinct
+    from videowm.play.stage import PLAN, Stage
 
     device, lock = device_of(options.device), threading.RLock()
     if device.type == "cpu":
         leave_a_core()
     models = [Model.open(run, device, lock) for run in runs]
-    stage = Stage.of(models, options.data or dataset_of(runs[0]), options.out)
+    agents = dict(zip(distinct([folder.name for folder in options.agent]), map(Agent.open, options.agent)))
+    plan = replace(PLAN, futures=options.futures, horizon=options.horizon)
+    stage = Stage.of(models, options.data or dataset_of(runs[0]), options.out, agents, plan)
     if device.type == "cuda":
         for model in models:
             warm(model)

@@ -17,7 +17,7 @@ from videowm.types import UserError
 
 LONGEST = 64  # actions in one message
 MOST_BYTES = 32_768  # of a message from the page
-By = Literal["person", "episode", "script", "random"]  # who plays
+By = Annotated[str, Field(pattern=r"^(person|episode|script|random|planner|agent [0-9]{1,2})$")]  # who plays
 Format = Literal["raw", "jpeg"]  # of pictures: RGB as it is, for a page on this machine; 14 times smaller
 Number = Annotated[float, Field(ge=-1e4, le=1e4)]
 Whole = Annotated[int, Field(ge=0, le=10**9)]
@@ -55,7 +55,7 @@ class Step(Message):
 
 
 class Drive(Message):
-    """Hand over: a person, the recorded episode, the world's scripted driver or chance."""
+    """Hand over: a person, the recorded episode, the world's scripted driver, chance, the planner or an agent."""
 
     type: Literal["drive"] = "drive"
     by: By
@@ -179,6 +179,8 @@ class Hello(Message):
     test: list[int]  # held-out episodes
     real: str | None  # why the real game cannot be played; None: it can
     script: bool
+    planner: str | None  # why it cannot play at the first run; None: it can
+    agents: list[str]
     device: str
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 
 from videowm.data.dataset import Dataset
+from videowm.dit.heads import FOLDER as HEADS
+from videowm.dit.heads import Heads
 from videowm.dit.sample import Sampler, sampler_of
 from videowm.evaluate import explorer, probe_record
 from videowm.evaluate.explorer import Directions
@@ -35,6 +37,7 @@ class Model:
     lock: threading.RLock = field(default_factory=threading.RLock)
     run: Path | None = None  # where a probe may have left its record
     found: tuple[Directions, list[Direction]] | None = None
+    heads: Heads | None = None  # that read rewards and ends, where it has some
 
     @classmethod
     def open(cls, run: Path, device: torch.device, lock: threading.RLock) -> Model:
@@ -47,8 +50,10 @@ class Model:
         if device.type == "cuda":
             pipeline.transformer.to(torch.bfloat16)
         record = RunRecord.read(run)
+        has = (run / HEADS / "config.json").exists()
+        heads = Heads.open(run, pipeline.config.transformer_hash).to(device) if has else None
         return cls(run.name, pipeline, sampler_of(run), pipeline.transformer.depth, record.flops.get("train"), lock,
-                   run)  # fmt: skip
+                   run, heads=heads)  # fmt: skip
 
     @property
     def stride(self) -> int:

@@ -14,6 +14,7 @@ from jaxtyping import Float32, UInt8
 from videowm.data.dataset import Dataset
 from videowm.play import messages as m
 from videowm.play.dream import Dream
+from videowm.play.pilot import Pilot
 from videowm.play.real import RealGame
 from videowm.play.reel import Reel
 from videowm.play.stage import Stage
@@ -57,6 +58,7 @@ class Session:
         self.game: RealGame | None = None
         self.real = stage.hello.real is None
         self.by: m.By = "person"
+        self.pilot: Pilot | None = None  # of an agent or the planner
         self.front, self.exploring = 0, False
         self.futures: Futures | None = None
         self.reel = Reel([*self.names, REAL])
@@ -106,6 +108,7 @@ class Session:
         self.begun, self.at, self.futures, self.held = asked, 0, None, None
         self.rng = np.random.default_rng(asked.seed)
         self.by = "person" if self.by == "script" else self.by
+        self.pilot = self.stage.pilot(self.by, self.dreams[self.front].model, asked.seed)
         self.reel.start(shown)
         ms = {"model": passed(began)}
         yield from self.start_real(asked)
@@ -157,12 +160,13 @@ class Session:
         began = time.perf_counter()
         actions, real = self.actions_of(given)
         between = time.perf_counter()
+        thought = self.pilot.ms if self.pilot else {}
         frames = {name: dream.play(actions[None])[0] for name, dream in zip(self.names, self.dreams, strict=True)}
-        ms = {"model": passed(between)}
+        ms = {"model": passed(between), **thought}
         again = time.perf_counter()
         if self.game is not None:
             frames[REAL] = self.game.play(actions) if real is None else real
-            ms["real"] = passed(again) + 1e3 * (between - began)
+            ms["real"] = passed(again) + (1e3 * (between - began) if real is not None else 0)
         self.reel.add(actions, frames)
         self.at += len(actions)
         yield self.picture("step", self.views(frames), list(frames.values()), number=asked.number, actions=actions,
@@ -187,6 +191,8 @@ class Session:
             return self.game.drive(len(given), self.begun.seed + self.at)
         if self.by == "episode":
             return self.recorded_actions(given), None
+        if self.pilot is not None:
+            return np.tile(self.pilot.actions(self.dreams[self.front]), (len(given), 1)), None
         return (self.by_chance(given) if self.by == "random" else given), None
 
     def recorded_actions(self, given: Float32[np.ndarray, "n a"]) -> Float32[np.ndarray, "n a"]:
@@ -215,12 +221,13 @@ class Session:
         """Hand over.
 
         Raises:
-            UserError: the scripted driver has no game to see.
+            UserError: the scripted driver has no game to see, or the front model suits neither agent nor planner.
         """
         if asked.by == "script" and self.game is None:
             raise UserError("the scripted driver looks at the real game, which is not being played: turn it on")
         if asked.by == "script" and self.futures is not None:
             raise UserError("the real game waits while there are several futures: pick one first")
+        self.pilot = self.stage.pilot(asked.by, self.dreams[self.front].model, self.begun.seed + self.at)
         if self.game is not None:
             self.game.driver = None
         self.by, self.held = asked.by, None
@@ -258,6 +265,7 @@ class Session:
             raise UserError(f"there is no run {asked.run}: give 0 to {len(self.dreams) - 1}")
         if self.futures is not None:
             raise UserError("several futures are shown: pick one first")
+        self.pilot = self.stage.pilot(self.by, self.dreams[asked.run].model, self.at)
         self.front = asked.run
         yield m.Said(text=f"{self.names[asked.run]} is in front")
 
@@ -292,13 +300,9 @@ class Session:
         """
         futures = self.futures
         assert futures is not None
-        count = len(futures.names)
         if sum(part.shape[1] for part in futures.taken) >= LONGEST_BRANCH:
             raise UserError("these futures are long: pick one of them")
-        played = self.recorded_ahead(given) if self.by == "episode" else self.actions_of(given)[0]
-        actions = np.repeat(played[None], count, 0)
-        if futures.forced is not None:
-            actions = np.repeat(futures.forced[:, None], len(given), 1)
+        actions = self.in_futures(futures, given)
         began = time.perf_counter()
         shown = futures.dream.play(actions, alike=futures.alike)
         ms = {"model": passed(began)}
@@ -306,6 +310,15 @@ class Session:
         futures.shown.append(shown)
         views = [m.View(name=name, kind="future", run=self.front) for name in futures.names]
         return self.picture("step", views, list(shown), number=number, actions=actions[0], ms=ms)
+
+    def in_futures(self, futures: Futures, given: Float32[np.ndarray, "n a"]) -> Float32[np.ndarray, "r n a"]:
+        """The actions in every future: forced ones, or those of whoever plays, who sees each future alone."""
+        if futures.forced is not None:
+            return np.repeat(futures.forced[:, None], len(given), 1)
+        if self.pilot is not None:
+            return np.repeat(self.pilot.actions(futures.dream)[:, None], len(given), 1)
+        played = self.recorded_ahead(given) if self.by == "episode" else self.actions_of(given)[0]
+        return np.repeat(played[None], len(futures.names), 0)
 
     def recorded_ahead(self, given: Float32[np.ndarray, "n a"]) -> Float32[np.ndarray, "n a"]:
         """The episode's own actions as far as the futures have come."""

@@ -3,37 +3,78 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from videowm.agents.agent import Agent
 from videowm.data.dataset import Dataset
+from videowm.options import PlanOptions
 from videowm.play.controls import controls
-from videowm.play.messages import Hello
+from videowm.play.messages import By, Hello
 from videowm.play.model import Model, check_together
+from videowm.play.pilot import Pilot, pilot_of
 from videowm.play.real import refusal
+from videowm.types import UserError
 from videowm.worlds import find_world
+
+PLAN = PlanOptions(futures=16, horizon=16, iterations=1, sampling_steps=2)  # what a step's time allows
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Models of one world and the recording that their games begin in."""
+    """Models of one world, the recording that their games begin in, and who may play beside persons."""
 
     models: list[Model]
     data: Path
     out: Path  # folder for what is saved
+    agents: Mapping[str, Agent] = field(default_factory=dict)  # by their names
+    plan: PlanOptions = PLAN
 
     @classmethod
-    def of(cls, models: list[Model], data: Path, out: Path) -> Stage:
-        """Models and a recording that belong together.
+    def of(
+        cls, models: list[Model], data: Path, out: Path, agents: Mapping[str, Agent] | None = None,
+        plan: PlanOptions = PLAN,
+    ) -> Stage:  # fmt: skip
+        """Models, a recording and agents that belong together.
 
         Raises:
-            UserError: worlds, actions or frame sizes differ, or there is no such recording.
+            UserError: worlds, actions or frame sizes differ, there is no such recording, or an agent fits no model.
         """
         check_together(models, Dataset(data))
-        return cls(models, data, out)
+        stage = cls(models, data, out, agents or {}, plan)
+        for number in range(len(stage.agents)):
+            refusals = [stage.refusal(f"agent {number}", model) for model in models]
+            if all(refusals):
+                raise UserError(refusals[0])
+        return stage
+
+    def pilot(self, by: By, model: Model, seed: int) -> Pilot | None:
+        """Who acts on a dream's latents; None where a person plays, or another who does not look at them.
+
+        Raises:
+            UserError: there is no such agent, or the model has no heads or is another than an agent learned with.
+        """
+        seconds = self.frames / model.pipeline.trained_on.fps
+        if by == "planner":
+            return pilot_of(self.plan, model, seed, seconds)
+        if not by.startswith("agent "):
+            return None
+        known = list(self.agents.items())
+        if (number := int(by.removeprefix("agent "))) >= len(known):
+            raise UserError(f"there is no {by}: {len(known)} were given with --agent")
+        return pilot_of(known[number], model, seed, seconds)
+
+    def refusal(self, by: By, model: Model) -> str | None:
+        """Why somebody cannot play at a model; None where they can."""
+        try:
+            self.pilot(by, model, 0)
+        except UserError as error:
+            return str(error)
+        return None
 
     @property
     def frames(self) -> int:
@@ -52,4 +93,5 @@ class Stage:
         return Hello(world=trained_on.world, fps=trained_on.fps, size=dataset.size, frames=self.frames,
                      runs=[model.about() for model in self.models], controls=controls(trained_on),
                      episodes=dataset.lengths.tolist(), test=dataset.split("test"), real=why,
-                     script=why is None and world is not None, device=name)  # fmt: skip
+                     script=why is None and world is not None, planner=self.refusal("planner", first),
+                     agents=list(self.agents), device=name)  # fmt: skip

@@ -7,7 +7,7 @@ const make = (tag, more = {}, ...children) => {
   return element;
 };
 const SPEEDS = [["¼", 0.25], ["½", 0.5], ["1×", 1], ["2×", 2], ["max", Infinity]];
-const PLAYERS = [["You", "person"], ["Recording", "episode"], ["Script", "script"], ["Chance", "random"]];
+const PLAYERS = [["You", "person"], ["Recording", "episode"], ["Script", "script"], ["Chance", "random"], ["Planner", "planner"]];
 const LABELS = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Space: "space" };
 const PLACES = { ArrowUp: [1, 2], ArrowLeft: [2, 1], ArrowDown: [2, 2], ArrowRight: [2, 3], Space: [1, 3] };
 const MARGIN = 8; // ms beyond the time of nine in ten late answers
@@ -203,6 +203,9 @@ function showNumbers(now) {
     $(`${id}50`).textContent = list.length ? `${ms(quantile(list, 0.5))} ms` : "-";
     $(`${id}95`).textContent = ms(quantile(list, 0.95));
   }
+  const thought = s.shown?.header.ms ?? {}, decides = thought.player !== undefined;
+  $("decides").hidden = !decides;
+  if (decides) $("thought").textContent = `${thought.player.toFixed(1)} ms${thought.futures ? `, ${thought.futures} futures` : ""}`;
   $("model").textContent = s.models.length ? `${quantile(s.models, 0.5).toFixed(1)} ms` : "-";
   $("psnr").textContent = s.curve.length ? `${s.curve.at(-1).toFixed(1)} dB` : "-";
 }
@@ -398,7 +401,7 @@ function choices(hello) {
   $("worded").hidden = !hello.runs.every((run) => run.text);
   $("guided").hidden = !hello.runs.every((run) => run.guidance);
   group("speeds", SPEEDS, s.speed, (speed) => { s.speed = speed; s.due = 0; });
-  group("players", PLAYERS, s.by, (by) => { s.pressed = []; send({ type: "drive", by }); });
+  group("players", [...PLAYERS, ...hello.agents.map((name, i) => [name, `agent ${i}`])], s.by, (by) => { s.pressed = []; send({ type: "drive", by }); });
   setPlayer("person");
   showTune();
 }
@@ -421,7 +424,10 @@ function mark(id, value) {
 function setPlayer(by) {
   s.by = by;
   mark("players", by);
-  for (const button of $("players").children) if (button.dataset.value === "script") button.disabled = !$("real").checked || !s.hello.script;
+  for (const button of $("players").children) {
+    if (button.dataset.value === "script") button.disabled = !$("real").checked || !s.hello.script;
+    if (button.dataset.value === "planner") Object.assign(button, { disabled: s.hello.planner !== null, title: s.hello.planner ?? "" });
+  }
 }
 
 function chooseEpisode() {
