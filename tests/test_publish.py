@@ -21,6 +21,7 @@ from huggingface_hub import constants
 from videowm import api
 from videowm.data.dataset import Dataset
 from videowm.data.starts import dataset_of
+from videowm.dit.heads import Heads
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.vae.codec import load_vae, weights_hash
@@ -224,6 +225,16 @@ def test_a_folder_that_needs_nothing_else(world_run, dataset, tmp_path, videowm)
     assert "the autoencoder" in videowm("generate", moved).errors[0]
     assert "already holds something" in videowm("push", world_run, f"folder:{out}").errors[0]
     assert "name a dataset with --from" in videowm("generate", world_run).errors[0]
+
+
+def test_heads_go_along(three_heads, three_run, tmp_path):
+    """Guards a pushed model that has lost its heads, or whose heads still name the network before it was rounded."""
+    own = Heads.open(three_run, WorldModelPipeline.open(three_run).config.transformer_hash).state_dict()
+    for dtype in (None, "fp16"):
+        out = tmp_path / f"pushed-{dtype}"
+        api.push(three_run, f"folder:{out}", api.PushOptions(dtype=dtype))
+        pushed = Heads.open(out, WorldModelPipeline.open(out).config.transformer_hash).state_dict()
+        assert all(torch.equal(pushed[name], value) for name, value in own.items())
 
 
 def test_the_environment_names_the_hub(hub, dataset, tmp_path, python):

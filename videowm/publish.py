@@ -180,18 +180,24 @@ def stage_model(run: Path, staged: Path, task: str, dtype: str | None) -> None:
 
 
 def save_in(run: Path, staged: Path, task: str, dtype: str) -> None:
-    """Save a run's model in half precision."""
+    """Save a run's model in half precision; heads stay as they are, and name the network that they now read."""
     from videowm.data.latents import DTYPES
+    from videowm.dit.heads import FOLDER, Heads
     from videowm.pipeline import WorldModelPipeline
     from videowm.vae.codec import load_vae, weights_hash
 
     if task == "vae":
         load_vae(run).to(DTYPES[dtype]).save_pretrained(staged / "vae")
         return
-    pipeline = WorldModelPipeline.open(run).to(DTYPES[dtype])
+    pipeline = WorldModelPipeline.open(run)
+    heads = Heads.open(run, pipeline.config.transformer_hash) if (run / FOLDER).exists() else None
+    pipeline.to(DTYPES[dtype])
     statistics = dict(pipeline.transformer.config.trained_on) | {"vae_hash": weights_hash(pipeline.vae)}
     pipeline.transformer.register_to_config(trained_on=statistics)
     pipeline.save_pretrained(staged)
+    if heads is not None:
+        heads.register_to_config(transformer_hash=pipeline.config.transformer_hash)
+        heads.save(staged)
 
 
 def link(path: Path, to: Path) -> None:
