@@ -56,6 +56,8 @@ class World:
     frame_skip: int | None = None  # physics steps a frame, of a world whose constructor takes it
     shows_end: bool = False  # whether a game that is over can still be drawn: its last frame is recorded
     shortest: int = 2  # frames; a recorded episode that ends earlier is drawn anew
+    longest: int | None = None  # actions of a scored game, at most
+    earned: float = 0.0  # reward of what `reset` played before the first picture, which counts in a scored game
     state_names: tuple[str, ...] = ()  # of `state`
     NAMED_ACTIONS: dict[str, tuple[float, ...]] = {}  # what users write, as in left*8
     FORCED: tuple[str, ...] = ()  # named actions that evaluations force; without any, the first three
@@ -64,6 +66,7 @@ class World:
     STILL: tuple[str, ...] = ()  # kinds of `boxes` that never move and never vanish
     STRAIGHT: tuple[str, ...] = ()  # kinds of `boxes` that come straight at the camera's row, at one speed
     BOUNDS: dict[str, tuple[float, float]] = {}  # state column, the camera's place across the view -> (least, most)
+    STEERING: tuple[float, ...] = ()  # weights of the action's parts, whose sum steers left or right
     NOISE: tuple[slice, slice] | None = None  # (rows, columns) of a patch of pure noise, pixels
     watched: bool = False  # whether `boxes` will be called; set before the first `reset`, since it may cost time
 
@@ -101,11 +104,18 @@ class World:
         Without a plan of its own, the player draws a named action, or uniform numbers from -1 to 1. It holds each for
         1 to 8 frames.
         """
-        named = [np.float32(action) for action in self.NAMED_ACTIONS.values()]
         while True:
-            free = rng.uniform(-1, 1, len(self.action_names)).astype(np.float32)
-            action = named[int(rng.integers(len(named)))] if named else free
-            yield from [action] * int(rng.integers(1, HELD + 1))
+            yield from [self.random(rng)] * int(rng.integers(1, HELD + 1))
+
+    def expert(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Endless actions of the best scripted player, which agents are compared with; else the `driver`'s."""
+        return self.driver(rng)
+
+    def random(self, rng: np.random.Generator) -> np.ndarray:
+        """An action float32 "a" drawn evenly: one of the named actions, else numbers from -1 to 1."""
+        named = [np.float32(action) for action in self.named_actions(self.action_names).values()]
+        free = rng.uniform(-1, 1, len(self.action_names)).astype(np.float32)
+        return named[int(rng.integers(len(named)))] if named else free
 
     def caption(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator, *, over: bool = False) -> str:
         """What happened, in one plain sentence, from states "f k" and actions "f a" (a clip: "f-1 a").

@@ -16,6 +16,7 @@ WINDOW = (1000, 800)  # (W, H) pixels of the game's own canvas, its y axis point
 DASHBOARD = 100  # rows of the canvas that the game covers with its instruments
 CAR = (slice(50, 59), slice(30, 34))  # (rows, columns) of the picture that the car covers, always the same
 CURBS = ((255, 255, 255), (255, 0, 0))  # colours of the road's border in sharp bends
+CAP, ZOOM = 1000, 49  # physics steps of a scored game, the opening included; of the opening zoom, at least
 VIEW_REACH = 50.0  # world units, more than the 48.3 from the car to the farthest corner of the canvas
 
 
@@ -45,6 +46,7 @@ class CarRacing(World):
         "brake_right": (0.3, 0.0, 0.1),
     }
     FORCED = ("left", "right", "brake")
+    STEERING = (1.0, 0.0, 0.0)
     FACTS = (
         Fact("turn", columns=("turn", "angular_speed"),
              low=("turning right most of the time",), high=("turning left most of the time",),
@@ -83,9 +85,14 @@ class CarRacing(World):
         self._canvas = pygame.Surface(WINDOW)
         # Not a clip rectangle: gfxdraw would bend the outlines that cross its edge.
         self._view = self._canvas.subsurface((0, DASHBOARD, WINDOW[0], WINDOW[1] - DASHBOARD))
-        opening = self.driver(np.random.default_rng([seed, 50]))
+        opening, self.earned = self.driver(np.random.default_rng([seed, 50])), 0.0
         while self.game.t < 1.0:
-            self.step(next(opening))
+            self.earned += self.step(next(opening))[0]
+
+    @property
+    def longest(self) -> int:
+        """The official number of physics steps, less those of the opening zoom."""
+        return (CAP + -ZOOM // self.frame_skip * self.frame_skip) // self.frame_skip
 
     def step(self, action: np.ndarray) -> tuple[float, bool]:
         action, reward, done = np.asarray(action, np.float32), 0.0, False
@@ -186,6 +193,15 @@ class CarRacing(World):
                 # Far out there is only grass to see: the driver turns back.
                 left = 0 if self._distances().min() > 14 else left - 1
             yield action.astype(np.float32)
+
+    def random(self, rng: np.random.Generator) -> np.ndarray:
+        """As the game's own action space draws."""
+        return rng.uniform((-1, 0, 0), 1).astype(np.float32)
+
+    def expert(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Follows the road fast, without antics; ahead and pace were tried out on 12 tracks that no score is of."""
+        while True:
+            yield self._follow(7, 80, 0.0).astype(np.float32)
 
     def _follow(self, ahead: int, pace: float, noise: float) -> np.ndarray:
         """One action towards the road `ahead` tiles away at up to `pace` world units a second."""

@@ -77,6 +77,8 @@ class GymWorld(World):
         self.NAMED_ACTIONS = named_actions(self.action_names)
         rate = (getattr(self._env, "metadata", None) or {}).get("render_fps") or FPS
         self.fps = float(rate) / frame_skip
+        limit = getattr(self._env.spec, "max_episode_steps", None)
+        self.longest = None if limit is None else -(-limit // frame_skip)
         native = self._picture().shape[:2]
         self.size = proportional(native) if size is None else frame_size(str(size))
         self.state_names = tuple(name for key in self._state for name in element_names(key, self._numbers(key)))
@@ -130,6 +132,11 @@ class GymWorld(World):
             self._policy = open_policy(self.policy, trust=self.trust)
         while True:
             yield columns.vector(self._chosen(self._policy, rng))
+
+    def random(self, rng: np.random.Generator) -> np.ndarray:
+        """As the environment's own action space draws."""
+        self._columns.space.seed(int(rng.integers(2**31)))
+        return self._columns.vector(self._columns.space.sample())
 
     def _chosen(self, policy: Policy, rng: np.random.Generator) -> Any:
         """What the policy does now."""

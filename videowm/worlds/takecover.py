@@ -10,6 +10,7 @@ import numpy as np
 from videowm.worlds.base import Boxes
 from videowm.worlds.doom import DoomWorld, boxes_of, start_engine
 
+CAP = 2100  # tics of a scored game, at most: one minute at 35 Hz
 SCREEN = (120, 160)  # (H, W) pixels, the smallest that the engine draws
 VARIABLES = ("POSITION_X", "POSITION_Y", "VELOCITY_X", "VELOCITY_Y", "HEALTH")
 WALLS = (16.0, 752.0)  # map units, how far along y the player's corridor reaches
@@ -41,7 +42,13 @@ class TakeCover(DoomWorld):
     STILL, STRAIGHT = ("imp",), ("fireball",)
     BOUNDS = {"y": WALLS}
     FORCED = ("left", "right", "stay")
+    STEERING = (1.0, -1.0)
     NAMED_ACTIONS = {"stay": (0.0, 0.0), "left": (1.0, 0.0), "right": (0.0, 1.0)}
+
+    @property
+    def longest(self) -> int:
+        """A tic earns 1, so a return is the tics that were survived."""
+        return CAP // self.frame_skip
 
     def start(self) -> Any:
         seen = {"objects_info_enabled": True, "labels_buffer_enabled": True}
@@ -95,6 +102,12 @@ class TakeCover(DoomWorld):
             elif rng.random() < 0.15:  # else the buttons stay as they are
                 side = int(rng.choice((-1, -1, 0, 1, 1)))
             left -= 1
+            yield np.array([side > 0, side < 0], np.float32)
+
+    def expert(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Always dodges."""
+        while True:
+            side = escape(self.state())
             yield np.array([side > 0, side < 0], np.float32)
 
     def caption(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator, *, over: bool = False) -> str:

@@ -1,0 +1,169 @@
+"""`videowm dream score`: a player's returns in the real game, beside those of all others in the same folder.
+
+A folder holds one protocol: one game, one seed, one cap. Each player has a file there with all that it did, so the same
+command goes on where it was stopped. `scores.json`, the table and the figure are made anew of all files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from tqdm import tqdm
+
+from videowm.agents import tally
+from videowm.agents.contest import Contest, contest_of
+from videowm.agents.dreamed import dream_returns
+from videowm.agents.games import Games, game_seeds
+from videowm.agents.standings import write_standings
+from videowm.agents.tally import Played
+from videowm.agents.wave import Track, play_wave
+from videowm.files import write_atomic
+from videowm.lock import FolderLock
+from videowm.options import ScoreOptions
+from videowm.types import UserError
+
+PLAYERS = "players"  # folder of their files
+REMEDY = "remove it, and score that player again"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A player's file: its games, its returns in dreams by temperature, and what it says of itself."""
+
+    name: str
+    games: Played
+    dreams: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Entry:
+        """The content of a file.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            with safe_open(path, "np") as file:
+                found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+                about = json.loads((file.metadata() or {})["about"])
+            dreams = {key.removeprefix("dream/"): found.pop(key) for key in list(found) if key.startswith("dream/")}
+            return cls(path.stem, Played(**found), dreams, about)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): {REMEDY}") from None
+
+    def write(self, folder: Path) -> None:
+        """Write it, whole or not at all."""
+        tensors = tally.as_tensors(self.games)
+        tensors |= {f"dream/{key}": torch.from_numpy(values) for key, values in self.dreams.items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / f"{self.name}.safetensors", save(tensors, {"about": json.dumps(self.about)}))
+
+
+def score(player: str, options: ScoreOptions) -> dict[str, Any]:
+    """Play the real game, write what came of it, and return the content of scores.json.
+
+    Raises:
+        UserError: the player, its run or its game cannot be used, or the folder holds scores of another protocol.
+    """
+    contest = contest_of(player, options)
+    out = options.out or Path("scores") / re.sub(r"\W+", "-", contest.settings.world)
+    lock = FolderLock(out, f"another process scores into {out}: wait for it, or give another --out")
+    try:
+        entry = begun(contest, out, options)
+        entry = with_games(contest, entry, out / PLAYERS, options)
+        with_dreams(contest, entry, out / PLAYERS, options)
+        return write_standings(out, [Entry.read(path) for path in sorted((out / PLAYERS).glob("*.safetensors"))])
+    finally:
+        lock.remove()
+
+
+def begun(contest: Contest, out: Path, options: ScoreOptions) -> Entry:
+    """What is there of this player's games, which may be none.
+
+    Raises:
+        UserError: the folder holds another protocol, or the name is another player's.
+    """
+    for path in sorted((out / PLAYERS).glob("*.safetensors")):
+        other = Entry.read(path)
+        theirs = other.about["protocol"]
+        if differing := [f"{k} {theirs.get(k)} there, {v} now" for k, v in contest.protocol.items()
+                         if theirs.get(k) != v]:  # fmt: skip
+            raise UserError(f"{out} holds scores of another protocol ({'; '.join(differing)}): give another --out")
+        if other.name != contest.name:
+            continue
+        if other.about["player"] != contest.identity:
+            raise UserError(f"{path} is of another player called {other.name}: give this one a --name")
+        return other
+    return Entry(contest.name, nothing(), {}, {"protocol": contest.protocol, "player": contest.identity})
+
+
+def nothing() -> Played:
+    """No games."""
+    whole, real = np.zeros(0, np.int64), np.zeros(0)
+    return Played(whole, real, np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.float32), whole, whole > 0,
+                  np.zeros((0, 0, 0), np.float32))  # fmt: skip
+
+
+def with_games(contest: Contest, entry: Entry, folder: Path, options: ScoreOptions) -> Entry:
+    """Play what is missing, wave by wave; every wave is kept."""
+    seeds = game_seeds(options.seed, options.episodes)
+    done, rows = len(entry.games.seeds), min(options.games, options.episodes)
+    if done >= len(seeds):
+        return entry
+    with (
+        tqdm(total=len(seeds), initial=done, desc=f"score {entry.name}", unit="game", dynamic_ncols=True) as bar,
+        Games(contest.settings, rows, options.workers) as games,
+    ):
+        for first in range(done, len(seeds), rows):
+            tracks = play_wave(games, seeds[first : first + rows], contest.longest, player=contest.player,
+                               eyes=contest.eyes)  # fmt: skip
+            entry = replace(entry, games=joined(entry.games, tracks))
+            entry.write(folder)
+            bar.update(len(tracks))
+            bar.set_postfix(mean=f"{entry.games.returns.mean():.1f}")
+    return entry
+
+
+def joined(games: Played, tracks: Sequence[Track]) -> Played:
+    """Games and those of another wave."""
+    parts = [[np.concatenate(part) for part in (track.actions, track.rewards)] for track in tracks]
+    actions, rewards = zip(*parts)
+    read = [np.array(track.read, np.float32).reshape(len(track.read), -1) for track in tracks]
+    return Played(
+        np.append(games.seeds, [track.seed for track in tracks]), np.append(games.earned, [t.earned for t in tracks]),
+        stacked(games.actions, actions), stacked(games.rewards, rewards),
+        np.append(games.lengths, [track.length for track in tracks]), np.append(games.over, [t.over for t in tracks]),
+        stacked(games.read, read),
+    )  # fmt: skip
+
+
+def stacked(before: np.ndarray, more: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of several lengths below those there are, zeros behind the ends."""
+    length = max([before.shape[1], *map(len, more)])
+    out = np.zeros((len(before) + len(more), length, *more[0].shape[1:]), np.float32)
+    for row, values in enumerate([*before, *more]):
+        out[row, : len(values)] = values
+    return out
+
+
+def with_dreams(contest: Contest, entry: Entry, folder: Path, options: ScoreOptions) -> None:
+    """Dream what is missing of each temperature.
+
+    Raises:
+        UserError: there is no run to dream in, or the player needs none.
+    """
+    for temperature in options.temperatures if options.dreams else ():
+        key = f"{temperature:g}"
+        if len(entry.dreams.get(key, ())) == options.dreams:
+            continue
+        entry.dreams[key] = dream_returns(contest, options.dreams, temperature, options)
+        entry.write(folder)
