@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from videowm import config as configuration
 from videowm.options import (
     CaptionOptions,
+    DreamScoreOptions,
     DreamTrainOptions,
     EncodeOptions,
     EndpointOptions,
@@ -49,11 +50,11 @@ if TYPE_CHECKING:
     from videowm.record import RunRecord
 
 __all__ = [
-    "CaptionOptions", "DreamTrainOptions", "EncodeOptions", "EndpointOptions", "EvaluateOptions", "ExpandOptions",
-    "GenerateOptions", "ImportOptions", "LatentsOptions", "PlayOptions", "ProbeOptions", "PullOptions", "PushOptions",
-    "QuickstartOptions", "RecordOptions", "TrainOptions", "UserError",
-    "caption", "dream_train", "encode", "evaluate", "expand", "generate", "import_", "info", "latents", "play", "pull",
-    "push", "quickstart", "record", "train",
+    "CaptionOptions", "DreamScoreOptions", "DreamTrainOptions", "EncodeOptions", "EndpointOptions",
+    "EvaluateOptions", "ExpandOptions", "GenerateOptions", "ImportOptions", "LatentsOptions", "PlayOptions",
+    "ProbeOptions", "PullOptions", "PushOptions", "QuickstartOptions", "RecordOptions", "TrainOptions", "UserError",
+    "caption", "dream_score", "dream_train", "encode", "evaluate", "expand", "generate", "import_", "info",
+    "latents", "play", "pull", "push", "quickstart", "record", "train",
 ]  # fmt: skip
 
 AnyPath = str | Path
@@ -296,6 +297,21 @@ def dream_train(run: AnyPath, out: AnyPath, options: DreamTrainOptions = DreamTr
     from videowm.agents.train import train_agent
 
     return train_agent(Path(run), Path(out), configuration.check(options))
+
+
+def dream_score(player: AnyPath, options: DreamScoreOptions = DreamScoreOptions()) -> dict[str, Any]:
+    """Play the real game and write what came of it; returns the content of scores.json.
+
+    Args:
+        player: folder of an agent, `plan:RUN`, or random, still, driver or expert.
+        options: game, number of games, and the folder of all players' scores. The same call again goes on.
+
+    Raises:
+        UserError: the player, its run or its game cannot be used, or the folder holds scores of another protocol.
+    """
+    from videowm.agents.score import score
+
+    return score(str(player), configuration.check(options))
 
 
 def info(path: AnyPath, *, verify: bool = False) -> str:

@@ -237,6 +237,29 @@ class DreamTrainOptions:
 
 
 @dataclass(frozen=True)
+class DreamScoreOptions:
+    """How a player is scored in the real game; see `videowm.api.dream_score`."""
+
+    world: str | None = None  # game of a scripted player (default: that of the run)
+    run: Path | None = None  # world model whose latents are seen (default: an agent's own)
+    episodes: Count = 400  # games; those of a seed are the same for every player
+    seed: Seed = 0  # of the games; none of them was ever recorded
+    games: Count = 32  # at the same time
+    workers: Count = 1  # processes that play; they change nothing
+    frames: Count | None = None  # actions after which a game is cut off (default: the world's own number)
+    frame_skip: Count | None = None  # game steps per frame (default: those of the run's data, or the world's own)
+    held: Count | None = None  # frames for which a script holds an action; random otherwise a latent step, or 4
+    dreams: Whole = 0  # games that the player also plays in the dream, from first frames of held-out episodes
+    temperatures: tuple[NonNegative, ...] = (1.0,)  # factors of the noise of these dreams
+    plan: PlanOptions = PlanOptions()  # how a plan:RUN searches
+    delay: Whole = 0  # latent steps between eye and hand
+    predict: bool = False  # a late player dreams itself forward first
+    name: str | None = None  # in the table (default: the agent's folder, or what was planned)
+    out: Path | None = None  # folder of all players' scores (default: scores/WORLD)
+    device: str | None = None  # cpu or cuda; default: a GPU where there is one
+
+
+@dataclass(frozen=True)
 class EvaluateOptions:
     """How a finished run is measured; see `videowm.api.evaluate`."""
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from videowm.agents.agent import Agent
+from videowm.agents.agent import WEIGHTS, Agent
 from videowm.agents.eyes import Eyes
 from videowm.agents.games import SCRIPTS, GameSettings
+from videowm.agents.plan import Delayed, Planner, imagination_of
 from videowm.agents.player import Player
 from videowm.data.recording import NOTE, Recording
 from videowm.data.starts import dataset_of
 from videowm.files import short_hash
-from videowm.options import ScoreOptions
+from videowm.options import DreamScoreOptions
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.worlds import World
 
-HOLD = 4  # frames of a decision where no run says it
+HELD = 4  # frames of a random decision where no run says how many a latent step has
 PLAN = "plan:"
 
 
@@ -40,51 +41,82 @@ class Contest:
     @property
     def protocol(self) -> dict[str, Any]:
         """What all scores of a folder have in common."""
-        world = self.world
-        return {"world": self.settings.world, "frame_skip": world.frame_skip, "arguments": dict(self.settings.arguments),
+        game, world = self.settings, self.world
+        return {"world": game.world, "frame_skip": world.frame_skip, "arguments": dict(game.arguments),
                 "frames": self.longest, "fps": world.fps, "seed": self.seed}  # fmt: skip
 
 
-def contest_of(player: str, options: ScoreOptions) -> Contest:
+def contest_of(player: str, options: DreamScoreOptions) -> Contest:
     """Open a player, and the game that it shall play.
 
     Raises:
-        UserError: the player is not there, its run is another's, or the game has no cap and none is given.
+        UserError: the player is not there or cannot dream, or the game is another than the run's or has no cap.
     """
-    who, run, identity = player_of(player, options)
-    eyes = None if run is None else Eyes(run, memory=who is not None and who.wants == "memory", device=options.device)
-    stride = eyes.stride if eyes else HOLD
-    settings = game_of(options, run, script=player if who is None else None, hold=options.hold or stride)
+    name, run, identity = named(player, options)
+    eyes = None if run is None else Eyes(run, memory=player not in SCRIPTS, device=options.device)
+    script = player if player in SCRIPTS else None
+    if script and options.dreams:
+        raise UserError(f"{player} acts on the game's own state, which no dream has: leave out --dreams")
+    held = options.held or ((eyes.stride if eyes else HELD) if script == "random" else 1)
+    settings = game_of(options, run, script=script, held=held)
+    identity |= {"held": held} if script else {}
     world = settings.open()
     longest = options.frames or world.longest
     if longest is None:
         raise UserError(f"games of {settings.world!r} may go on for ever: give the most --frames of one")
     if eyes is not None:
         check_fits(world, eyes.pipeline, run)
-        identity = identity | {"transformer": eyes.pipeline.config.transformer_hash}
-    if who is None and player == "random":
-        identity = identity | {"hold": settings.hold}
-    name = options.name or re.sub(r"[^\w.]+", "-", Path(player).name if who else player)
-    return Contest(name, settings, world, longest, options.seed, identity, run, who, eyes)
+        identity |= {"transformer": eyes.pipeline.config.transformer_hash}
+    who = None if script else player_of(player, run, eyes.pipeline, options)
+    return Contest(options.name or name, settings, world, longest, options.seed, identity, run, who, eyes)
 
 
-def player_of(player: str, options: ScoreOptions) -> tuple[Player | None, Path | None, dict[str, Any]]:
-    """A player by its name, the run whose latents it sees, and what decides how it plays; None: a script.
+def named(player: str, options: DreamScoreOptions) -> tuple[str, Path | None, dict[str, Any]]:
+    """A player's name in tables, the run whose latents it sees, and what decides how it plays.
 
     Raises:
-        UserError: there is no such player, or a script has no world.
+        UserError: there is no such player.
     """
     if player in SCRIPTS:
-        return None, options.run, {"script": player}
+        suffix = f"-held{options.held}" if options.held else ""
+        return player + suffix, options.run, {"script": player}
+    late = {"delay": options.delay, "predict": options.predict} if options.delay else {}
+    suffix = f"-late{options.delay}{'-predicting' * options.predict}" if late else ""
+    if player.startswith(PLAN):
+        run, plan = Path(player.removeprefix(PLAN)), options.plan
+        name = f"plan-{plain(run)}-{plan.by}-{plan.futures}x{plan.horizon}"
+        return name + suffix, run, {"plan": asdict(plan)} | late
     if not Path(player).is_dir():
-        raise UserError(f"no player is called {player!r}: give an agent's folder, or one of {', '.join(SCRIPTS)}")
+        raise UserError(f"no player is called {player!r}: give an agent's folder, {PLAN}RUN, or one of "
+                        f"{', '.join(SCRIPTS)}")  # fmt: skip
     agent = Agent.open(player)
-    run = options.run or Path(agent.about["run"])
-    agent = Agent.open(player, WorldModelPipeline.open(run))
-    return agent, run, {"agent": short_hash((Path(player) / "agent.safetensors").read_bytes())}
+    late |= {"plan": asdict(options.plan)} if late and options.predict else {}
+    weights = short_hash((Path(player) / WEIGHTS).read_bytes())
+    return plain(Path(player)) + suffix, options.run or Path(agent.about["run"]), {"agent": weights} | late
 
 
-def game_of(options: ScoreOptions, run: Path | None, *, script: str | None, hold: int) -> GameSettings:
+def plain(path: Path) -> str:
+    """A file's name of a path's last part."""
+    return re.sub(r"[^\w.]+", "-", path.resolve().name)
+
+
+def player_of(player: str, run: Path, pipeline: WorldModelPipeline, options: DreamScoreOptions) -> Player:
+    """An agent in its folder or a planner, late where that is wanted.
+
+    Raises:
+        UserError: the agent is of another run, or a setting cannot be used.
+    """
+    if player.startswith(PLAN):
+        who = Planner.open(run, options.plan, device=options.device, seed=options.seed)
+    else:
+        who = Agent.open(player, pipeline).to(pipeline.device)
+    if not options.delay:
+        return who
+    imagination = imagination_of(run, options.plan, device=options.device, seed=options.seed)
+    return Delayed(who, options.delay, imagination, predict=options.predict)
+
+
+def game_of(options: DreamScoreOptions, run: Path | None, *, script: str | None, held: int) -> GameSettings:
     """The game, as a run's data were recorded from it.
 
     Raises:
@@ -101,7 +133,7 @@ def game_of(options: ScoreOptions, run: Path | None, *, script: str | None, hold
             skip, arguments = skip or recorded.frame_skip, recorded.arguments
     if name is None:
         raise UserError("no game is named: give --world, such as takecover, or a --run")
-    return GameSettings(name, skip, arguments, script, hold)
+    return GameSettings(name, skip, arguments, script, held)
 
 
 def recording_of(run: Path) -> Recording | None:

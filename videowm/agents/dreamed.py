@@ -8,18 +8,15 @@ import torch
 from videowm.agents.contest import Contest
 from videowm.agents.player import Seen
 from videowm.dream.rows import DreamConfig, Dreams
-from videowm.options import ScoreOptions
-from videowm.types import UserError
+from videowm.options import DreamScoreOptions
 
 
-def dream_returns(contest: Contest, count: int, temperature: float, options: ScoreOptions) -> np.ndarray:
+def dream_returns(contest: Contest, count: int, temperature: float, options: DreamScoreOptions) -> np.ndarray:
     """What a player earns in `count` dreams, float64; each begins at the first frame of a held-out episode.
 
     Raises:
-        UserError: the player is a script, or the run has no heads.
+        UserError: the run has no heads, or no episodes are held out.
     """
-    if contest.player is None:
-        raise UserError(f"{contest.name} acts on the game's own state, which no dream has: leave out --dreams")
     config = DreamConfig(observation="memory", horizon=contest.longest, split="test", begin="first", context=1,
                          temperature=temperature)  # fmt: skip
     dreams = Dreams(contest.run, config, count, frames=False, device=options.device)

@@ -1,7 +1,7 @@
 """Rows of real games, begun together and stepped together, in processes of their own.
 
-A game is decided by its seed and its actions alone, so neither rows nor processes change one. Each process holds some of
-the rows. It draws frames only where somebody looks. A scripted player acts within it, from the game's own state.
+A game is decided by its seed and its actions alone, so neither rows nor processes change one. Each process holds some
+of the rows. It draws frames only where somebody looks. A scripted player acts within it, from the game's own state.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import count, repeat
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -37,7 +37,7 @@ class GameSettings:
     frame_skip: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     script: str | None = None  # one of SCRIPTS; None: actions come from outside
-    hold: int = 1  # frames for which a random action is held
+    held: int = 1  # frames for which each of the script's actions is held
 
     def open(self) -> World:
         """The world."""
@@ -54,8 +54,8 @@ class Stretch:
     over: bool
 
 
-def script_of(world: World, name: str, rng: np.random.Generator, hold: int) -> Iterator[np.ndarray]:
-    """Endless actions float32 "a" of a scripted player.
+def script_of(world: World, name: str, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Endless actions float32 "a" of a scripted player, each chosen from the state when it is drawn.
 
     Raises:
         UserError: there is no such script.
@@ -63,16 +63,10 @@ def script_of(world: World, name: str, rng: np.random.Generator, hold: int) -> I
     if name not in SCRIPTS:
         raise UserError(f"no player is called {name!r}: give an agent's folder, or one of {', '.join(SCRIPTS)}")
     if name == "random":
-        return held(world, rng, hold)
+        return (world.random(rng) for _ in count())
     if name == "still":
         return repeat(np.zeros(len(world.action_names), np.float32))
     return world.driver(rng) if name == "driver" else world.expert(rng)
-
-
-def held(world: World, rng: np.random.Generator, hold: int) -> Iterator[np.ndarray]:
-    """Random actions, each for `hold` frames."""
-    while True:
-        yield from [world.random(rng)] * hold
 
 
 class Game:
@@ -86,22 +80,22 @@ class Game:
         """The first frame uint8 "H W 3" of the game of that seed, and what was earned before it."""
         self.world.reset(seed)
         if self.settings.script is not None:
-            rng = np.random.default_rng([seed, 1])
-            self.script = script_of(self.world, self.settings.script, rng, self.settings.hold)
+            script = script_of(self.world, self.settings.script, np.random.default_rng([seed, 1]))
+            self.script = (action for action in script for _ in range(self.settings.held))
         return self.world.render(), self.world.earned
 
-    def step(self, action: np.ndarray | None, count: int, *, look: bool) -> Stretch:
-        """Hold an action float32 "a", or follow the script, for `count` frames or until the game ends."""
-        frames, actions, rewards, over = [], [], [], False
-        while len(actions) < count and not over:
+    def step(self, action: np.ndarray | None, frames: int, *, look: bool) -> Stretch:
+        """Hold an action float32 "a", or follow the script, for some frames or until the game ends."""
+        shown, actions, rewards, over = [], [], [], False
+        while len(actions) < frames and not over:
             taken = np.float32(next(self.script) if action is None else action)
             reward, over = self.world.step(taken)
             actions.append(taken)
             rewards.append(reward)
             if look and not over:
-                frames.append(self.world.render())
-        shown = np.stack(frames) if frames else np.zeros((0, *self.world.size, 3), np.uint8)
-        return Stretch(shown, np.stack(actions), np.array(rewards, np.float32), over)
+                shown.append(self.world.render())
+        pictures = np.stack(shown) if shown else np.zeros((0, *self.world.size, 3), np.uint8)
+        return Stretch(pictures, np.stack(actions), np.array(rewards, np.float32), over)
 
 
 class Games:
@@ -110,16 +104,17 @@ class Games:
     Args:
         settings: what is played.
         rows: games at the same time.
-        workers: processes; they change nothing.
+        workers: processes, which change nothing; with 1 this process plays.
     """
 
     def __init__(self, settings: GameSettings, rows: int, workers: int) -> None:
         context, self.pipes, self.processes = multiprocessing.get_context("spawn"), [], []
-        self.rows, self.settings = rows, settings
-        for first in range(min(rows, workers)):
+        self.settings, self.here = settings, {}
+        workers = min(rows, workers)
+        for first in range(workers if workers > 1 else 0):
             mine, theirs = context.Pipe()
-            own = list(range(first, rows, min(rows, workers)))
-            process = context.Process(target=work, args=(theirs, settings, own), daemon=True)
+            own = list(range(first, rows, workers))
+            process = context.Process(target=work, args=(theirs, settings), daemon=True)
             process.start()
             theirs.close()
             self.pipes.append((mine, own))
@@ -141,9 +136,9 @@ class Games:
         frames, earned = zip(*(begun[row] for row in range(len(seeds))))
         return np.stack(frames), np.array(earned)
 
-    def step(self, actions: Mapping[int, np.ndarray | None], count: int, *, look: bool) -> dict[int, Stretch]:
-        """Each row's next `count` frames under an action float32 "a", or under its script (None)."""
-        return self.ask({row: ("step", (action, count, look)) for row, action in actions.items()})
+    def step(self, actions: Mapping[int, np.ndarray | None], frames: int, *, look: bool) -> dict[int, Stretch]:
+        """Each row's next frames under an action float32 "a", or under its script (None)."""
+        return self.ask({row: ("step", (action, frames, look)) for row, action in actions.items()})
 
     def ask(self, orders: Mapping[int, tuple[str, Any]]) -> dict[int, Any]:
         """Give every process its rows' orders at once, then collect what came of them.
@@ -151,6 +146,8 @@ class Games:
         Raises:
             UserError: a process was killed, or a game cannot be played.
         """
+        if not self.pipes:
+            return {row: carry_out(self.here, self.settings, row, *order) for row, order in orders.items()}
         asked, found = [], {}
         try:
             for pipe, own in self.pipes:
@@ -168,7 +165,7 @@ class Games:
         return found
 
 
-def work(pipe: Connection, settings: GameSettings, rows: list[int]) -> None:
+def work(pipe: Connection, settings: GameSettings) -> None:
     """A playing process: carry out orders until None comes."""
     start_worker()
     games: dict[int, Game] = {}
@@ -185,5 +182,5 @@ def carry_out(games: dict[int, Game], settings: GameSettings, row: int, what: st
         games[row] = Game(settings)
     if what == "begin":
         return games[row].begin(about)
-    action, count, look = about
-    return games[row].step(action, count, look=look)
+    action, frames, look = about
+    return games[row].step(action, frames, look=look)

@@ -6,69 +6,30 @@ command goes on where it was stopped. `scores.json`, the table and the figure ar
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from tqdm import tqdm
 
-from videowm.agents import tally
 from videowm.agents.contest import Contest, contest_of
 from videowm.agents.dreamed import dream_returns
+from videowm.agents.entry import Entry
 from videowm.agents.games import Games, game_seeds
 from videowm.agents.standings import write_standings
 from videowm.agents.tally import Played
 from videowm.agents.wave import Track, play_wave
-from videowm.files import write_atomic
 from videowm.lock import FolderLock
-from videowm.options import ScoreOptions
+from videowm.options import DreamScoreOptions
 from videowm.types import UserError
 
 PLAYERS = "players"  # folder of their files
-REMEDY = "remove it, and score that player again"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A player's file: its games, its returns in dreams by temperature, and what it says of itself."""
-
-    name: str
-    games: Played
-    dreams: dict[str, np.ndarray]
-    about: dict[str, Any]
-
-    @classmethod
-    def read(cls, path: Path) -> Entry:
-        """The content of a file.
-
-        Raises:
-            UserError: it is damaged.
-        """
-        try:
-            with safe_open(path, "np") as file:
-                found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-                about = json.loads((file.metadata() or {})["about"])
-            dreams = {key.removeprefix("dream/"): found.pop(key) for key in list(found) if key.startswith("dream/")}
-            return cls(path.stem, Played(**found), dreams, about)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): {REMEDY}") from None
-
-    def write(self, folder: Path) -> None:
-        """Write it, whole or not at all."""
-        tensors = tally.as_tensors(self.games)
-        tensors |= {f"dream/{key}": torch.from_numpy(values) for key, values in self.dreams.items()}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / f"{self.name}.safetensors", save(tensors, {"about": json.dumps(self.about)}))
-
-
-def score(player: str, options: ScoreOptions) -> dict[str, Any]:
+def score(player: str, options: DreamScoreOptions) -> dict[str, Any]:
     """Play the real game, write what came of it, and return the content of scores.json.
 
     Raises:
@@ -86,7 +47,7 @@ def score(player: str, options: ScoreOptions) -> dict[str, Any]:
         lock.remove()
 
 
-def begun(contest: Contest, out: Path, options: ScoreOptions) -> Entry:
+def begun(contest: Contest, out: Path, options: DreamScoreOptions) -> Entry:
     """What is there of this player's games, which may be none.
 
     Raises:
@@ -113,7 +74,7 @@ def nothing() -> Played:
                   np.zeros((0, 0, 0), np.float32))  # fmt: skip
 
 
-def with_games(contest: Contest, entry: Entry, folder: Path, options: ScoreOptions) -> Entry:
+def with_games(contest: Contest, entry: Entry, folder: Path, options: DreamScoreOptions) -> Entry:
     """Play what is missing, wave by wave; every wave is kept."""
     seeds = game_seeds(options.seed, options.episodes)
     done, rows = len(entry.games.seeds), min(options.games, options.episodes)
@@ -137,7 +98,7 @@ def joined(games: Played, tracks: Sequence[Track]) -> Played:
     """Games and those of another wave."""
     parts = [[np.concatenate(part) for part in (track.actions, track.rewards)] for track in tracks]
     actions, rewards = zip(*parts)
-    read = [np.array(track.read, np.float32).reshape(len(track.read), -1) for track in tracks]
+    read = [np.array(track.read or np.zeros((0, 0)), np.float32) for track in tracks]
     return Played(
         np.append(games.seeds, [track.seed for track in tracks]), np.append(games.earned, [t.earned for t in tracks]),
         stacked(games.actions, actions), stacked(games.rewards, rewards),
@@ -155,12 +116,8 @@ def stacked(before: np.ndarray, more: Sequence[np.ndarray]) -> np.ndarray:
     return out
 
 
-def with_dreams(contest: Contest, entry: Entry, folder: Path, options: ScoreOptions) -> None:
-    """Dream what is missing of each temperature.
-
-    Raises:
-        UserError: there is no run to dream in, or the player needs none.
-    """
+def with_dreams(contest: Contest, entry: Entry, folder: Path, options: DreamScoreOptions) -> None:
+    """Dream what is missing of each temperature."""
     for temperature in options.temperatures if options.dreams else ():
         key = f"{temperature:g}"
         if len(entry.dreams.get(key, ())) == options.dreams:

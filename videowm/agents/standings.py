@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from videowm.agents import tally
+from videowm.agents.entry import Entry
 from videowm.files import atomic, write_atomic, write_json
 from videowm.worlds import World, find_world
-
-if TYPE_CHECKING:
-    from videowm.agents.score import Entry
 
 SCHEMA = 1
 FILE, TABLE, FIGURE = "scores.json", "scores.md", "scores.png"
@@ -61,7 +59,7 @@ def table(found: dict[str, Any]) -> str:
     protocol = found["protocol"]
     lines = [f"{protocol['world']}, frame skip {protocol['frame_skip']}, at most {protocol['frames']} frames, "
              f"seed {protocol['seed']}", "",
-             "| player | games | mean [95 %] | sd | median | cut off | reversals a second | done recall | in the dream |",
+             "| player | games | mean [95 %] | sd | median | cut off | reversals/s | done recall | in the dream |",
              "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for name, one in found["players"].items():
         dreams = ", ".join(f"{d['mean']:.0f} (t {t})" for t, d in one.get("dreams", {}).items())

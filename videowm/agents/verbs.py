@@ -26,7 +26,7 @@ def dream_verb(verb: Verb) -> None:
         q.set_defaults(sub_verb=function)
         return q
 
-    for add in (train_verb,):
+    for add in (train_verb, score_verb):
         add(sub)
 
 
@@ -42,6 +42,17 @@ def train_verb(sub: SubVerb) -> None:
     add_options(p, api.DreamTrainOptions, FROM)
 
 
+def score_verb(sub: SubVerb) -> None:
+    """Play the real game."""
+    p = sub(score, "score a player in the real game, beside all others of the same folder; it goes on where it stopped",
+            "videowm dream score random --world takecover\n"
+            "  videowm dream score runs/agent --workers 16 --dreams 400 --temperatures 0.5 1 1.5\n"
+            "  videowm dream score plan:runs/world --futures 64 --horizon 32 --episodes 100"
+            )  # fmt: skip
+    p.add_argument("player", help="folder of an agent, plan:RUN, or random, still, driver or expert")
+    add_options(p, api.DreamScoreOptions)
+
+
 def dream(args: argparse.Namespace) -> int:
     """Carry out one sub-verb and return its exit code."""
     return args.sub_verb(args) or 0
@@ -54,3 +65,10 @@ def train(args: argparse.Namespace) -> None:
     print(f"{args.out}: {dream['return']:.6g} ± {dream['return_se']:.2g} over {dream['episodes']} dreams of "
           f"{dream['frames']:.0f} frames on average, after {about['latent_steps']:,} latent steps in "
           f"{about['seconds']:.0f} s")  # fmt: skip
+
+
+def score(args: argparse.Namespace) -> None:
+    """The table of all players."""
+    from videowm.agents.standings import table
+
+    print(table(api.dream_score(args.player, options_from(api.DreamScoreOptions, args))), end="")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from videowm.agents.eyes import Eyes
 from videowm.agents.games import Games, Stretch
@@ -80,6 +81,6 @@ def keep_reading(tracks: list[Track], alive: list[int], eyes: Eyes, actions: np.
     reading = eyes.foresee(actions)
     if reading is None:
         return
-    reward, chances = reading.reward[:, :1].float().cpu().numpy(), reading.logits[:, 0].softmax(-1).float().cpu().numpy()
+    read = torch.cat([reading.reward, reading.logits[:, 0].softmax(-1)], dim=1).float().cpu().numpy()
     for row in alive:
-        tracks[row].read.append(np.concatenate([reward[row], chances[row]]))
+        tracks[row].read.append(read[row])
