@@ -138,6 +138,7 @@ LIGHT = {  # module -> what importing it must not load; those that may load more
     "scaling.api": HEAVY,
     "scaling.local": HEAVY,  # it waits for days
     "scaling.slurm": HEAVY,
+    "videowm.agents.games": {"torch"},  # each process that plays imports it
     "videowm.api": {"torch"},
     "videowm.cli": {"torch"},
     "videowm.train.config": {"torch"},

@@ -251,6 +251,7 @@ class DreamScoreOptions:
     held: Count | None = None  # frames for which a script holds an action; random otherwise a latent step, or 4
     dreams: Whole = 0  # games that the player also plays in the dream, from first frames of held-out episodes
     temperatures: tuple[NonNegative, ...] = (1.0,)  # factors of the noise of these dreams
+    data: Path | None = None  # recording whose held-out episodes these begin in (default: that of the training)
     plan: PlanOptions = PlanOptions()  # how a plan:RUN searches
     delay: Whole = 0  # latent steps between eye and hand
     predict: bool = False  # a late player dreams itself forward first

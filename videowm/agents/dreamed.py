@@ -19,7 +19,7 @@ def dream_returns(contest: Contest, count: int, temperature: float, options: Dre
     """
     config = DreamConfig(observation="memory", horizon=contest.longest, split="test", begin="first", context=1,
                          temperature=temperature)  # fmt: skip
-    dreams = Dreams(contest.run, config, count, frames=False, device=options.device)
+    dreams = Dreams(contest.run, config, count, data=options.data, frames=False, device=options.device)
     places = [{"episode": dreams.episodes[i % len(dreams.episodes)]} for i in range(count)]
     dreams.begin(range(count), [np.random.default_rng([options.seed, i]) for i in range(count)], places)
     return played(contest, dreams, count)

@@ -50,7 +50,7 @@ def score_verb(sub: SubVerb) -> None:
             "  videowm dream score plan:runs/world --futures 64 --horizon 32 --episodes 100"
             )  # fmt: skip
     p.add_argument("player", help="folder of an agent, plan:RUN, or random, still, driver or expert")
-    add_options(p, api.DreamScoreOptions)
+    add_options(p, api.DreamScoreOptions, FROM)
 
 
 def dream(args: argparse.Namespace) -> int:
@@ -71,4 +71,4 @@ def score(args: argparse.Namespace) -> None:
     """The table of all players."""
     from videowm.agents.standings import table
 
-    print(table(api.dream_score(args.player, options_from(api.DreamScoreOptions, args))), end="")
+    print(table(api.dream_score(args.player, options_from(api.DreamScoreOptions, args, FROM))), end="")
