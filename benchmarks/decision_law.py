@@ -130,9 +130,8 @@ def figure(studies: dict[str, dict[str, Any]]) -> bytes:
         left.errorbar(c, regret, error, fmt="none", ecolor="0.8", zorder=1)
         points = left.scatter(c, regret, c=np.log10([row["N"] for row in rows]), cmap="viridis", zorder=2)
         drawn.colorbar(points, ax=left, label="log10 parameters")
-        ends = np.array([c.min(), c.max()])
-        left.plot(ends, [one["law"]["at_lowest"], one["law"]["at_highest"]], color="#d62728",
-                  label=f"C^{one['law']['slope']:.3f}")  # fmt: skip
+        line, slope = np.geomspace(c.min(), c.max()), one["law"]["slope"]
+        left.plot(line, one["law"]["at_lowest"] * (line / c.min()) ** slope, color="#d62728", label=f"C^{slope:.3f}")
         for key, style in (("ceiling", ":"), ("floor", "--")):
             left.axhline(one["bounds"][key], color="0.5", linestyle=style, label=f"heads, {key}")
         left.set(xscale="log", xlabel="training FLOPs", ylabel="decision regret", title=name, ylim=(0, None))
