@@ -84,8 +84,7 @@ class Imagination:
         text = self.pipeline.text_conditioning(None, len(seen.latents), 1)
         return LatentStream(self.pipeline.transformer, seen.latents.to(self.device), seen.grouped.to(self.device),
                             sampler=self.sampler, shift=self.pipeline.shift, window=self.pipeline.trained_on.window,
-                            generator=self.generator, graph=self.graph, keep=self.heads.config.block,
-                            **text)  # fmt: skip
+                            generator=self.generator, keep=self.heads.config.block, **text)  # fmt: skip
 
     def grouped(self, actions: Float[Tensor, "m h a"]) -> Float[Tensor, "m h g"]:
         """The transformer's actions of h latent steps, each action held over the frames of its step."""
@@ -165,6 +164,7 @@ class Imagination:
             return stream.select(row.tolist())
         if len(row) not in self.recorded:
             self.recorded[len(row)] = stream.select(row.tolist())
+            self.recorded[len(row)].use_graph = row.is_cuda
         self.recorded[len(row)].take(stream, row)
         return self.recorded[len(row)]
 
