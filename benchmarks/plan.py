@@ -5,10 +5,10 @@
     python benchmarks/plan.py late RUN --delays 1 2 --futures 64 --horizons 16 --games 32 --workers 16 --out scores
 
 `speed` times decisions of many games at once, from recorded moments. `score` plays the real game with every number of
-futures and every horizon, the cheap ones first; `late` does so with an eye that is some latent steps late, once blind for
-what it misses and once dreaming itself forward. Both write into one folder of `videowm dream score`, where the table
-compares all of them on the same games. The world model is opened, and recorded on a GPU, once. After `--stop-after`
-seconds no further setting is begun; the same command goes on.
+futures and every horizon, the cheap ones first. `late` does so with an eye that is some latent steps late: once blind
+for what it misses, and once dreaming itself forward. Both write into one folder of `videowm dream score`, where the
+table compares all of them on the same games. The world model is opened, and recorded on a GPU, once. After
+`--stop-after` seconds no further setting is begun; the same command goes on.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from videowm.agents.contest import Contest, contest_of
+from videowm.agents.score import PLAYERS, Entry, begun, with_games
+from videowm.agents.standings import table, write_standings
+
 from videowm.agents.imagine import Imagination
 from videowm.agents.plan import Delayed, Planner, imagination_of
 from videowm.agents.player import Player, Seen
-from videowm.agents.score import PLAYERS, Entry, begun, with_games
-from videowm.agents.standings import table, write_standings
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.data.starts import dataset_of
@@ -69,6 +69,13 @@ def settings(args: argparse.Namespace) -> list[PlanOptions]:
                         sampling_steps=args.sampling_steps) for futures, horizon in pairs]  # fmt: skip
 
 
+def opened(args: argparse.Namespace) -> Imagination:
+    """The world model, once for all settings."""
+    imagination = imagination_of(args.run, settings(args)[0], device=args.device)
+    imagination.graph = imagination.graph and not args.eager
+    return imagination
+
+
 def moments(imagination: Imagination, run: Path, data: Path | None, rows: int) -> Seen:
     """A full window before each of some recorded moments."""
     dataset = Dataset(data or dataset_of(run))
@@ -81,10 +88,9 @@ def moments(imagination: Imagination, run: Path, data: Path | None, rows: int) -
 
 def speed(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a decision of `rows` games; the window is full, and plans are kept from decision to decision."""
-    options = settings(args)
-    imagination = imagination_of(args.run, options[0], device=args.device)
+    imagination = opened(args)
     seen, found = moments(imagination, args.run, args.data, args.rows), []
-    for one in options:
+    for one in settings(args):
         planner = Timed(Planner(imagination, one))
         for _ in range(args.decisions):
             planner.act(seen)
@@ -107,8 +113,7 @@ def players(args: argparse.Namespace, imagination: Imagination) -> Iterator[tupl
 def score(args: argparse.Namespace) -> dict[str, Any]:
     """Scores of every setting, in one folder."""
     began, times = time.perf_counter(), {}
-    imagination = imagination_of(args.run, settings(args)[0], device=args.device, seed=args.seed)
-    for player, plan, delay, predict in players(args, imagination):
+    for player, plan, delay, predict in players(args, opened(args)):
         if args.stop_after is not None and time.perf_counter() - began > args.stop_after:
             break
         options = DreamScoreOptions(episodes=args.episodes, games=args.games, workers=args.workers, seed=args.seed,
@@ -145,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--sampling-steps", type=int, default=2)
         p.add_argument("--batch", type=int, default=2048)
         p.add_argument("--device")
+        p.add_argument("--eager", action="store_true", help="record no graphs")
         p.add_argument("--out", type=Path)
         if name == "speed":
             p.add_argument("--rows", type=int, default=28)
