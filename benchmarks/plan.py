@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from videowm.agents.contest import Contest, contest_of
-from videowm.agents.score import PLAYERS, Entry, begun, with_games
-from videowm.agents.standings import table, write_standings
 
+from videowm.agents.contest import Contest, contest_of
 from videowm.agents.imagine import Imagination
 from videowm.agents.plan import Delayed, Planner, imagination_of
 from videowm.agents.player import Player, Seen
+from videowm.agents.score import PLAYERS, Entry, begun, with_games
+from videowm.agents.standings import table, write_standings
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.data.starts import dataset_of
