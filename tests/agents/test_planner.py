@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import planning
+
 from videowm.agents.imagine import Imagination, tree
 from videowm.agents.plan import Delayed, Planner
 from videowm.agents.player import Seen
+from videowm.agents.score import Entry
 from videowm.dit.sample import Sampler
 from videowm.evaluate.decision import Judgement
 from videowm.options import PlanOptions
@@ -188,3 +196,31 @@ def test_a_run_without_heads_cannot_plan(world_run):
     """Guards a planner without rewards and ends."""
     with pytest.raises(UserError, match="has no heads that read rewards and ends"):
         Planner.open(world_run, QUICK, device="cpu")
+
+
+def test_planners_and_late_ones_are_scored_in_the_real_game(three_heads, three_run, monkeypatch, tmp_path, capsys):
+    """Guards a command of minutes on a GPU that ends at once; scores that another call does not repeat to the digit;
+    and a prediction of what a delay hides that changes nothing."""
+    from videowm import worlds
+
+    monkeypatch.setitem(worlds.BUILT_IN, "three", "three:Three")
+    command = ["late", three_run, "--futures", 3, "--horizons", 8, "--delays", 1, "--episodes", 2, "--games", 2]
+    for out in "ab":
+        planning.main([*map(str, command), "--frames", "40", "--device", "cpu", "--out", str(tmp_path / out)])
+    names = sorted(path.name for path in (tmp_path / "a/players").iterdir())
+    assert len(names) == 3 and [("late1" in name, "predicting" in name) for name in names] == [
+        (False, False), (True, False), (True, True)
+    ]  # fmt: skip
+    first, again = ([Entry.read(tmp_path / out / "players" / name).games for name in names] for out in "ab")
+    for one, two in zip(first, again):
+        assert np.array_equal(one.actions, two.actions) and np.array_equal(one.returns, two.returns)
+    assert first[1].actions.tobytes() != first[2].actions.tobytes()
+    assert set(first[0].lengths.tolist()) <= set(range(1, 22)) and "plan-world-cem-3x8" in capsys.readouterr().out
+
+
+def test_a_decision_is_timed(three_heads, three_run, tmp_path):
+    """Guards a benchmark that does not start, and moments that it cannot find."""
+    planning.main(["speed", str(three_run), "--rows", "3", "--futures", "2", "--horizons", "8", "--decisions", "3",
+                   "--device", "cpu", "--out", str(tmp_path / "speed.json")])  # fmt: skip
+    (found,) = json.loads((tmp_path / "speed.json").read_text())["speed"]
+    assert found["futures"] == 2 and 0 < found["seconds"] < 60

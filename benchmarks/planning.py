@@ -1,8 +1,8 @@
 """Planning in the dream: what a decision costs, and what it is worth in the real game.
 
-    python benchmarks/plan.py speed RUN --rows 28 --futures 16 64 256 1024 --horizons 16 32 --out plan_speed.json
-    python benchmarks/plan.py score RUN --futures 1 16 64 256 1024 --horizons 16 32 --games 32 --workers 16 --out scores
-    python benchmarks/plan.py late RUN --delays 1 2 --futures 64 --horizons 16 --games 32 --workers 16 --out scores
+    python benchmarks/planning.py speed RUN --rows 28 --futures 16 64 256 1024 --horizons 16 32 --out plan_speed.json
+    python benchmarks/planning.py score RUN --futures 1 16 64 256 1024 --horizons 16 32 --workers 16 --out scores
+    python benchmarks/planning.py late RUN --delays 1 2 --futures 64 --horizons 16 --workers 16 --out scores
 
 `speed` times decisions of many games at once, from recorded moments. `score` plays the real game with every number of
 futures and every horizon, the cheap ones first. `late` does so with an eye that is some latent steps late: once blind
