@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -11,18 +13,26 @@ from videowm.dream.rows import DreamConfig, Dreams
 from videowm.options import DreamScoreOptions
 
 
-def dream_returns(contest: Contest, count: int, temperature: float, options: DreamScoreOptions) -> np.ndarray:
-    """What a player earns in `count` dreams, float64; each begins at the first frame of a held-out episode.
+class DreamedGames:
+    """Dreams of one player, opened once for all temperatures, since a GPU compiles them.
 
     Raises:
         UserError: the run has no heads, or no episodes are held out.
     """
-    config = DreamConfig(observation="memory", horizon=contest.longest, split="test", begin="first", context=1,
-                         temperature=temperature)  # fmt: skip
-    dreams = Dreams(contest.run, config, count, data=options.data, frames=False, device=options.device)
-    places = [{"episode": dreams.episodes[i % len(dreams.episodes)]} for i in range(count)]
-    dreams.begin(range(count), [np.random.default_rng([options.seed, i]) for i in range(count)], places)
-    return played(contest, dreams, count)
+
+    def __init__(self, contest: Contest, options: DreamScoreOptions) -> None:
+        self.contest, self.options = contest, options
+        config = DreamConfig(observation="memory", horizon=contest.longest, split="test", begin="first", context=1)
+        self.dreams = Dreams(contest.run, config, options.dreams, data=options.data, frames=False,
+                             device=options.device)  # fmt: skip
+
+    def returns(self, temperature: float) -> np.ndarray:
+        """What the player earns, float64 "n"; each dream begins at the first frame of a held-out episode."""
+        dreams, count = self.dreams, self.options.dreams
+        dreams.config = replace(dreams.config, temperature=temperature)
+        places = [{"episode": dreams.episodes[i % len(dreams.episodes)]} for i in range(count)]
+        dreams.begin(range(count), [np.random.default_rng([self.options.seed, i]) for i in range(count)], places)
+        return played(self.contest, dreams, count)
 
 
 def played(contest: Contest, dreams: Dreams, count: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from videowm.agents.contest import Contest, contest_of
-from videowm.agents.dreamed import dream_returns
+from videowm.agents.dreamed import DreamedGames
 from videowm.agents.entry import Entry
 from videowm.agents.games import Games, game_seeds
 from videowm.agents.standings import write_standings
@@ -118,9 +118,9 @@ def stacked(before: np.ndarray, more: Sequence[np.ndarray]) -> np.ndarray:
 
 def with_dreams(contest: Contest, entry: Entry, folder: Path, options: DreamScoreOptions) -> None:
     """Dream what is missing of each temperature."""
-    for temperature in options.temperatures if options.dreams else ():
-        key = f"{temperature:g}"
-        if len(entry.dreams.get(key, ())) == options.dreams:
-            continue
-        entry.dreams[key] = dream_returns(contest, options.dreams, temperature, options)
+    keys = {f"{temperature:g}": temperature for temperature in options.temperatures if options.dreams}
+    missing = [key for key in keys if len(entry.dreams.get(key, ())) != options.dreams]
+    dreamed = DreamedGames(contest, options) if missing else None
+    for key in tqdm(missing, desc=f"dream {entry.name}", unit="temperature", disable=not missing):
+        entry.dreams[key] = dreamed.returns(keys[key])
         entry.write(folder)
