@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -21,9 +21,9 @@ from videowm.agents.practice import Practice, mixed
 
 STEPS = 16  # latent steps of every dream before an update
 RESTART = 16  # updates after which all dreams begin anew, so that a checkpoint needs none of them
-EPOCHS, BATCHES = 4, 8  # times that an update sees each step, and batches of each time
+EPOCHS, BATCH = 4, 1024  # times that an update sees each step, and steps of a batch at most
 GAMMA, GAE = 0.98, 0.95  # discount of a latent step, and lambda (arXiv 1506.02438)
-RATE, LEAST = 5e-4, 0.05  # learning rate, which falls with the budget that is left, down to this share
+RATE, LEAST = 1e-3, 0.05  # learning rate, which falls with the budget that is left, down to this share
 ENTROPY = 0.01
 WEIGHTS, DRAWS, BEGUN = 3, 4, 5  # what the seeds are for
 
@@ -68,13 +68,17 @@ class Rollouts:
             self.rows[name][step] = value
 
     def finish(self, last: Float[Tensor, " n"]) -> None:
-        """Advantages and returns (arXiv 1506.02438, equation 16), from the value of what is seen last."""
-        reward, value, over = (self.rows[name] for name in ("reward", "value", "over"))
+        """Advantages and returns (arXiv 1506.02438, equation 16), from the value of what is seen last.
+
+        An end counts by its probability, as in Dreamer (arXiv 1912.01603), whether or not it was drawn: less chance.
+        Where it was drawn the value of what would have come is that of what was seen.
+        """
+        reward, value, over, alive = (self.rows[name] for name in ("reward", "value", "over", "alive"))
         advantage, later = torch.zeros_like(value), torch.zeros_like(last)
         for step in reversed(range(len(value))):
-            goes_on = (~over[step]).float()
-            delta = reward[step] + self.gamma * goes_on * last - value[step]
-            later = advantage[step] = delta + self.gamma * self.gae * goes_on * later
+            following = torch.where(over[step], value[step], last)
+            delta = reward[step] + self.gamma * alive[step] * following - value[step]
+            later = advantage[step] = delta + self.gamma * self.gae * alive[step] * ~over[step] * later
             last = value[step]
         self.rows |= {"advantage": advantage, "return": advantage + value}
         self.values, self.returns = value.cpu().numpy(), (advantage + value).cpu().numpy()
@@ -100,6 +104,7 @@ class Improvement:
         self.rounds = self.steps = 0
         self.begun = False
         self.lived, self.earned = np.zeros(practice.count, np.int64), np.zeros(practice.count)
+        self.finished: list[tuple[float, int]] = []  # return and length of dreams since all began anew
         torch.manual_seed(mixed(practice.seed, WEIGHTS))
         self.ppo = ppo_of(agent, practice.count)
         about = practice.heads.config  # a step's reward has about the size 1, a dream's sum likewise
@@ -111,15 +116,22 @@ class Improvement:
         return self.rounds % RESTART == 0
 
     def advance(self, left: float = 1.0) -> dict[str, float]:
-        """Dream on and update once; `left` is the share of the budget that is left. Returns what dreams earned."""
+        """Dream on and update once, with a share of the budget left.
+
+        Returns:
+            the mean return and frames of the dreams that are over since all began anew, and how many more are.
+        """
         torch.manual_seed(mixed(self.practice.seed, DRAWS, self.rounds))
         self.practice.reseed(BEGUN, self.rounds)
         if self.at_rest or not self.begun:
             self.practice.again()
             self.begun = True
             self.lived[:], self.earned[:] = 0, 0
+            self.finished.clear()
         self.ppo.policy.set_training_mode(False)
-        finished = [one for step in range(STEPS) for one in self.dream(step)]
+        before = len(self.finished)
+        for step in range(STEPS):
+            self.dream(step)
         rollouts: Rollouts = self.ppo.rollout_buffer
         with torch.no_grad():
             rollouts.finish(self.ppo.policy.predict_values(self.practice.seen(self.agent)).flatten())
@@ -127,12 +139,16 @@ class Improvement:
         self.ppo.train()
         self.rounds += 1
         self.steps += STEPS * self.practice.count
-        returns, lengths = np.array(finished).reshape(-1, 2).mean(0) if finished else (np.nan, np.nan)
-        return {"return": float(returns), "episodes": len(finished), "frames": float(lengths * self.practice.stride)}
+        returns, lengths = np.mean(self.finished, 0) if self.finished else (np.nan, np.nan)
+        return {
+            "return": float(returns),
+            "episodes": len(self.finished) - before,
+            "frames": float(lengths * self.practice.stride),
+        }
 
     @torch.no_grad()
-    def dream(self, step: int) -> list[tuple[float, int]]:
-        """One latent step of all dreams; the return and the length of each that is over."""
+    def dream(self, step: int) -> None:
+        """One latent step of all dreams; those that are over begin anew."""
         practice, policy = self.practice, self.ppo.policy
         seen = practice.seen(self.agent)
         action, value, log_prob = policy(seen)
@@ -142,23 +158,19 @@ class Improvement:
         self.earned += made.reward
         ended = made.end > 0
         cut = ~ended & (self.lived >= practice.horizon)
-        reward = torch.from_numpy(made.reward * self.scale).float().to(seen.device)
-        if cut.any():  # what would have come is what the policy expects
-            later = policy.predict_values(practice.seen(self.agent)).flatten()
-            reward += GAMMA * later * torch.from_numpy(cut).to(seen.device)
-        over = torch.from_numpy(ended | cut).to(seen.device)
+        numbers = {
+            "reward": (made.reward * self.scale).astype(np.float32),
+            "alive": 1 - made.chance,
+            "over": ended | cut,
+        }
         self.ppo.rollout_buffer.put(step, seen, action=action, value=value.flatten(), log_prob=log_prob,
-                                    reward=reward, over=over)  # fmt: skip
-        return self.begin_anew(ended | cut)
-
-    def begin_anew(self, over: Bool[np.ndarray, " n"]) -> list[tuple[float, int]]:
-        """Begin the dreams that are over anew; the return and the length of each."""
-        rows = np.flatnonzero(over)
-        finished = list(zip(self.earned[rows].tolist(), self.lived[rows].tolist()))
+                                    **{name: torch.from_numpy(x).to(seen.device) for name, x in numbers.items()}
+                                    )  # fmt: skip
+        rows = np.flatnonzero(ended | cut)
         if len(rows):
-            self.practice.again(rows.tolist())
+            self.finished += zip(self.earned[rows].tolist(), self.lived[rows].tolist())
+            practice.again(rows.tolist())
             self.lived[rows], self.earned[rows] = 0, 0
-        return finished
 
     def finish(self) -> None:
         """Give the agent the policy's network; it already has its reading of observations."""
@@ -168,14 +180,16 @@ class Improvement:
 
     def state(self) -> dict[str, Tensor]:
         """All that a checkpoint needs: the policy, and the optimiser's averages of every parameter."""
-        weights = {f"policy.{name}": tensor for name, tensor in self.ppo.policy.state_dict().items()}
+        weights = {f"policy.{name}": tensor for name, tensor in self.ppo.policy.named_parameters()}
         averages = self.ppo.policy.optimizer.state_dict()["state"]
         return weights | {f"adam.{i}.{name}": x for i, one in averages.items() for name, x in one.items()}
 
     def restore(self, state: dict[str, Tensor], rounds: int, steps: int) -> None:
         """Go on where a checkpoint was written."""
         policy, averages = self.ppo.policy, {}
-        policy.load_state_dict({name[7:]: x for name, x in state.items() if name.startswith("policy.")})
+        with torch.no_grad():
+            for name, parameter in policy.named_parameters():
+                parameter.copy_(state[f"policy.{name}"])
         for name, x in state.items():
             if name.startswith("adam."):
                 _, i, what = name.split(".")
@@ -194,7 +208,7 @@ def ppo_of(agent: Agent, rows: int) -> PPO:
         "activation_fn": nn.Tanh, "log_std_init": -0.5,
     }  # fmt: skip
     ppo = PPO(Policy, None, lambda left: RATE * max(left, LEAST), n_steps=STEPS, n_epochs=EPOCHS,
-              batch_size=max(2, rows * STEPS // BATCHES), gamma=GAMMA, gae_lambda=GAE, ent_coef=ENTROPY,
+              batch_size=min(BATCH, max(2, rows * STEPS // 4)), gamma=GAMMA, gae_lambda=GAE, ent_coef=ENTROPY,
               rollout_buffer_class=Rollouts, policy_kwargs=about, device=agent.device,
               _init_setup_model=False)  # fmt: skip
     ppo.n_envs, size = rows, sum(agent.config.sizes)
@@ -202,5 +216,6 @@ def ppo_of(agent: Agent, rows: int) -> PPO:
     named = len(agent.config.names)
     ppo.action_space = spaces.Discrete(named) if named else spaces.Box(-1, 1, (agent.config.outputs,), np.float32)
     ppo._setup_model()
+    nn.init.zeros_(ppo.policy.value_net.weight)  # rewards are small beside what an untrained network would expect
     ppo.set_logger(Logger(None, []))
     return ppo

@@ -53,6 +53,7 @@ class Step:
     reward: np.ndarray  # float32 "n"
     end: np.ndarray  # int "n": 0 the game goes on, i its i-th action ended it
     death: np.ndarray  # float32 "n", the probability of an end, before any temperature
+    chance: np.ndarray  # float32 "n", that with which the end was drawn
 
 
 class Dreams:
@@ -209,14 +210,14 @@ class Dreams:
         given = torch.as_tensor(actions, dtype=torch.float32, device=self.device)
         grouped = self.pipeline.group(given)[:, 1:]
         read = self.heads.read(self.stream.kept[:, None], grouped)
-        end = self.draw_end(read.logits[:, 0].float().cpu())
+        end, chance = self.draw_end(read.logits[:, 0].float().cpu())
         drawn = self.stream.step(grouped, self.noise(1) * self.config.temperature, self.past_noise(1))
         goes_on = torch.from_numpy(end == 0).to(self.device)
         self.latents = torch.where(goes_on[:, None, None, None], drawn[:, 0].float(), self.latents)
         if self.frames:
             self.show(to_uint8(self.decoder.step(self.pipeline.denormalise(drawn))), end)
         self.keep(goes_on)
-        return Step(read.reward[:, 0].float().cpu().numpy(), end, read.death[:, 0].float().cpu().numpy())
+        return Step(read.reward[:, 0].float().cpu().numpy(), end, read.death[:, 0].float().cpu().numpy(), chance)
 
     def show(self, frames: np.ndarray, end: Int[np.ndarray, " n"]) -> None:
         """Each row's newest frame: the step's last one, or the one in which the fatal action was taken."""
@@ -243,10 +244,12 @@ class Dreams:
         """A number from 0 to 1 for each row, on the CPU."""
         return torch.cat([torch.rand(1, generator=generator) for generator in self.generators])
 
-    def draw_end(self, logits: Float[Tensor, "n k+1"]) -> Int[np.ndarray, " n"]:
-        """Whether and by which action each row's game ends, by the heads' probabilities at the temperature."""
+    def draw_end(self, logits: Float[Tensor, "n k+1"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Whether and by which action each row's game ends, and with which probability at the temperature."""
         drawn = self.uniform()
         if self.config.end_temperature == 0:
-            return logits.argmax(-1).numpy()
+            end = logits.argmax(-1).numpy()
+            return end, (end > 0).astype(np.float32)
         chances = (logits / self.config.end_temperature).softmax(-1)
-        return (drawn[:, None] >= chances.cumsum(-1)[:, :-1]).sum(-1).numpy()
+        end = (drawn[:, None] >= chances.cumsum(-1)[:, :-1]).sum(-1).numpy()
+        return end, 1 - chances[:, 0].numpy()
