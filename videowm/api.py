@@ -26,6 +26,7 @@ from videowm.options import (
     CaptionOptions,
     DreamScoreOptions,
     DreamTrainOptions,
+    DreamWatchOptions,
     EncodeOptions,
     EndpointOptions,
     EvaluateOptions,
@@ -50,11 +51,12 @@ if TYPE_CHECKING:
     from videowm.record import RunRecord
 
 __all__ = [
-    "CaptionOptions", "DreamScoreOptions", "DreamTrainOptions", "EncodeOptions", "EndpointOptions",
-    "EvaluateOptions", "ExpandOptions", "GenerateOptions", "ImportOptions", "LatentsOptions", "PlayOptions",
-    "ProbeOptions", "PullOptions", "PushOptions", "QuickstartOptions", "RecordOptions", "TrainOptions", "UserError",
-    "caption", "dream_score", "dream_train", "encode", "evaluate", "expand", "generate", "import_", "info",
-    "latents", "play", "pull", "push", "quickstart", "record", "train",
+    "CaptionOptions", "DreamScoreOptions", "DreamTrainOptions", "DreamWatchOptions", "EncodeOptions",
+    "EndpointOptions", "EvaluateOptions", "ExpandOptions", "GenerateOptions", "ImportOptions", "LatentsOptions",
+    "PlayOptions", "ProbeOptions", "PullOptions", "PushOptions", "QuickstartOptions", "RecordOptions",
+    "TrainOptions", "UserError",
+    "caption", "dream_score", "dream_train", "dream_watch", "encode", "evaluate", "expand", "generate", "import_",
+    "info", "latents", "play", "pull", "push", "quickstart", "record", "train",
 ]  # fmt: skip
 
 AnyPath = str | Path
@@ -312,6 +314,24 @@ def dream_score(player: AnyPath, options: DreamScoreOptions = DreamScoreOptions(
     from videowm.agents.score import score
 
     return score(str(player), configuration.check(options))
+
+
+def dream_watch(
+    player: AnyPath, out: AnyPath = "watch.mp4", options: DreamWatchOptions = DreamWatchOptions()
+) -> dict[str, float]:
+    """Show a player in the real game and in the dream, from the same moment; returns what it earned in both.
+
+    Args:
+        player: folder of an agent, or `plan:RUN`.
+        out: mp4 to write.
+        options: which game, and how is dreamt.
+
+    Raises:
+        UserError: the player cannot dream, its run cannot be used, or the game ended before the dream begins.
+    """
+    from videowm.agents.watch import watch
+
+    return watch(str(player), Path(out), configuration.check(options))
 
 
 def info(path: AnyPath, *, verify: bool = False) -> str:

@@ -250,13 +250,30 @@ class DreamScoreOptions:
     frame_skip: Count | None = None  # game steps per frame (default: those of the run's data, or the world's own)
     held: Count | None = None  # frames for which a script holds an action; random otherwise a latent step, or 4
     dreams: Whole = 0  # games that the player also plays in the dream, from first frames of held-out episodes
-    temperatures: tuple[NonNegative, ...] = (1.0,)  # factors of the noise of these dreams
+    dream_temperatures: tuple[NonNegative, ...] = (1.0,)  # factors of the noise of these dreams
     data: Path | None = None  # recording whose held-out episodes these begin in (default: that of the training)
     plan: PlanOptions = PlanOptions()  # how a plan:RUN searches
     delay: Whole = 0  # latent steps between eye and hand
     predict: bool = False  # a late player dreams itself forward first
     name: str | None = None  # in the table (default: the agent's folder, or what was planned)
     out: Path | None = None  # folder of all players' scores (default: scores/WORLD)
+    device: str | None = None  # cpu or cuda; default: a GPU where there is one
+
+
+@dataclass(frozen=True)
+class DreamWatchOptions:
+    """What is shown of a player in the real game and in its dream; see `videowm.api.dream_watch`."""
+
+    world: str | None = None  # game (default: that of the run)
+    run: Path | None = None  # world model that is dreamed in (default: an agent's own)
+    seed: Seed = 0  # of the games, as in score
+    game: Whole = 0  # which of the games of that seed
+    begin: Count | None = None  # real frames before the dream parts from the game (default: as many as the model sees)
+    frames: Count = 256  # to show, at most
+    dream_temperature: NonNegative = 1.0  # factor of the dream's starting noise
+    plan: PlanOptions = PlanOptions()  # how a plan:RUN searches
+    delay: Whole = 0  # latent steps between eye and hand
+    predict: bool = False  # a late player dreams itself forward first
     device: str | None = None  # cpu or cuda; default: a GPU where there is one
 
 

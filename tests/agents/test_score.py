@@ -82,8 +82,8 @@ def test_scripts_are_scored_to_the_digit(three, tmp_path, videowm):
 def test_an_agent_plays_the_real_game(agent, three_run, tmp_path, videowm):
     """Guards an agent that sees anything but the game: played again it does the same, bit for bit, and what the heads
     foresee is of its own games. A step of the dream begins where the real game begins."""
-    command = ["dream", "score", agent, "--episodes", 5, "--games", 3, "--frames", 30, "--dreams", 4, "--temperatures",
-               0.5, 1]  # fmt: skip
+    command = ["dream", "score", agent, "--episodes", 5, "--games", 3, "--frames", 30, "--dreams", 4,
+               "--dream-temperatures", 0.5, 1]  # fmt: skip
     runs = [tmp_path / "a", tmp_path / "b"]
     for out in runs:
         assert videowm(*command, "--out", out).code == 0
@@ -96,6 +96,20 @@ def test_an_agent_plays_the_real_game(agent, three_run, tmp_path, videowm):
     assert np.array_equal(games.actions[:, :4], games.actions[:, :1].repeat(4, 1))  # held over a latent step
     assert found["heads"]["done_rate"] > 0 and sum(found["actions"].values()) == pytest.approx(1)
     assert set(found["dreams"]) == {"0.5", "1"} and found["dreams"]["1"]["mean"] != found["dreams"]["0.5"]["mean"]
+    check_watched(agent, tmp_path / "watch.mp4", videowm, games)
+
+
+def check_watched(agent, out, videowm, games) -> None:
+    """Guards a film of another game than the scored one, or of a dream that begins elsewhere: until they part both
+    show the same frames."""
+    from videowm.data.video import open_video
+
+    shown = videowm("dream", "watch", agent, "--out", out, "--frames", 30, "--game", 1, "--begin", 9)
+    assert shown.code == 0 and f"earned {games.returns[1]:.6g} in the real game" in shown.out
+    video = open_video(out)
+    frames = video.read(range(13)).astype(int)
+    real, dream = frames[:, 24:276, 2:250], frames[:, 24:276, 266:514]
+    assert np.abs(real - dream)[:9].mean() < 3 < 10 < np.abs(real - dream)[9:].mean()
 
 
 def test_tally_by_hand():

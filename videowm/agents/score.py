@@ -118,7 +118,7 @@ def stacked(before: np.ndarray, more: Sequence[np.ndarray]) -> np.ndarray:
 
 def with_dreams(contest: Contest, entry: Entry, folder: Path, options: DreamScoreOptions) -> None:
     """Dream what is missing of each temperature."""
-    keys = {f"{temperature:g}": temperature for temperature in options.temperatures if options.dreams}
+    keys = {f"{temperature:g}": temperature for temperature in options.dream_temperatures if options.dreams}
     missing = [key for key in keys if len(entry.dreams.get(key, ())) != options.dreams]
     dreamed = DreamedGames(contest, options) if missing else None
     for key in tqdm(missing, desc=f"dream {entry.name}", unit="temperature", disable=not missing):

@@ -26,7 +26,7 @@ def dream_verb(verb: Verb) -> None:
         q.set_defaults(sub_verb=function)
         return q
 
-    for add in (train_verb, score_verb):
+    for add in (train_verb, score_verb, watch_verb):
         add(sub)
 
 
@@ -46,11 +46,21 @@ def score_verb(sub: SubVerb) -> None:
     """Play the real game."""
     p = sub(score, "score a player in the real game, beside all others of the same folder; it goes on where it stopped",
             "videowm dream score random --world takecover\n"
-            "  videowm dream score runs/agent --workers 16 --dreams 400 --temperatures 0.5 1 1.5\n"
+            "  videowm dream score runs/agent --workers 16 --dreams 400 --dream-temperatures 0.5 1 1.5\n"
             "  videowm dream score plan:runs/world --futures 64 --horizon 32 --episodes 100"
             )  # fmt: skip
     p.add_argument("player", help="folder of an agent, plan:RUN, or random, still, driver or expert")
     add_options(p, api.DreamScoreOptions, FROM)
+
+
+def watch_verb(sub: SubVerb) -> None:
+    """Look at it."""
+    p = sub(watch, "show a player in the real game and in its dream, side by side from the same moment",
+            "videowm dream watch runs/agent --out watch.mp4\n"
+            "  videowm dream watch plan:runs/world --game 3 --begin 40 --dream-temperature 0.5")  # fmt: skip
+    p.add_argument("player", help="folder of an agent, or plan:RUN")
+    p.add_argument("--out", type=Path, default=Path("watch.mp4"), help="video to write (default: %(default)s)")
+    add_options(p, api.DreamWatchOptions)
 
 
 def dream(args: argparse.Namespace) -> int:
@@ -72,3 +82,10 @@ def score(args: argparse.Namespace) -> None:
     from videowm.agents.standings import table
 
     print(table(api.dream_score(args.player, options_from(api.DreamScoreOptions, args, FROM))), end="")
+
+
+def watch(args: argparse.Namespace) -> None:
+    """What was earned in both."""
+    found = api.dream_watch(args.player, args.out, options_from(api.DreamWatchOptions, args))
+    print(f"{args.out}: {found['frames']} frames; earned {found['real']:.6g} in the real game, {found['dream']:.6g} in "
+          "the dream")  # fmt: skip
