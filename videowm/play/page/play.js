@@ -205,7 +205,8 @@ function showNumbers(now) {
   }
   const thought = s.shown?.header.ms ?? {}, decides = thought.player !== undefined;
   $("decides").hidden = !decides;
-  if (decides) $("thought").textContent = `${thought.player.toFixed(1)} ms${thought.futures ? `, ${thought.futures} futures` : ""}`;
+  if (decides) $("thought").textContent = `${Math.round(thought.player)} ms`;
+  if (decides) $("imagined").textContent = thought.futures ? `${thought.futures} futures` : "";
   $("model").textContent = s.models.length ? `${quantile(s.models, 0.5).toFixed(1)} ms` : "-";
   $("psnr").textContent = s.curve.length ? `${s.curve.at(-1).toFixed(1)} dB` : "-";
 }
