@@ -72,6 +72,7 @@ BEHIND = {
     "train configs/heads/": [*TRAIN, "train.batch=2", "clips=2", "context=2"],
     "train configs/reader/": [*TRAIN, "train.batch=2", "heldout_clips=2", "reader.width=8"],
     "train": TRAIN,
+    "dream train": ["--generations", "1", "--dreams", "4", "--population", "4", "--starts", "8", "--context", "2"],
     "plan configs/sweep/quickstart.yaml": SWEEP,
     "run configs/sweep/quickstart.yaml": SWEEP,
     "status configs/sweep/quickstart.yaml": SWEEP,
