@@ -32,7 +32,7 @@ CLOSE = 1e-6  # least deviation of a principal component
 class AgentConfig:
     """What an agent sees, what it may do, and its network."""
 
-    kind: Literal["linear", "mlp"]
+    kind: Literal["linear", "mlp"]  # linear: of principal components; mlp: with two hidden layers
     observation: Literal["latents", "memory"]  # memory: latents and the network's features of the newest step
     latents: list[int]  # (c, h, w)
     memory: list[int]  # (s, d); none of latents alone
