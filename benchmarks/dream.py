@@ -3,12 +3,14 @@
 `speed` steps N dreams at once under random actions and prints frames a second, days of play a day and memory, for each
 N, with what a second of video costs and how fast the real game is. `decide` encodes a recording with rewards and ends
 by the run's own autoencoder, trains heads on the frozen run, whose folder gets them, and ranks real courses of actions.
-`randomness` ranks them by a run with heads at several temperatures and levels of noise. All print JSON, and write it
-with `--out`.
+`randomness` ranks them by a run with heads at several temperatures and levels of noise. `practice` times what agents
+learn in: a latent step, dreams that begin anew from the stock or from video, and an update of PPO. All print JSON, and
+write it with `--out`.
 
     python benchmarks/dream.py speed runs/world --rows 1 16 256 1024 --steps 400 --out benchmarks/dream_speed.json
     python benchmarks/dream.py decide runs/world --data data/takecover --moments 128 --out benchmarks/decision.json
     python benchmarks/dream.py randomness runs/world --moments 128 --out benchmarks/dream_randomness.json
+    python benchmarks/dream.py practice runs/world --rows 256 1024 --context 4 --sampler steps=3 method=euler
 """
 
 from __future__ import annotations
@@ -16,12 +18,16 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from videowm.agents.practice import Practice
+from videowm.agents.train import begun, learner_of
+from videowm.agents.train import opened as opened_for_practice
 from videowm.data.dataset import Dataset
 from videowm.data.encode import encode_dataset
 from videowm.data.recording import Recording
@@ -35,6 +41,7 @@ from videowm.evaluate.counterfactual import Replay
 from videowm.evaluate.decision import decision
 from videowm.evaluate.outcomes import Frozen
 from videowm.files import as_json, finite, write_atomic
+from videowm.options import DreamTrainOptions
 from videowm.pipeline import WorldModelPipeline
 from videowm.train.flops import model_flops
 from videowm.train.loop import launch
@@ -152,9 +159,46 @@ def decide(args: argparse.Namespace) -> dict[str, Any]:
     return {"run": run.name, "heads": record.metrics, "decision": found, "seconds": time.perf_counter() - began}
 
 
+def practice(args: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds, medians of `--steps` repeats at most 20: a sixteenth of the dreams begins anew at once."""
+    table = []
+    for rows in args.rows:
+        o = DreamTrainOptions(dreams=rows, starts=args.starts, context=args.context, sampler=tuple(args.sampler),
+                              observation="memory" if args.observation == "memory" else "latents", data=args.data,
+                              horizon=args.horizon)  # fmt: skip
+        dreams = opened_for_practice(Path(args.run), o)
+        learner = learner_of(begun(Path(args.run), dreams, o), dreams, o)
+        idle = torch.zeros(rows, dreams.stride, len(dreams.dataset.action_names), device=dreams.device)
+        learner.advance(1.0)
+        some = list(range(max(1, rows // 16)))
+        found = {"dreams": rows, "step_ms": median(lambda: dreams.step(idle), args.steps),  # noqa: B023
+                 "stock_ms": median(lambda: dreams.again(some), args.steps),  # noqa: B023
+                 "round_ms": median(lambda: learner.advance(1.0), min(3, args.steps)),  # noqa: B023
+                 "update_ms": median(learner.ppo.train, min(3, args.steps))}  # fmt: skip
+        dreams.generators = [torch.Generator() for _ in range(rows)]
+        randoms = [np.random.default_rng(row) for row in some]
+        begin = super(Practice, dreams).begin
+        found["video_ms"] = median(lambda: begin(some, randoms, [None] * len(some)), min(5, args.steps))  # noqa: B023
+        table.append(found)
+        print(found, flush=True)
+    return {"run": Path(args.run).name, "context": args.context, "observation": args.observation, "practice": table}
+
+
+def median(work: Callable[[], Any], repeats: int) -> float:
+    """Median milliseconds of some repeats, a GPU's work included."""
+    taken = []
+    for _ in range(min(repeats, 20)):
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(1000 * (time.perf_counter() - began))
+    return round(float(np.median(taken)), 2)
+
+
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=("speed", "decide", "randomness"))
+    p.add_argument("what", choices=("speed", "decide", "randomness", "practice"))
     p.add_argument("run")
     p.add_argument("--data", type=Path, default=None, help="recording (default: that of the training)")
     p.add_argument("--out", type=Path, default=None)
@@ -169,6 +213,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--courses", type=int, default=16)
     p.add_argument("--futures", type=int, default=4)
     p.add_argument("--ceiling", type=int, default=32)
+    p.add_argument("--starts", type=int, default=256, help="real moments in stock, of practice")
+    p.add_argument("--context", type=int, default=None, help="latent steps before a dream, of practice")
+    p.add_argument("--sampler", nargs="*", default=[], help="keys of the run's sampler to change, of practice")
     p.add_argument("--overrides", nargs="*", default=[], help="of configs/heads/base.yaml")
     return p
 
@@ -176,7 +223,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measure, print and write."""
     args = parser().parse_args(arguments)
-    found = finite({"speed": speed, "decide": decide, "randomness": randomness}[args.what](args))
+    found = finite({"speed": speed, "decide": decide, "randomness": randomness, "practice": practice}[args.what](args))
     print(as_json(found).decode())
     if args.out:
         write_atomic(args.out, as_json(found))

@@ -310,13 +310,16 @@ def test_coverage_is_what_the_benchmark_says():
 
 
 def test_dreams_are_timed_and_measured(three_heads, three_run, three_data, monkeypatch):
-    """Guards the two commands that a GPU is to run: frames a second of many dreams, and decisions of a finished run."""
+    """Guards the commands that a GPU is to run: frames a second of many dreams, an agent's round, and decisions."""
     from videowm import worlds
 
     monkeypatch.setitem(worlds.BUILT_IN, "three", "three:Three")
     found = dream.main(["speed", str(three_run), "--rows", "2", "--steps", "2", "--warm", "1", "--horizon", "8"])
     assert found["speed"][0]["begun_anew"] >= 2 and found["speed"][0]["frames_per_second"] > 0
     assert found["gflop_per_video_second"] > 0 and found["real_frames_per_second"] > 100
+    own = ["--starts", "4", "--context", "1", "--sampler", "steps=1", "method=euler"]
+    (row,) = dream.main(["practice", str(three_run), "--rows", "4", "--steps", "1", *own])["practice"]
+    assert row["dreams"] == 4 and row["round_ms"] > row["update_ms"] > 0 and row["video_ms"] > 0 < row["stock_ms"]
     monkeypatch.setattr(dream, "launch", lambda config, overrides: RunRecord.read(three_heads))
     small = ["--moments", "2", "--courses", "3", "--futures", "1", "--ceiling", "1"]
     latents = ["--latents", str(three_run.parent / "latents"), "--data", str(three_data)]
