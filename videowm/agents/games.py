@@ -7,6 +7,8 @@ of the rows. It draws frames only where somebody looks. A scripted player acts w
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from videowm.data.recording import start_worker
+from videowm.data.recording import end_engines, start_worker
 from videowm.types import UserError
 from videowm.worlds import World, open_world
 
@@ -166,14 +168,21 @@ class Games:
 
 
 def work(pipe: Connection, settings: GameSettings) -> None:
-    """A playing process: carry out orders until None comes."""
+    """A playing process: carry out orders until None comes, or nobody is there any more."""
     start_worker()
+    signal.signal(signal.SIGTERM, lambda *_: (end_engines(), os._exit(1)))  # as timeout sends it to all of a group
     games: dict[int, Game] = {}
-    while (orders := pipe.recv()) is not None:
-        try:
-            pipe.send({row: carry_out(games, settings, row, *order) for row, order in orders.items()})
-        except Exception as error:  # noqa: BLE001 - the main process raises it
-            pipe.send(error)
+    with suppress(EOFError, BrokenPipeError):
+        while (orders := pipe.recv()) is not None:
+            pipe.send(answer(games, settings, orders))
+
+
+def answer(games: dict[int, Game], settings: GameSettings, orders: Mapping[int, tuple[str, Any]]) -> Any:
+    """What came of the orders, by row, or the error that the main process raises."""
+    try:
+        return {row: carry_out(games, settings, row, *order) for row, order in orders.items()}
+    except Exception as error:  # noqa: BLE001
+        return error
 
 
 def carry_out(games: dict[int, Game], settings: GameSettings, row: int, what: str, about: Any) -> Any:
