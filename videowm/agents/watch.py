@@ -32,16 +32,22 @@ class Side:
     frames: list[np.ndarray] = field(default_factory=list)  # uint8 "H W 3"
     actions: list[np.ndarray] = field(default_factory=list)  # float32 "a"
     earned: list[float] = field(default_factory=list)  # up to each frame
-    over: bool = False
+    ended: int | None = None  # frames that there were when it ended
+
+    @property
+    def over(self) -> bool:
+        """Whether it ended."""
+        return self.ended is not None
 
     def add(self, frames: np.ndarray, actions: np.ndarray, rewards: np.ndarray, count: int, *, over: bool) -> None:
         """A step of `count` frames, fewer of which may be there."""
         shown = [*frames, *[frames[-1] if len(frames) else self.frames[-1]] * (count - len(frames))]
+        if over and not self.over:
+            self.ended = len(self.frames) + len(frames)
         gained = np.cumsum([*rewards, *[0.0] * (count - len(rewards))])
         self.earned += (self.earned[-1] + gained).tolist()
         self.actions += [*actions, *[actions[-1]] * (count - len(actions))]
         self.frames += shown
-        self.over = over
 
     def stay(self, count: int) -> None:
         """A game that is over shows its last frame."""
@@ -49,7 +55,7 @@ class Side:
 
     def copy(self) -> Side:
         """The same so far."""
-        return Side(list(self.frames), list(self.actions), list(self.earned), self.over)
+        return Side(list(self.frames), list(self.actions), list(self.earned), self.ended)
 
 
 class Dream:
@@ -162,6 +168,6 @@ def panel(side: Side, label: str, names: list[str]) -> np.ndarray:
     """Large frames under a label and what was earned so far, above the actions."""
     frames = side_by_side({label: np.stack(side.frames)}, cell=CELL)
     for i, earned in enumerate(side.earned):
-        words = f"{earned:.0f}"
+        words = f"{'over, ' * (side.over and i >= side.ended)}{earned:.0f}"
         frames[i] = text(frames[i], (frames.shape[2] - 8 * len(words) - 6, 4), words, ink=FAINT)
     return draw_actions(frames, np.stack(side.actions), names)
