@@ -134,6 +134,7 @@ def test_tally_by_hand():
     other = Played(np.array([7, 5]), np.zeros(2), steer[:2], rewards[:2], lengths[:2], over[:2], read[:2])
     more = {"mean": (8.5 - 6 + 3 - 8) / 2, "interval": pytest.approx([-5, 2.5]), "sd": pytest.approx(7.5 / 2**0.5)}
     assert tally.paired(games, other) == {"games": 2, **more, "ahead": 0.5}
+    assert tally.paired(games, other, (1.0,), 2.0)["reversals"]["mean"] == pytest.approx(2 / 8 - 0 + 2 / 3 - 2 / 8)
     low, high = tally.interval(np.random.default_rng(0).normal(size=400))
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.1)
 

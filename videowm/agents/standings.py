@@ -26,7 +26,7 @@ def write_standings(out: Path, entries: Sequence[Entry]) -> dict[str, Any]:
     found = {
         "schema": SCHEMA, "protocol": protocol, "players": {e.name: about(e, world, protocol) for e in ranked},
         "pairs": [{"player": one.name, "than": other.name, **more} for one, other in combinations(ranked, 2)
-                  if (more := tally.paired(one.games, other.games))],
+                  if (more := tally.paired(one.games, other.games, world.STEERING, protocol["fps"]))],
     }  # fmt: skip
     write_json(out / FILE, found)
     write_atomic(out / TABLE, table(found).encode())
@@ -42,8 +42,8 @@ def about(entry: Entry, world: type[World], protocol: dict[str, Any]) -> dict[st
              "cut_off": float(1 - games.over.mean()), "frames": float(games.lengths.mean()),
              "earned_before": float(games.earned.mean()), **entry.about["player"]}  # fmt: skip
     if world.STEERING:
-        seconds = games.lengths / protocol["fps"]
-        found["reversals"] = tally.about(tally.reversals(games, world.STEERING) / seconds)  # a second
+        rates = tally.reversals(games, world.STEERING) * protocol["fps"] / games.lengths
+        found["reversals"] = tally.about(rates)  # a second
     found["actions"] = tally.habits(games, world.named_actions(names), names)
     before = games.earned.mean()  # is real in both
     for temperature, values in entry.dreams.items():
@@ -68,16 +68,17 @@ def table(found: dict[str, Any]) -> str:
                  f"{one['cut_off']:.1%}", f"{one['reversals']['mean']:.2f}" if "reversals" in one else "",
                  "" if recall is None else f"{recall:.2f}", dreams]  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", "| player | more than | by [95 %] | ahead in |", "|---|---|---|---|"]
-    lines += [f"| {pair['player']} | {pair['than']} | {with_interval(pair)} | {pair['ahead']:.0%} |"
+    lines += ["", "| player | more than | by [95 %] | ahead in | reversals/s |", "|---|---|---|---|---|"]
+    lines += [f"| {pair['player']} | {pair['than']} | {with_interval(pair)} | {pair['ahead']:.0%} | "
+              f"{with_interval(pair['reversals'], 2) if 'reversals' in pair else ''} |"
               for pair in found["pairs"]]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-def with_interval(one: dict[str, Any]) -> str:
+def with_interval(one: dict[str, Any], digits: int = 1) -> str:
     """A mean and its interval."""
-    low, high = one["interval"]
-    return f"{one['mean']:.1f} [{low:.1f}, {high:.1f}]"
+    mean, low, high = (f"{value:.{digits}f}" for value in (one["mean"], *one["interval"]))
+    return f"{mean} [{low}, {high}]"
 
 
 def draw(ranked: Sequence[Entry], found: dict[str, Any], path: Path) -> None:

@@ -47,16 +47,21 @@ def about(values: np.ndarray) -> Numbers:
     return {"mean": float(values.mean()), "interval": interval(values), "sd": spread}
 
 
-def paired(one: Played, other: Played) -> Numbers | None:
+def paired(one: Played, other: Played, weights: tuple[float, ...] = (), fps: float = 1.0) -> Numbers | None:
     """How much more one player earns in the same games: mean and interval, and the share of games it is ahead in.
 
-    A tie counts half. None where no game was played by both.
+    A tie counts half. With weights of steering also how much more often a second it reverses. None where no game was
+    played by both.
     """
     _, mine, theirs = np.intersect1d(one.seeds, other.seeds, return_indices=True)
     if not len(mine):
         return None
     more = one.returns[mine] - other.returns[theirs]
-    return {"games": len(more), **about(more), "ahead": float((more > 0).mean() + (more == 0).mean() / 2)}
+    found = {"games": len(more), **about(more), "ahead": float((more > 0).mean() + (more == 0).mean() / 2)}
+    if weights:
+        rates = [reversals(games, weights) * fps / games.lengths for games in (one, other)]
+        found["reversals"] = about(rates[0][mine] - rates[1][theirs])
+    return found
 
 
 def reversals(games: Played, weights: tuple[float, ...]) -> np.ndarray:
