@@ -183,9 +183,9 @@ class PlanOptions:
     futures: Count = 64  # courses of actions that are imagined in each iteration
     horizon: Count = 32  # frames that are imagined, in whole latent steps
     iterations: Count = 2  # the plan is refitted after each, and kept for the next decision
-    elite: Fraction = 0.1  # share of the courses that cem takes for the best
+    elite: Fraction = 0.05  # share of the courses that cem takes for the best
     sharpness: Positive = 3.0  # of mppi's weights: exp(sharpness * return), returns in standard deviations
-    hold: Share = 0.5  # how likely, or how far, a course goes on with its action from step to step
+    hold: Share = 0.8  # how likely, or how far, a course goes on with its action from step to step
     actions: Literal["auto", "named", "box"] = "auto"  # the world's named actions, or its numbers; auto: names if any
     beyond: NonNegative = 32.0  # frames that a game alive at the horizon still earns the mean of, if that is positive
     temperature: NonNegative = 1.0  # factor of the starting noise; 0 imagines what is most expected
