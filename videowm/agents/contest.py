@@ -53,7 +53,7 @@ def contest_of(player: str, options: DreamScoreOptions) -> Contest:
         UserError: the player is not there or cannot dream, or the game is another than the run's or has no cap.
     """
     name, run, identity = named(player, options)
-    eyes = None if run is None else Eyes(run, memory=player not in SCRIPTS, device=options.device)
+    eyes = None if run is None else Eyes(run, memory=needs_heads(player, options), device=options.device)
     script = player if player in SCRIPTS else None
     if script and options.dreams:
         raise UserError(f"{player} acts on the game's own state, which no dream has: leave out --dreams")
@@ -69,6 +69,13 @@ def contest_of(player: str, options: DreamScoreOptions) -> Contest:
         identity |= {"transformer": eyes.pipeline.config.transformer_hash}
     who = None if script else player_of(player, run, eyes.pipeline, options)
     return Contest(options.name or name, settings, world, longest, options.seed, identity, run, who, eyes)
+
+
+def needs_heads(player: str, options: DreamScoreOptions) -> bool:
+    """Whether a player sees the network's features, or dreams."""
+    if player in SCRIPTS:
+        return False
+    return player.startswith(PLAN) or options.predict or Agent.open(player).config.observation == "memory"
 
 
 def named(player: str, options: DreamScoreOptions) -> tuple[str, Path | None, dict[str, Any]]:
