@@ -26,7 +26,7 @@ from videowm.options import PlanOptions
 from videowm.types import UserError
 
 NONE, ONE, FALL = 0.0, 1.0, -1.0  # the game's actions, in its order of names
-QUICK = PlanOptions(futures=12, horizon=12, iterations=2, sampling_steps=1)
+QUICK = PlanOptions(futures=12, horizon=12, iterations=2, hold=0.5, sampling_steps=1)
 
 
 @pytest.fixture
