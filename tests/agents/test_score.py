@@ -13,6 +13,7 @@ from videowm.agents.entry import Entry
 from videowm.agents.games import FIRST_SEED, Games, GameSettings, game_seeds
 from videowm.agents.tally import Played
 from videowm.pipeline import WorldModelPipeline
+from videowm.worlds import open_world
 
 
 @pytest.fixture
@@ -79,7 +80,24 @@ def test_scripts_are_scored_to_the_digit(three, tmp_path, videowm):
     assert other.code == 2 and "frames 40 there, 2 now" in other.errors[0]
 
 
-def test_an_agent_plays_the_real_game(agent, three_run, tmp_path, videowm):
+def test_scripts_of_the_games():
+    """Guards caps in other units than the published ones, an expert that is none, and random actions that the games'
+    own spaces do not draw."""
+    lasted = {}
+    for script in ("still", "expert"):
+        with Games(GameSettings("takecover", script=script), 1, 1) as games:
+            for seed in game_seeds(1, 4):
+                games.begin([seed])
+                lasted[script, seed] = games.step({0: None}, 525, look=False)[0].rewards.sum()
+    assert all(lasted["expert", seed] > 1.5 * lasted["still", seed] for seed in game_seeds(1, 4))
+    doom, cars = open_world("takecover", 2), open_world("carracing")
+    assert doom.longest == 1050 and cars.longest == 237 and open_world("carracing", 1).longest == 951
+    drawn = np.stack([cars.random(np.random.default_rng(i)) for i in range(50)])
+    assert drawn.min(0)[1:].min() >= 0 > -0.5 > drawn[:, 0].min() and drawn.max() <= 1
+    assert {tuple(doom.random(np.random.default_rng(i)).tolist()) for i in range(50)} == {(0, 0), (0, 1), (1, 0)}
+
+
+def test_an_agent_plays_the_real_game(agent, three_run, tmp_path, videowm, listed):
     """Guards an agent that sees anything but the game: played again it does the same, bit for bit, and what the heads
     foresee is of its own games. A step of the dream begins where the real game begins."""
     command = ["dream", "score", agent, "--episodes", 5, "--games", 3, "--frames", 30, "--dreams", 4,
@@ -90,6 +108,7 @@ def test_an_agent_plays_the_real_game(agent, three_run, tmp_path, videowm):
     files = [Entry.read(out / "players/agent.safetensors") for out in runs]
     assert all(np.array_equal(a, b) for a, b in zip(vars(files[0].games).values(), vars(files[1].games).values()))
     games, found = files[0].games, json.loads((runs[0] / "scores.json").read_text())["players"]["agent"]
+    assert found.keys() <= listed("A player") and found["mean"] == games.returns.mean()
     assert games.over.all() and set(games.lengths.tolist()) <= {18, 19, 20, 21}
     assert games.returns.tolist() == [2.0**n - 1 for n in games.lengths.tolist()]
     assert games.read.shape[1:] == (6, 6) and set(np.unique(games.actions)) <= {0.0, 1.0}
