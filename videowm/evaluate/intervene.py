@@ -236,7 +236,7 @@ def intervene(
         UserError: episodes are too few or too short, or the horizon is shorter than the reader's window.
     """
     fit = np.flatnonzero(folds(seen.episode) % 2 == 0)
-    others = set(seen.episode.tolist()) - set(seen.episode[fit].tolist())
+    others = set(dataset.split("test")) - set(seen.episode[fit].tolist())  # those not looked at too: moments are few
     moments, episode = moments_of(pipeline, dataset, others, config)
     rows = []
     for name, block in best.items():
