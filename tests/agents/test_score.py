@@ -61,7 +61,7 @@ def test_scripts_are_scored_to_the_digit(three, tmp_path, videowm):
     and a table that loses who was scored before. Every number of this game is known."""
     command = ["dream", "score", "driver", "--world", "three", "--frames", 40, "--out", tmp_path / "scores"]
     assert videowm(*command, "--episodes", 3, "--games", 2).code == 0
-    path = tmp_path / "scores/players/driver.safetensors"
+    path = tmp_path / "scores/players/driver/games.safetensors"
     before = path.read_bytes()
     assert videowm(*command, "--episodes", 3).code == 0 and path.read_bytes() == before
     assert videowm(*command, "--episodes", 5).code == 0  # goes on
@@ -105,7 +105,7 @@ def test_an_agent_plays_the_real_game(agent, three_run, tmp_path, videowm, liste
     runs = [tmp_path / "a", tmp_path / "b"]
     for out in runs:
         assert videowm(*command, "--out", out).code == 0
-    files = [Entry.read(out / "players/agent.safetensors") for out in runs]
+    files = [Entry.read(out / "players/agent/games.safetensors") for out in runs]
     assert all(np.array_equal(a, b) for a, b in zip(vars(files[0].games).values(), vars(files[1].games).values()))
     games, found = files[0].games, json.loads((runs[0] / "scores.json").read_text())["players"]["agent"]
     assert found.keys() <= listed("A player") and found["mean"] == games.returns.mean()

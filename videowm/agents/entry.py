@@ -18,6 +18,7 @@ from videowm.files import write_atomic
 from videowm.types import UserError
 
 REMEDY = "remove it, and score that player again"
+PLAYERS, FILE = "players", "games.safetensors"  # folder of all players, each with a folder of its own; its file
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,21 @@ class Entry:
                 found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
                 about = json.loads((file.metadata() or {})["about"])
             dreams = {key.removeprefix("dream/"): found.pop(key) for key in list(found) if key.startswith("dream/")}
-            return cls(path.stem, Played(**found), dreams, about)
+            return cls(path.parent.name, Played(**found), dreams, about)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): {REMEDY}") from None
 
-    def write(self, folder: Path) -> None:
-        """Write it, whole or not at all."""
+    @classmethod
+    def all_of(cls, out: Path) -> list[Entry]:
+        """The players of a folder of scores, by name.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        return [cls.read(path) for path in sorted((out / PLAYERS).glob(f"*/{FILE}"))]
+
+    def write(self, out: Path) -> None:
+        """Write it into a folder of scores, whole or not at all."""
         tensors = tally.as_tensors(self.games)
         tensors |= {f"dream/{key}": torch.from_numpy(values) for key, values in self.dreams.items()}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / f"{self.name}.safetensors", save(tensors, {"about": json.dumps(self.about)}))
+        write_atomic(out / PLAYERS / self.name / FILE, save(tensors, {"about": json.dumps(self.about)}))

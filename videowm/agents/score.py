@@ -1,7 +1,8 @@
 """`videowm dream score`: a player's returns in the real game, beside those of all others in the same folder.
 
 A folder holds one protocol: one game, one seed, one cap. Each player has a file there with all that it did, so the same
-command goes on where it was stopped. `scores.json`, the table and the figure are made anew of all files.
+command goes on where it was stopped, and several players can be scored at once. `scores.json`, the table and the figure
+are made anew of all files.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from videowm.agents.contest import Contest, contest_of
 from videowm.agents.dreamed import DreamedGames
-from videowm.agents.entry import Entry
+from videowm.agents.entry import PLAYERS, Entry
 from videowm.agents.games import Games, game_seeds
 from videowm.agents.standings import write_standings
 from videowm.agents.tally import Played
@@ -25,8 +26,6 @@ from videowm.agents.wave import Track, play_wave
 from videowm.lock import FolderLock
 from videowm.options import DreamScoreOptions
 from videowm.types import UserError
-
-PLAYERS = "players"  # folder of their files
 
 
 def score(player: str, options: DreamScoreOptions) -> dict[str, Any]:
@@ -37,34 +36,32 @@ def score(player: str, options: DreamScoreOptions) -> dict[str, Any]:
     """
     contest = contest_of(player, options)
     out = options.out or Path("scores") / re.sub(r"\W+", "-", contest.settings.world)
-    lock = FolderLock(out, f"another process scores into {out}: wait for it, or give another --out")
+    taken = f"another process scores {contest.name} into {out}: wait for it, or give another --name or --out"
+    lock = FolderLock(out / PLAYERS / contest.name, taken)
     try:
-        entry = begun(contest, out, options)
-        entry = with_games(contest, entry, out / PLAYERS, options)
-        with_dreams(contest, entry, out / PLAYERS, options)
-        return write_standings(out, [Entry.read(path) for path in sorted((out / PLAYERS).glob("*.safetensors"))])
+        entry = with_games(contest, begun(contest, out), out, options)
+        with_dreams(contest, entry, out, options)
     finally:
         lock.remove()
+    return write_standings(out, Entry.all_of(out))
 
 
-def begun(contest: Contest, out: Path, options: DreamScoreOptions) -> Entry:
+def begun(contest: Contest, out: Path) -> Entry:
     """What is there of this player's games, which may be none.
 
     Raises:
         UserError: the folder holds another protocol, or the name is another player's.
     """
-    for path in sorted((out / PLAYERS).glob("*.safetensors")):
-        other = Entry.read(path)
+    entries = Entry.all_of(out)
+    for other in entries:
         theirs = other.about["protocol"]
         if differing := [f"{k} {theirs.get(k)} there, {v} now" for k, v in contest.protocol.items()
                          if theirs.get(k) != v]:  # fmt: skip
             raise UserError(f"{out} holds scores of another protocol ({'; '.join(differing)}): give another --out")
-        if other.name != contest.name:
-            continue
-        if other.about["player"] != contest.identity:
-            raise UserError(f"{path} is of another player called {other.name}: give this one a --name")
-        return other
-    return Entry(contest.name, nothing(), {}, {"protocol": contest.protocol, "player": contest.identity})
+    own = next((entry for entry in entries if entry.name == contest.name), None)
+    if own is not None and own.about["player"] != contest.identity:
+        raise UserError(f"{out} has scores of another player called {own.name}: give this one a --name")
+    return own or Entry(contest.name, nothing(), {}, {"protocol": contest.protocol, "player": contest.identity})
 
 
 def nothing() -> Played:
@@ -74,7 +71,7 @@ def nothing() -> Played:
                   np.zeros((0, 0, 0), np.float32))  # fmt: skip
 
 
-def with_games(contest: Contest, entry: Entry, folder: Path, options: DreamScoreOptions) -> Entry:
+def with_games(contest: Contest, entry: Entry, out: Path, options: DreamScoreOptions) -> Entry:
     """Play what is missing, wave by wave; every wave is kept."""
     seeds = game_seeds(options.seed, options.episodes)
     done, rows = len(entry.games.seeds), min(options.games, options.episodes)
@@ -88,7 +85,7 @@ def with_games(contest: Contest, entry: Entry, folder: Path, options: DreamScore
             tracks = play_wave(games, seeds[first : first + rows], contest.longest, player=contest.player,
                                eyes=contest.eyes)  # fmt: skip
             entry = replace(entry, games=joined(entry.games, tracks))
-            entry.write(folder)
+            entry.write(out)
             bar.update(len(tracks))
             bar.set_postfix(mean=f"{entry.games.returns.mean():.1f}")
     return entry
@@ -116,11 +113,11 @@ def stacked(before: np.ndarray, more: Sequence[np.ndarray]) -> np.ndarray:
     return out
 
 
-def with_dreams(contest: Contest, entry: Entry, folder: Path, options: DreamScoreOptions) -> None:
+def with_dreams(contest: Contest, entry: Entry, out: Path, options: DreamScoreOptions) -> None:
     """Dream what is missing of each temperature."""
     keys = {f"{temperature:g}": temperature for temperature in options.dream_temperatures if options.dreams}
     missing = [key for key in keys if len(entry.dreams.get(key, ())) != options.dreams]
     dreamed = DreamedGames(contest, options) if missing else None
     for key in tqdm(missing, desc=f"dream {entry.name}", unit="temperature", disable=not missing):
         entry.dreams[key] = dreamed.returns(keys[key])
-        entry.write(folder)
+        entry.write(out)
