@@ -27,10 +27,11 @@ import numpy as np
 import torch
 
 from videowm.agents.contest import Contest, contest_of
+from videowm.agents.entry import Entry
 from videowm.agents.imagine import Imagination
 from videowm.agents.plan import Delayed, Planner, imagination_of
 from videowm.agents.player import Player, Seen
-from videowm.agents.score import PLAYERS, Entry, begun, with_games
+from videowm.agents.score import begun, with_games
 from videowm.agents.standings import table, write_standings
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
@@ -120,11 +121,11 @@ def score(args: argparse.Namespace) -> dict[str, Any]:
                                     frames=args.frames, plan=plan, delay=delay, predict=predict, out=args.out,
                                     device=args.device)  # fmt: skip
         contest, timed = named(contest_of(f"plan:{args.run}", options)), Timed(player)
-        with_games(replace(contest, player=timed), begun(contest, args.out, options), args.out / PLAYERS, options)
+        with_games(replace(contest, player=timed), begun(contest, args.out), args.out, options)
         times[contest.name] = timed.median
         print(contest.name, "seconds a decision:", timed.median, "in all:", round(time.perf_counter() - began),
               flush=True)  # fmt: skip
-    standings = write_standings(args.out, [Entry.read(path) for path in sorted((args.out / PLAYERS).glob("*.safe*"))])
+    standings = write_standings(args.out, Entry.all_of(args.out))
     print(table(standings))
     return {"run": args.run.name, "seconds": times}
 

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import planning
 
+from videowm.agents.entry import Entry
 from videowm.agents.imagine import Imagination, tree
 from videowm.agents.plan import Delayed, Planner
 from videowm.agents.player import Seen
-from videowm.agents.score import Entry
 from videowm.dit.sample import Sampler
 from videowm.evaluate.decision import Judgement
 from videowm.options import PlanOptions
@@ -211,7 +211,9 @@ def test_planners_and_late_ones_are_scored_in_the_real_game(three_heads, three_r
     assert len(names) == 3 and [("late1" in name, "predicting" in name) for name in names] == [
         (False, False), (True, False), (True, True)
     ]  # fmt: skip
-    first, again = ([Entry.read(tmp_path / out / "players" / name).games for name in names] for out in "ab")
+    first, again = (
+        [Entry.read(tmp_path / out / "players" / name / "games.safetensors").games for name in names] for out in "ab"
+    )
     for one, two in zip(first, again):
         assert np.array_equal(one.actions, two.actions) and np.array_equal(one.returns, two.returns)
     assert first[1].actions.tobytes() != first[2].actions.tobytes()

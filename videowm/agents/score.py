@@ -1,6 +1,6 @@
 """`videowm dream score`: a player's returns in the real game, beside those of all others in the same folder.
 
-A folder holds one protocol: one game, one seed, one cap. Each player has a file there with all that it did, so the same
+A folder holds one protocol: one game, one seed, one cap. Each player has a file there with all that it did. So the same
 command goes on where it was stopped, and several players can be scored at once. `scores.json`, the table and the figure
 are made anew of all files.
 """
