@@ -226,7 +226,7 @@ class DreamTrainOptions:
     end_temperature: NonNegative = 1.0  # of the end's probabilities
     begin: Literal["any", "first"] = "any"  # moment of a recorded episode that a dream begins in
     context: Count | None = None  # latent steps before a dream (default: as many as the model sees)
-    starts: Count = 1024  # real moments in stock, of the training split
+    starts: Count | None = None  # real moments in stock, of the training split; default: 1024 on a GPU, 128 on a CPU
     actions: Literal["auto", "named", "box"] = "auto"  # the world's named actions, or numbers; auto: names if any
     sampler: tuple[str, ...] = ()  # keys of the run's sampler to change, such as steps=3 method=euler
     components: Count = 32  # principal components of a linear agent, of each of latents and features

@@ -161,7 +161,7 @@ def test_a_damaged_agent_is_refused(trained, tmp_path):
     ("more", "said"),
     [
         ({"by": "cma"}, "give --agent linear"),
-        (LINEAR | {"population": 3}, "8 dreams cannot be shared by a population of 3"),
+        (LINEAR | {"population": 3}, "8 dreams cannot be shared by a population of 3: give 3 or more"),
         ({"sampler": ("stepz=3",)}, "did you mean"),
     ],
 )

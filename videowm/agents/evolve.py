@@ -10,7 +10,6 @@ from torch import Tensor
 
 from videowm.agents.agent import Agent
 from videowm.agents.practice import Played, Practice, mixed
-from videowm.types import UserError
 
 SIGMA = 0.3  # deviation of the first generation's weights; the components that they weigh have the deviation 1
 DRAWS, BEGUN = 1, 2  # what the seeds are for
@@ -25,16 +24,7 @@ class Evolution:
     """
 
     def __init__(self, agent: Agent, practice: Practice, population: int) -> None:
-        """Begin with all weights 0.
-
-        Raises:
-            UserError: the agent is not linear, or the dreams are not shared evenly by the candidates.
-        """
-        if agent.config.kind != "linear":
-            raise UserError("CMA-ES is slow in the many weights of an mlp: give --agent linear, or --by ppo")
-        if practice.count % population or population < 3:
-            raise UserError(f"{practice.count} dreams cannot be shared by a population of {population}: give 3 or "
-                            "more, and a multiple of it as --dreams")  # fmt: skip
+        """Begin a linear agent with all weights 0; the population divides the dreams."""
         self.agent, self.practice, self.population = agent, practice, population
         self.rounds, self.steps, self.told = 0, 0, []
         practice.alike = population

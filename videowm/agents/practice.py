@@ -17,6 +17,8 @@ from videowm.agents.starts import Starts
 from videowm.dit.sample import Sampler
 from videowm.dream.rows import DreamConfig, Dreams, Step
 
+STOCK = 1024  # real moments, on a GPU
+
 
 @dataclass(frozen=True)
 class Played:
@@ -40,7 +42,7 @@ class Practice(Dreams):
     """
 
     def __init__(
-        self, run: str | Path, config: DreamConfig, rows: int, *, starts: int, seed: int = 0,
+        self, run: str | Path, config: DreamConfig, rows: int, *, starts: int | None = None, seed: int = 0,
         sampler: Sequence[str] = (), data: str | Path | None = None, device: str | None = None,
     ) -> None:  # fmt: skip
         """Open a finished run with heads, and read `starts` real moments; `sampler` changes keys, as in "steps=3".
@@ -55,7 +57,7 @@ class Practice(Dreams):
             configuration.apply_override(changed, override)
         self.sampler = configuration.build(Sampler, changed, where="--sampler")
         self.generators = [torch.Generator(self.device)]
-        self.starts = Starts.read(self, starts, seed)
+        self.starts = Starts.read(self, starts or (STOCK if self.graph else STOCK // 8), seed)
 
     def reseed(self, *numbers: int) -> None:
         """From here on all that is drawn follows from the seed and these numbers."""

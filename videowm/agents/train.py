@@ -29,6 +29,7 @@ from videowm.types import UserError
 CHECKPOINT = "checkpoint.safetensors"
 SAVE_EVERY = 20.0  # s between checkpoints, at least
 MINUTES = 10.0  # of training where no budget is given
+LEAST = 3  # candidates of a generation
 BUDGET = ("minutes", "steps", "generations")  # options that may be raised later
 HERE = ("data", "device")  # options that only say where things are
 FITTED, MEASURED = 6, 7  # what the seeds are for
@@ -66,12 +67,12 @@ class Course:
     seconds: float = 0.0  # of training, over all parts
     curve: list[dict[str, float]] = field(default_factory=list)
 
-    def done(self, learner: Learner) -> float:
-        """The share of the budget that is used; of several limits the first one counts."""
+    def done(self, steps: int, rounds: int) -> float:
+        """The share of the budget that is used, at most 1; of several limits the first one counts."""
         o = self.options
         minutes = MINUTES if o.minutes is None and o.steps is None and o.generations is None else o.minutes
-        used = ((self.seconds / 60, minutes), (learner.steps, o.steps), (learner.rounds, o.generations))
-        return max(spent / limit for spent, limit in used if limit is not None)
+        used = ((self.seconds / 60, minutes), (steps, o.steps), (rounds, o.generations))
+        return min(1.0, max(spent / limit for spent, limit in used if limit is not None))
 
 
 def train_agent(run: Path, out: Path, options: DreamTrainOptions) -> dict[str, Any]:
@@ -81,21 +82,39 @@ def train_agent(run: Path, out: Path, options: DreamTrainOptions) -> dict[str, A
         UserError: see there.
     """
     check_folder(out)
+    check_options(options)
     lock = FolderLock(out, f"another process trains in {out}: wait for it, or choose another --out")
     try:
+        saved = Checkpoint.read(out, options)
+        course = Course(options) if saved is None else Course(options, saved.note["seconds"], saved.note["curve"])
+        if saved is not None and course.done(saved.steps, saved.rounds) >= 1:
+            about = read_json(out / ABOUT, f"delete {out}, and train anew")
+            if "dream" in about:
+                tqdm.write(f"{out} is already trained: raise --minutes, --steps or --generations to go on")
+                return about
         practice = opened(run, options)
         agent = begun(run, practice, options)
         learner = learner_of(agent, practice, options)
-        course = resumed(out, learner, agent, options)
-        if course.done(learner) < 1:
-            learn(out, learner, agent, practice, course)
-        elif read_json(out / ABOUT, "delete it").get("dream"):
-            tqdm.write(f"{out} is already trained: raise --minutes, --steps or --generations to go on")
-            return read_json(out / ABOUT, "delete it")
+        if saved is not None:
+            saved.restore(learner, agent)
+        learn(out, learner, agent, practice, course)
         learner.finish()
         return keep(out, learner, agent, course, dream=measured(agent, practice))
     finally:
         lock.release()
+
+
+def check_options(o: DreamTrainOptions) -> None:
+    """Refuse what cannot be, before anything is read.
+
+    Raises:
+        UserError: CMA-ES of an mlp, or dreams that its candidates cannot share evenly.
+    """
+    if o.by == "cma" and o.agent != "linear":
+        raise UserError("CMA-ES is slow in the many weights of an mlp: give --agent linear, or --by ppo")
+    if o.by == "cma" and (o.dreams % o.population or o.population < LEAST):
+        raise UserError(f"{o.dreams} dreams cannot be shared by a population of {o.population}: give {LEAST} or more, "
+                        "and a multiple of it as --dreams")  # fmt: skip
 
 
 def check_folder(out: Path) -> None:
@@ -132,11 +151,11 @@ def begun(run: Path, practice: Practice, o: DreamTrainOptions) -> Agent:
     limits = actions.table if actions.names else np.stack([actions.space.low, actions.space.high])
     config = AgentConfig(o.agent, o.observation, [shape.channels, shape.height, shape.width],
                          [model.tokens, model.hidden] if o.observation == "memory" else [], limits.tolist(),
-                         actions.names, min(o.components, o.starts), o.hidden)  # fmt: skip
+                         actions.names, min(o.components, len(practice.starts)), o.hidden)  # fmt: skip
     agent = Agent(config, {
         "run": str(run), "world": on.world, "action_names": on.action_names, "frame_skip": frame_skip(practice),
         "stride": practice.stride, "fps": practice.dataset.fps, "hashes": hashes_of(practice.pipeline),
-        "trained": {name: value for name, value in asdict(o).items() if name not in HERE},
+        "trained": trained_by(o),
     }).to(practice.device)  # fmt: skip
     if o.agent == "linear":
         agent.reads.fit(beginnings(agent, practice))
@@ -183,15 +202,16 @@ def learn(out: Path, learner: Learner, agent: Agent, practice: Practice, course:
     """Round after round, until the budget is used up."""
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
     began, saved, before, first = time.monotonic(), time.monotonic(), course.seconds, learner.steps
-    done = course.done(learner)
+    done = course.done(learner.steps, learner.rounds)
     with tqdm(total=1.0, initial=done, desc=out.name, bar_format=form, dynamic_ncols=True) as bar:
-        while (done := course.done(learner)) < 1:
+        while done < 1:
             earned = learner.advance(1 - done)
             course.seconds = before + time.monotonic() - began
             course.curve.append({"steps": learner.steps, "seconds": round(course.seconds, 3), **earned})
+            done = course.done(learner.steps, learner.rounds)
             speed = (learner.steps - first) * practice.stride / (course.seconds - before)
             bar.set_postfix_str(f"return {latest(course.curve):.6g}, {speed:,.0f} frames/s", refresh=False)
-            bar.update(min(1.0, course.done(learner)) - bar.n)
+            bar.update(done - bar.n)
             if learner.at_rest and time.monotonic() - saved > SAVE_EVERY:
                 learner.finish()
                 keep(out, learner, agent, course)
@@ -225,36 +245,57 @@ def keep(out: Path, learner: Learner, agent: Agent, course: Course, **more: Any)
     return read_json(out / ABOUT, "train it again")
 
 
-def resumed(out: Path, learner: Learner, agent: Agent, o: DreamTrainOptions) -> Course:
-    """Restore a checkpoint where there is one.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a training wrote, to go on from."""
 
-    Raises:
-        UserError: it is damaged, or of another run or other options.
-    """
-    path = out / CHECKPOINT
-    if not path.exists():
-        return Course(o)
-    try:
-        with safe_open(path, "pt", device="cpu") as file:
-            note = json.loads(file.metadata()["note"])
-            names = file.keys()
-            state = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: delete {out}, and train anew") from None
-    check_same_training(out, note, json.loads(json.dumps(agent.about)))
-    learner.restore(state, note["rounds"], note["steps"])
-    return Course(o, note["seconds"], note["curve"])
+    out: Path
+    note: dict[str, Any]
+    state: dict[str, Tensor]
+
+    @property
+    def steps(self) -> int:
+        """Latent steps of all dreams so far."""
+        return self.note["steps"]
+
+    @property
+    def rounds(self) -> int:
+        """Updates or generations so far."""
+        return self.note["rounds"]
+
+    @classmethod
+    def read(cls, out: Path, o: DreamTrainOptions) -> Checkpoint | None:
+        """The checkpoint in a folder; None where there is none.
+
+        Raises:
+            UserError: it is damaged, or was begun with other options.
+        """
+        path = out / CHECKPOINT
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, "pt", device="cpu") as file:
+                note, names = json.loads(file.metadata()["note"]), file.keys()
+                saved = cls(out, note, {name: file.get_tensor(name) for name in names})
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{path} is damaged: delete {out}, and train anew") from None
+        for name, value in json.loads(json.dumps(trained_by(o))).items():
+            if name not in BUDGET and note["trained"].get(name) != value:
+                raise UserError(f"{out} was begun with {name}={note['trained'].get(name)!r}, not {value!r}: give that, "
+                                "or choose another --out")  # fmt: skip
+        return saved
+
+    def restore(self, learner: Learner, agent: Agent) -> None:
+        """Let a new learner go on from here.
+
+        Raises:
+            UserError: the training was begun in the dream of another world model.
+        """
+        if self.note["hashes"] != agent.about["hashes"]:
+            raise UserError(f"{self.out} was begun in the dream of another world model: choose another --out")
+        learner.restore(self.state, self.rounds, self.steps)
 
 
-def check_same_training(out: Path, note: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Refuse to go on with what was begun otherwise; only the budget may differ.
-
-    Raises:
-        UserError: an option or the world model differs.
-    """
-    if note["hashes"] != ours["hashes"]:
-        raise UserError(f"{out} was begun in the dream of another world model: choose another --out")
-    for name, value in ours["trained"].items():
-        if name not in BUDGET and note["trained"].get(name) != value:
-            raise UserError(f"{out} was begun with {name}={note['trained'].get(name)!r}, not {value!r}: give that, or "
-                            "choose another --out")  # fmt: skip
+def trained_by(o: DreamTrainOptions) -> dict[str, Any]:
+    """The options, as agent.json has them."""
+    return {name: value for name, value in asdict(o).items() if name not in HERE}
