@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from videowm.config import build, read
 from videowm.data.outcomes import Targets
 from videowm.dit.heads import FOLDER, Heads
 from videowm.dit.stream import LatentStream
@@ -18,6 +19,8 @@ from videowm.pipeline import WorldModelPipeline
 from videowm.record import RunRecord
 from videowm.train.loop import launch
 from videowm.train.registry import finished_task
+from videowm.train.task import Draws
+from videowm.train.tasks.heads import HeadsRun, HeadsTask
 from videowm.types import UserError
 
 
@@ -43,6 +46,20 @@ def test_an_evaluation_of_finished_heads_gives_their_numbers(three_heads):
     task = finished_task(three_heads, torch.device("cpu"))
     again = dict(task.evaluate())
     assert again["heads/real_done_brier"] == pytest.approx(RunRecord.read(three_heads).metrics["heads/real_done_brier"])
+
+
+def test_heads_can_learn_from_dreams(three_run, three_heads, tmp_path):
+    """Guards heads that are trained on the recorded steps after all, or on a dream whose context was dreamed too."""
+    config = read(three_heads / "config.yaml") | {"dreamed": 1.0, "out": str(tmp_path)}
+    task = HeadsTask(build(HeadsRun, config))
+    task.to(torch.device("cpu"))
+    batch = task.load(0, range(2))
+    latents, seen = batch["latents"], [task.seen(batch["latents"], batch["actions"], Draws(0, step, range(2), 2, "cpu"))
+                                       for step in (0, 0, 1)]  # fmt: skip
+    context = task.config.context
+    assert all(torch.equal(one[:, :context], latents[:, :context]) for one in seen)
+    assert torch.equal(seen[0], seen[1]) and seen[0].shape == latents.shape
+    assert all((seen[0] - other)[:, context:].abs().mean() > 0.01 for other in (latents, seen[2]))
 
 
 def test_probabilities_are_put_right():

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +20,7 @@ from videowm.data.outcomes import Targets
 from videowm.dit.heads import Heads
 from videowm.dit.sample import Sampler, sampler_of
 from videowm.dit.saved import network_hash
+from videowm.dit.stream import rollout
 from videowm.evaluate.outcomes import Frozen, following_of, held_out, read_dreams, read_real, report
 from videowm.files import write_atomic
 from videowm.limits import Count, Positive, Seed, Share, Whole
@@ -43,6 +45,7 @@ class HeadsRun:
     end_weight: Positive = 8.0  # how much more a step counts in which the game ends; it moves no probability
     level: Share = 0.3  # noise on the steps that are read, at most; a rollout remembers its steps with up to 0.3
     context: Count = 3  # latent steps that a reading has seen, at least
+    dreamed: Share = 0.0  # of the batches: there the world model goes on by itself behind the context, as in a dream
     clips: Count = 64  # held-out clips of each kind that are measured on
     batch: Count = 32  # of these at once
     sampler: Sampler | None = None  # of the rollouts that are measured on; None: the world model's own
@@ -133,7 +136,7 @@ class HeadsTask(Task):
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of standardised rewards, and cross-entropy of the place of the end, where ends count more."""
-        latents, about = normalised(batch["latents"], self.scale), self.model.config
+        latents, about = self.seen(normalised(batch["latents"], self.scale), batch["actions"], draws), self.model.config
         level = self.config.level * draws.uniform(1).expand(-1, self.window)
         noise = draws.normal(*latents.shape[1:])
         features = self.frozen.features(latents, batch["actions"], about.block, level, noise)
@@ -145,6 +148,19 @@ class HeadsTask(Task):
         ends = F.cross_entropy(out[..., 1:].flatten(0, 1), batch["end"].flatten(), reduction="none").view_as(weight)
         ended = (ends * weight * rare).sum() / total
         return error + ended, {"heads/reward_loss": error.detach(), "heads/done_loss": ended.detach()}
+
+    @torch.no_grad()
+    def seen(
+        self, latents: Float[Tensor, "b t c h w"], actions: Float[Tensor, "b t g"], draws: Draws
+    ) -> Float[Tensor, "b t c h w"]:
+        """The steps that are read: as recorded, or behind the context as they are dreamed under the same actions."""
+        if np.random.default_rng([self.seed, draws.step]).random() >= self.config.dreamed:
+            return latents
+        known = latents[:, : self.config.context]
+        noise, past = draws.normal(*latents[:, self.config.context :].shape[1:]), draws.normal(*latents.shape[1:])
+        own = rollout(self.frozen.model, known, actions, noise, sampler=self.sampler, shift=self.frozen.shift,
+                      window=self.window, past_noise=past, **self.frozen.rows(len(known)))  # fmt: skip
+        return torch.cat([known, own], dim=1)
 
     @torch.no_grad()
     def evaluate(self) -> Iterator[tuple[str, Any]]:
