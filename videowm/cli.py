@@ -175,7 +175,8 @@ def run_verbs(verb: Verb) -> None:
 
     p = verb(play, "play the dream of one or several runs in a browser, beside the real game",
              "videowm play runs/world\n"
-             "  videowm play runs/quickstart/1x runs/quickstart/16x --from data/carracing")  # fmt: skip
+             "  videowm play runs/quickstart/1x runs/quickstart/16x --from data/carracing\n"
+             "  videowm play runs/world --agent runs/agent   an agent may take over, or the planner")  # fmt: skip
     p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories of world models of one world")
     add_options(p, api.PlayOptions, FROM)
 
