@@ -108,6 +108,7 @@ class Practice(Dreams):
         """Actions that are held over the frames of a latent step."""
         return actions[:, None].expand(-1, self.stride, -1)
 
+    @torch.no_grad()
     def play(self, act: Callable[[Practice], Float[Tensor, "n k a"]]) -> Played:
         """Every row's dream from its beginning to its end or the horizon; `act` gives the game's actions."""
         self.again()
