@@ -7,7 +7,7 @@ from typing import Any
 
 from videowm import show
 from videowm.data.dataset import Dataset
-from videowm.data.starts import dataset_of
+from videowm.data.starts import acted_dataset
 from videowm.device import default_device
 from videowm.dit.sample import sampler_of
 from videowm.evaluate import explorer, probe_record
@@ -56,9 +56,9 @@ def probed(run: Path, options: ProbeOptions) -> dict[str, Any]:
         UserError: options that do not fit the run or its recording.
     """
     pipeline = WorldModelPipeline.open(run).to(default_device())
-    dataset = Dataset(options.data or dataset_of(run))
+    dataset = acted_dataset(run, options.data)
     seen = look(pipeline, dataset, clips=options.clips)
-    other = look(pipeline, Dataset(options.test_data), clips=options.clips) if options.test_data else None
+    other = look(pipeline, acted_dataset(run, options.test_data), clips=options.clips) if options.test_data else None
     rows = probe(seen, list(options.factor), other)
     tested = other or seen
     note = {"run": run.name, "transformer_hash": pipeline.config.transformer_hash,

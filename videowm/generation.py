@@ -14,7 +14,7 @@ from videowm.actions.group import check_actions
 from videowm.actions.script import parse_actions
 from videowm.actions.tables import NO_ACTIONS, TABLES, read_action_table
 from videowm.data.dataset import Dataset
-from videowm.data.starts import starts_of
+from videowm.data.starts import acted_dataset, starts_of
 from videowm.device import default_device
 from videowm.dit.sample import Sampler
 from videowm.files import check_output
@@ -48,7 +48,7 @@ def generate(run: Path, data: Path | None, out: Path | None, options: GenerateOp
     if options.expand and options.prompt is None:
         raise UserError("--expand was given without --prompt: give the prompt that is to be expanded")
     sampler = sampler_of(options)
-    pipeline, dataset = WorldModelPipeline.open(run).to(default_device()), Dataset(data or starts_of(run))
+    pipeline, dataset = WorldModelPipeline.open(run).to(default_device()), acted_dataset(run, data or starts_of(run))
     episode = dataset.split("test")[0] if options.episode is None else options.episode
     actions, truth = future(dataset, episode, pipeline.trained_on.world, options)
     context = to_float(dataset.frames(episode, range(options.start, options.start + options.context)))

@@ -12,7 +12,7 @@ import torch
 from videowm import config as configuration
 from videowm.data.dataset import Dataset
 from videowm.data.latents import FILE as LATENTS
-from videowm.data.starts import STARTS
+from videowm.data.starts import STARTS, acted_dataset
 from videowm.device import default_device
 from videowm.dit import DiT
 from videowm.dit.heads import Heads
@@ -135,7 +135,7 @@ def measure_starts(run: Path, options: EvaluateOptions) -> dict[str, Any]:
     if options.decisions:
         raise UserError(f"{run} brings only stretches of games, and decisions need whole ones: leave out --decisions, "
                         "or evaluate a run beside its recording and latents")  # fmt: skip
-    began, dataset = time.perf_counter(), Dataset(run / STARTS)
+    began, dataset = time.perf_counter(), acted_dataset(run, run / STARTS)
     pipeline = WorldModelPipeline.open(run).to(default_device())
     own = configuration.read(run / "config.yaml").get("rollout", {})
     config = rollout_config(pipeline, configuration.build(RolloutConfig, own, where=f"{run}/config.yaml"), options)

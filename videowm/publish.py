@@ -17,7 +17,7 @@ from videowm import config as configuration
 from videowm import hub
 from videowm.card import dataset_card, model_card
 from videowm.data.dataset import Dataset
-from videowm.data.starts import STARTS, write_starts
+from videowm.data.starts import STARTS, acted_dataset, write_starts
 from videowm.files import read_json, visible, write_atomic, write_json
 from videowm.options import PullOptions, PushOptions
 from videowm.record import RunRecord
@@ -151,7 +151,7 @@ def stage_run(run: Path, staged: Path, name: str, options: PushOptions) -> list[
         from videowm.data.latents import LatentsIndex
 
         data = options.data or Path(LatentsIndex.read(config["latents"]).data)
-        write_starts(Dataset(data), staged / STARTS, options.starts)
+        write_starts(acted_dataset(run, data), staged / STARTS, options.starts)
     shortened = [str(path.relative_to(staged)) for path in visible(staged, "**/*.json") if shorten_file(path)]
     plain = shorter(config)
     write_atomic(staged / "config.yaml", configuration.dump(plain).encode())

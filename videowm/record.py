@@ -20,6 +20,7 @@ LEFT_OUT = (
     "frames",
     "flops",
     "text",
+    "actions",
     "stopped",
     "planned",
     "prediction",
@@ -70,6 +71,7 @@ class RunRecord:
     wait: float | None = None  # share of the time spent waiting for data
     memory_gib: float | None = None  # peak of the first process, GiB
     text: dict[str, Any] | None = None  # captions that were used
+    actions: str | None = None  # source of a world model's actions: recorded, none, or KIND/HASH
     stopped: str | None = None  # what ended the run before its planned end
     planned: dict[str, float] = field(default_factory=dict)  # of a stopped run
     prediction: str | None = None  # sha256 of the frozen prediction that the run is the target of

@@ -5,6 +5,7 @@ Frames are found by integer index, never by time. `layout.py` writes what is rea
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from videowm.config import suggest
+from videowm.data.action_table import ActionTable, source_name
 from videowm.data.layout import column_values, fingerprint
 from videowm.data.meta import feature_names, read_captions, read_episodes, read_files, read_info, remedy, splits_of
 from videowm.data.video import Video, open_video, readable
@@ -66,6 +68,7 @@ class Dataset:
         self.state_names = feature_names(features, "observation.state")
         shape = features[self.video_key]["shape"]
         self.size: tuple[int, int] = (shape[1], shape[2]) if shape[0] == 3 else (shape[0], shape[1])
+        self._table: ActionTable | None = None  # the source of actions; None: what was recorded
         self._index = read_episodes(self.root, self.video_key, self.info.get("total_frames"))
         self.lengths = np.array(self._index["length"], np.int64)
         self._splits = splits_of(self.root, self.info, len(self.lengths))
@@ -95,6 +98,23 @@ class Dataset:
         parts = visible(self.root, "data/**/*.parquet") + visible(self.root, "videos/**/*.mp4")
         sizes = [f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}" for path in parts]
         return short_hash((self.root / "meta/info.json").read_bytes(), "\n".join(sizes))
+
+    @property
+    def source(self) -> str:
+        """The source of actions: `recorded`, `none`, or KIND/HASH."""
+        return source_name(self._table, self.action_names)
+
+    @property
+    def recorded(self) -> Dataset:
+        """The same recording with the actions that were recorded."""
+        return self.acting(None)
+
+    def acting(self, table: ActionTable | None) -> Dataset:
+        """The same recording with the actions of another source; None: what was recorded."""
+        other = copy.copy(self)
+        other._table = table
+        other.action_names = table.names if table else feature_names(self.info["features"], "action")
+        return other
 
     def split(self, name: str) -> list[int]:
         """Episodes of "train" or "test"; where no test split is declared, it is the last tenth of the episodes.
@@ -154,11 +174,13 @@ class Dataset:
         return self.all_actions(episode)[:-1]
 
     def all_actions(self, episode: int) -> np.ndarray:
-        """Actions of all rows, float32 "f a".
+        """Actions of all rows, float32 "f a", by the source.
 
         Raises:
             UserError: an action is not finite, or the table is missing or damaged.
         """
+        if self._table is not None:
+            return self._table.of_episode(episode, self._length(episode))
         actions = self.column(episode, "action").reshape(self._length(episode), -1).astype(np.float32, copy=False)
         bad = np.flatnonzero(~np.isfinite(actions).all(1))
         if len(bad):

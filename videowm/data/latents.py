@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -21,14 +21,15 @@ from torch import Tensor
 
 from videowm import config as configuration
 from videowm.actions.group import group_actions, grouped_size
+from videowm.data.action_table import ActionTable, find_source, source_name
 from videowm.data.digests import Digests
 from videowm.data.outcomes import Targets, targets
+from videowm.data.positions import REMEDY, damaged, raw, read_into
 from videowm.files import read_json, write_json
 from videowm.limits import Count, NonNegative, Positive
 from videowm.types import UserError
 
 FILE = "latents.json"
-REMEDY = "run the same videowm encode command again"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NUMBERS = {"F32": torch.float32, "I64": torch.int64, "U8": torch.uint8}
 FORMATS = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}  # the same in a shard's header
@@ -172,6 +173,25 @@ class LatentsIndex(Origin):
             held["states"] = ("F32", [self.frames, len(self.state_names)])
         return {name: with_bytes(*kind) for name, kind in held.items()}
 
+    def source(self, folder: str | Path, name: str | None) -> ActionTable | None:
+        """The table of a source of actions, below the folder of these latents or their recording; None: recorded ones.
+
+        Raises:
+            UserError: there is no such source, or it says nothing of clips that were played and not recorded.
+        """
+        table = find_source(name, self.action_names, (folder, self.data), self.data_hash)
+        if table is not None and len(table.first) and self.played:
+            raise UserError(f"actions {name!r} are of recorded episodes, and {folder} holds newly played ones: encode "
+                            "without --play")  # fmt: skip
+        return table
+
+    def acting(self, table: ActionTable | None) -> LatentsIndex:
+        """The same with the names and statistics of a source's actions."""
+        if table is None:
+            return self
+        return replace(self, action_names=list(table.names), action_mean=table.mean.tolist(),
+                       action_std=table.std.tolist())  # fmt: skip
+
     @property
     def latent_scale(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the training latents, float32 "c 1 1"."""
@@ -186,11 +206,6 @@ class LatentsIndex(Origin):
 def with_bytes(dtype: str, shape: list[int]) -> tuple[str, list[int], int]:
     """A tensor's number format and shape, and its bytes."""
     return dtype, shape, math.prod(shape) * int(dtype.strip("BFIU")) // 8
-
-
-def damaged(path: Path) -> UserError:
-    """The sentence for a shard that cannot be used."""
-    return UserError(f"{path} is missing or not the file that was encoded: {REMEDY}")
 
 
 @dataclass(frozen=True)
@@ -208,16 +223,17 @@ class Latents:
     begins: np.ndarray  # int64 "shards n", byte where each of `LatentsIndex.tensors`, then `.outcomes` begins; or 0
     index: LatentsIndex
     digests: Digests
+    table: ActionTable | None = None  # the source of actions; None: what was recorded, which the shards hold
 
     @classmethod
-    def open(cls, folder: str | Path, split: str, *, final: bool = False) -> Latents:
+    def open(cls, folder: str | Path, split: str, *, final: bool = False, actions: str | None = None) -> Latents:
         """Open a split, "train" or "test". What shards hold is compared with their sha256 by `check` alone.
 
-        With `final` these are the clips that were cut where games ended, which may be none.
+        With `final` these are the clips that were cut where games ended, which may be none. `actions` is their source.
 
         Raises:
             UserError: the folder is unfinished, a shard is missing, cut off or of another shape, or it is from before
-                such clips were cut.
+                such clips were cut. Or there is no such source of actions.
         """
         folder = Path(folder)
         index = LatentsIndex.read(folder)
@@ -226,7 +242,7 @@ class Latents:
         if not final and headers[:, 0].sum() != index.clips[split]:
             raise UserError(f"{folder / FILE} lists {index.clips[split]} {split} clips, the shards hold "
                             f"{headers[:, 0].sum()}: {REMEDY}")  # fmt: skip
-        return cls(folder, names, headers[:, 0], headers[:, 1:], index, Digests(folder))
+        return cls(folder, names, headers[:, 0], headers[:, 1:], index, Digests(folder), index.source(folder, actions))
 
     @cached_property
     def ends(self) -> np.ndarray:
@@ -238,6 +254,16 @@ class Latents:
         """Mean and standard deviation of the training clips, float32 "c 1 1"."""
         return self.index.latent_scale
 
+    @cached_property
+    def described(self) -> LatentsIndex:
+        """The index with the names and statistics of the source's actions; of the shards `index` alone speaks."""
+        return self.index.acting(self.table)
+
+    @property
+    def source(self) -> str:
+        """The source of actions: `recorded`, `none`, or KIND/HASH."""
+        return source_name(self.table, self.index.action_names)
+
     @property
     def stride(self) -> int:
         """Time stride: actions per latent step."""
@@ -246,7 +272,7 @@ class Latents:
     @property
     def nbytes(self) -> int:
         """Bytes that `whole` takes."""
-        grouped = 4 * self.index.steps * grouped_size(len(self.index.action_names), self.stride)
+        grouped = 4 * self.index.steps * grouped_size(len(self.described.action_names), self.stride)
         return len(self) * (self.index.tensors["latents"][2] + grouped)
 
     def __len__(self) -> int:
@@ -287,7 +313,13 @@ class Latents:
         for shard, *at, z, a in zip(shards.tolist(), first.tolist(), acted.tolist(), raw(latents), raw(actions)):
             read_into(self.folder / self.names[shard], zip(at, (z, a)))
         step = torch.from_numpy(starts)[:, None] + torch.arange(steps)
-        return latents, self.grouped(actions)[torch.arange(len(clips))[:, None], step]
+        return latents, self.grouped(self.sourced(clips, actions))[torch.arange(len(clips))[:, None], step]
+
+    def sourced(self, clips: np.ndarray, stored: Tensor) -> Tensor:
+        """Actions "b n a" of some clips, from their first frame on, by the source; `stored` ones are as recorded."""
+        if self.table is None:
+            return stored
+        return torch.from_numpy(self.table.rows(*(part[clips] for part in self.placed), stored.shape[1]))
 
     def grouped(self, actions: Tensor) -> Tensor:
         """Actions "b n a" as they are stored -> normalised ones, float32 "b t g", grouped by latent step.
@@ -295,7 +327,7 @@ class Latents:
         Raises:
             UserError: an action is not finite.
         """
-        actions = normalised(actions, self.index.action_scale)
+        actions = normalised(actions, self.described.action_scale)
         if not torch.isfinite(actions).all():
             raise UserError(f"{self.folder} holds actions that are not finite: encode a dataset with finite actions")
         return group_actions(actions, self.stride)
@@ -317,7 +349,7 @@ class Latents:
         for shard, at, *memory in zip(shards.tolist(), (begins + rows[:, None] * each).tolist(), *map(raw, held)):
             read_into(self.folder / self.names[shard], zip(at, memory))
         actions, rewards, dones, count, following = held
-        grouped = self.grouped(torch.cat([actions, following], dim=1))[:, 1:]
+        grouped = self.grouped(self.sourced(clips, torch.cat([actions, following], dim=1)))[:, 1:]
         return targets(rewards, dones, count[:, 0], self.stride), grouped
 
     def states(self, clips: Sequence[int]) -> Tensor:
@@ -352,6 +384,11 @@ class Latents:
         for name, begins, end, count in zip(self.names, self.begins.tolist(), self.ends, self.counts):
             read_into(self.folder / name, zip(begins[2:4], raw(found[:, end - count : end])))
         return tuple(found)
+
+    @cached_property
+    def placed(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same as arrays, read once."""
+        return tuple(part.numpy() for part in self.places())
 
     def episodes(self, clips: Sequence[int]) -> Tensor:
         """The episodes of some clips "b", int64 "b"."""
@@ -396,27 +433,6 @@ def read_header(path: Path, index: LatentsIndex, kind: str = "") -> list[int]:
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise damaged(path) from None
     return [count, *begins]
-
-
-def raw(tensor: Tensor) -> np.ndarray:
-    """The memory of a tensor "n ...", uint8 "n bytes", to be written to; a copy of nothing."""
-    return tensor.flatten(1).view(torch.uint8).numpy()
-
-
-def read_into(path: Path, wanted: Iterable[tuple[int, np.ndarray]]) -> None:
-    """Fill pieces of memory with the bytes of a file from given places on.
-
-    Raises:
-        UserError: the file is missing or ends too early.
-    """
-    try:
-        with path.open("rb", buffering=0) as file:
-            for place, memory in wanted:
-                file.seek(place)
-                if file.readinto(memory) != memory.nbytes:
-                    raise damaged(path)
-    except OSError:
-        raise damaged(path) from None
 
 
 def normalised(values: Tensor, scale: Sequence[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 
 from videowm import config as configuration
 from videowm.data import layout
+from videowm.data.action_table import find_source, sources
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.data.latents import LatentsIndex
@@ -40,6 +41,25 @@ def dataset_of(run: Path) -> Path:
     if not (latents / "latents.json").exists():
         raise UserError(f"{run} was trained on {latents}, which is not there: name a recording with --from DATA")
     return Path(LatentsIndex.read(latents).data)
+
+
+def acted_dataset(run: Path, data: Path | None = None) -> Dataset:
+    """A recording with the actions of the source that a run was trained on.
+
+    Stretches that a pushed run brought along hold them. So does another recording, unless the run has no actions.
+
+    Args:
+        run: a world model's.
+        data: None: what `dataset_of` finds.
+
+    Raises:
+        UserError: there is no such recording or source.
+    """
+    dataset, config = Dataset(data if data is not None else dataset_of(run)), configuration.read(run / "config.yaml")
+    source, folders = config.get("actions"), [Path(config.get("latents", dataset.root)), dataset.root]
+    if source not in sources(dataset.action_names, *folders):
+        return dataset
+    return dataset.acting(find_source(source, dataset.action_names, folders, dataset.hash))
 
 
 def write_starts(data: Dataset, out: Path, count: int) -> None:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from videowm import config as configuration
 from videowm.config import suggest
-from videowm.data.dataset import Dataset
-from videowm.data.starts import dataset_of
+from videowm.data.starts import acted_dataset
 from videowm.device import default_device
 from videowm.dit import flow
 from videowm.dit.heads import Heads
@@ -93,7 +92,7 @@ class Dreams:
             part.to(self.device)
         if self.graph:
             self.pipeline.transformer.to(torch.bfloat16)
-        self.dataset = Dataset(data if data is not None else dataset_of(self.run))
+        self.dataset = acted_dataset(self.run, Path(data) if data is not None else None)
         own = sampler_of(self.run)
         self.sampler = own if config.past_level is None else replace(own, context_level=config.past_level)
         self.count, self.frames = rows, frames

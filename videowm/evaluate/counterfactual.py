@@ -40,11 +40,17 @@ class Replay:
     """The real game of a recording, brought back to any moment of any episode.
 
     Raises:
-        UserError: the dataset was not recorded here, or its world has no states.
+        UserError: the dataset was not recorded here, its actions are from a source that the game does not know, or its
+            world has no states.
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset, self.settings = dataset, Recording.read(dataset.root)
+        self.dataset, self.settings = dataset.recorded, Recording.read(dataset.root)
+        if dataset.action_names != self.dataset.action_names:
+            raise UserError(
+                f"the game takes {', '.join(self.dataset.action_names)}, and the run was trained with actions="
+                f"{dataset.source}: train one with actions=recorded to compare with the game"
+            )
         self.world: World = self.settings.open()
         if not self.world.state_names:
             raise UserError(f"the world {self.world.name!r} has no states by which its game could be found again")

@@ -95,7 +95,8 @@ def against_the_game(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Data
     device, batch, count = pipeline.device, config.batch, instruments.counterfactuals
     replay, played, began = None, None, time.perf_counter()
     if not scenes.acted:
-        yield "counterfactual/game_refused", "no action varies in the data, so nothing tells whether they are obeyed"
+        why = f"no action varies in the data (actions: {dataset.source}), so nothing tells whether they are obeyed"
+        yield "counterfactual/game_refused", why
         return
     try:
         if count:

@@ -60,10 +60,10 @@ class HeadsTask(Task):
     def __init__(self, config: HeadsRun) -> None:
         self.config, self.seed = config, config.seed
         self.pipeline = WorldModelPipeline.open(config.world)
-        own = configuration.read(Path(config.world) / "config.yaml")["latents"]
-        self.folder = config.latents or own
-        self.regular = Latents.open(self.folder, "train")
-        self.final = Latents.open(self.folder, "train", final=True)
+        own = configuration.read(Path(config.world) / "config.yaml")
+        self.folder, self.source = config.latents or own["latents"], own.get("actions")
+        self.regular = Latents.open(self.folder, "train", actions=self.source)
+        self.final = Latents.open(self.folder, "train", final=True, actions=self.source)
         self.refuse_misfits()
         self.window = min(self.pipeline.trained_on.window, self.regular.index.steps)
         self.targets, self.following = self.outcomes()
@@ -166,7 +166,7 @@ class HeadsTask(Task):
     def evaluate(self) -> Iterator[tuple[str, Any]]:
         """Scores on held-out latents and on rollouts of the world model from them, and their reliability figure."""
         config, heads = self.config, self.model.eval()
-        clips = held_out(self.folder, config.clips, config.context)
+        clips = held_out(self.folder, config.clips, config.context, self.source)
         found = {"real": read_real(self.frozen, heads, clips, config.batch),
                  "dream": read_dreams(self.frozen, heads, clips, config.batch, config.context)}  # fmt: skip
         values = [pair for kind, read in found.items() for pair in report(kind, read)]

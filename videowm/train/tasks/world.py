@@ -54,6 +54,7 @@ class WorldRun:
     task: Literal["world"]  # what is trained
     out: str  # run directory
     latents: str  # folder that `videowm encode` wrote
+    actions: str | None = None  # source: recorded, none, labelled/HASH; None: recorded where there are any
     seed: Seed = 0  # of weights, order and noise
     depth: Annotated[int, Range(at_least=1, at_most=256)] = 4  # blocks; also sets the width
     patch: Size = 2  # side of the square of latent elements that is one token
@@ -79,8 +80,8 @@ class WorldTask(Task):
         self.asked = config  # before the rule
         config = self.resolved(config)
         self.config, self.seed = config, config.seed
-        self.latents = Latents.open(config.latents, "train")
-        index = self.latents.index
+        self.latents = Latents.open(config.latents, "train", actions=config.actions)
+        index = self.latents.described
         if not 2 <= config.window <= index.steps:
             raise UserError(
                 f"window {config.window} does not fit the {index.steps} latent steps of {config.latents}: "
@@ -88,7 +89,7 @@ class WorldTask(Task):
             )
         self.text = config.text and TrainingText(config.text, self.latents, config.window, config.latents)
         self.model = make_model(config, index)
-        self.test = Latents.open(config.latents, "test")
+        self.test = Latents.open(config.latents, "test", actions=config.actions)
         self.measured = chosen_windows(self.test, config.heldout)
         families = model_families(self.model, config.window)
         self.clip_flops = clip_training_flops(self.model, config.window, config.flow.shortcut)
@@ -224,7 +225,7 @@ class WorldTask(Task):
             yield from rollouts(self.pipeline(), self.dataset(), self.config.rollout)
 
     def dataset(self) -> Dataset:
-        """The recording that the latents were made of.
+        """The recording that the latents were made of, with the actions of the run's source.
 
         Raises:
             UserError: it changed since, or cannot be read.
@@ -232,7 +233,7 @@ class WorldTask(Task):
         dataset = Dataset(self.latents.index.data)
         if dataset.hash != self.latents.index.data_hash:
             raise UserError(f"{dataset.root} changed since {self.config.latents} was made of it: encode it again")
-        return dataset
+        return dataset.acting(self.latents.table)
 
     def pipeline(self) -> WorldModelPipeline:
         """The trained model with the autoencoder that made its latents.
@@ -279,6 +280,7 @@ class WorldTask(Task):
             "frames": {"seen": seen, "unique": min(seen, round(unique))},
             "flops": {"train": self.clip_flops * samples, "encode": None},
             "hashes": {"data": index.data_hash, "vae": index.vae_hash, "bank": self.bank.hash},
+            "actions": self.latents.source,
             **({"prediction": config.prediction} if config.prediction else {}),
             **({"text": self.text.record_fields()} if self.text else {}),
         }
@@ -339,7 +341,8 @@ def meta_model(config: WorldRun) -> DiT:
         UserError: there are no such latents, or the size does not fit them.
     """
     with torch.device("meta"):
-        return make_model(config, LatentsIndex.read(config.latents))
+        index = LatentsIndex.read(config.latents)
+        return make_model(config, index.acting(index.source(config.latents, config.actions)))
 
 
 def with_steps(config: WorldRun) -> WorldRun:
