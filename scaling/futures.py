@@ -16,7 +16,6 @@ from videowm import config as configuration
 from videowm.actions.script import opposite_actions
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
-from videowm.data.latents import LatentsIndex
 from videowm.data.starts import acted_dataset
 from videowm.device import default_device
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from
@@ -143,6 +142,6 @@ def first_start(sweep: SweepConfig, run: Path, pipeline: WorldModelPipeline) -> 
     resolved = configuration.read(run / "config.yaml")
     horizon = sweep.strip_frames // pipeline.time_stride * pipeline.time_stride
     settings = configuration.build(RolloutConfig, resolved["rollout"] | {"horizon": horizon})
-    dataset = acted_dataset(run, Path(LatentsIndex.read(resolved["latents"]).data))
+    dataset = acted_dataset(run)
     where = spread_starts(dataset, settings.context_frames, horizon, sweep.strip_clips)
     return start_from(pipeline, dataset, where, settings), settings

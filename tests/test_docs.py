@@ -75,6 +75,7 @@ BEHIND = {
     "dream train": ["--generations", "1", "--dreams", "4", "--population", "4", "--starts", "8", "--context", "2"],
     "dream score runs/agent": ["--frames", "8", "--dreams", "2"],
     "dream score": ["--frames", "8"],
+    "dream record": ["--frames", "34"],
     "dream watch": ["--frames", "8", "--begin", "5"],
     "plan configs/sweep/quickstart.yaml": SWEEP,
     "run configs/sweep/quickstart.yaml": SWEEP,

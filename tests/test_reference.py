@@ -29,7 +29,7 @@ def test_files_of_a_dataset(listed, dataset, worded, tmp_path):
     """Guards a key of a dataset's files that the page forgot, or that is gone."""
     imported = import_dataset(dataset, tmp_path / "imported")
     files = {"info.json": dataset, "recording.json": dataset, "import.json": imported}
-    for name, optional in {"info.json": set(), "recording.json": {"arguments"}, "import.json": set()}.items():
+    for name, optional in {"info.json": set(), "recording.json": {"arguments", "player"}, "import.json": set()}.items():
         assert keys_of(files[name] / "meta" / name) | optional == listed(f"meta/{name}"), name
     (header,) = [h for h in (worded / "data/captions").glob("*.json") if '"state"' in h.read_text()]
     made = set(CaptionConfig(AskConfig("m")).header(Dataset(dataset))) - {"schema"}
@@ -40,7 +40,7 @@ def test_files_of_latents_and_runs(listed, latents, world_run, worded_run, vae_r
     """Guards a key of latents.json, record.json or a checkpoint that the page forgot, or that is gone."""
     assert keys_of(latents / "latents.json") == listed("latents.json")
     records = [keys_of(run / "record.json") for run in (world_run, worded_run, vae_run)]
-    assert set().union(*records) | GATED | {"prediction"} == listed("record.json")
+    assert set().union(*records) | GATED | {"prediction", "sources"} == listed("record.json")
     (state,) = world_run.glob("checkpoints/step-00000004/state.json")
     assert keys_of(state) == listed("checkpoints/step-N/state.json")
     with pytest.raises(UserError, match="is not finite"):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from videowm import config as configuration
 from videowm.options import (
     CaptionOptions,
+    DreamRecordOptions,
     DreamScoreOptions,
     DreamTrainOptions,
     DreamWatchOptions,
@@ -51,12 +52,12 @@ if TYPE_CHECKING:
     from videowm.record import RunRecord
 
 __all__ = [
-    "CaptionOptions", "DreamScoreOptions", "DreamTrainOptions", "DreamWatchOptions", "EncodeOptions",
-    "EndpointOptions", "EvaluateOptions", "ExpandOptions", "GenerateOptions", "ImportOptions", "LatentsOptions",
-    "PlayOptions", "ProbeOptions", "PullOptions", "PushOptions", "QuickstartOptions", "RecordOptions",
-    "TrainOptions", "UserError",
-    "caption", "dream_score", "dream_train", "dream_watch", "encode", "evaluate", "expand", "generate", "import_",
-    "info", "latents", "play", "pull", "push", "quickstart", "record", "train",
+    "CaptionOptions", "DreamRecordOptions", "DreamScoreOptions", "DreamTrainOptions", "DreamWatchOptions",
+    "EncodeOptions", "EndpointOptions", "EvaluateOptions", "ExpandOptions", "GenerateOptions", "ImportOptions",
+    "LatentsOptions", "PlayOptions", "ProbeOptions", "PullOptions", "PushOptions", "QuickstartOptions",
+    "RecordOptions", "TrainOptions", "UserError",
+    "caption", "dream_record", "dream_score", "dream_train", "dream_watch", "encode", "evaluate", "expand", "generate",
+    "import_", "info", "latents", "play", "pull", "push", "quickstart", "record", "train",
 ]  # fmt: skip
 
 AnyPath = str | Path
@@ -314,6 +315,22 @@ def dream_score(player: AnyPath, options: DreamScoreOptions = DreamScoreOptions(
     from videowm.agents.score import score
 
     return score(str(player), configuration.check(options))
+
+
+def dream_record(player: AnyPath, out: AnyPath, options: DreamRecordOptions = DreamRecordOptions()) -> Path:
+    """Let a player play the real game and record its games into the folder `out`; returns it.
+
+    Args:
+        player: folder of an agent, `plan:RUN`, or random, still, driver or expert.
+        out: new folder, or one of the same recording, of which the rest is made.
+        options: game, number of games, and the share of decisions that are drawn at random.
+
+    Raises:
+        UserError: the player, its run or its game cannot be used, or `out` holds something else.
+    """
+    from videowm.agents.collect import record_games
+
+    return record_games(str(player), Path(out), configuration.check(options))
 
 
 def dream_watch(

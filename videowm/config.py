@@ -147,8 +147,11 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def takes_text(hint: Any, text: str) -> bool:
-    """Whether a key holds text alone and `text` is meant literally: neither quoted, nor empty, nor a null."""
-    options = set(alternatives(hint))
+    """Whether a key holds text, or a list of texts, and `text` is meant literally: no list, quoted, empty or a null."""
+    lists = {option for option in alternatives(hint) if option == list[str]}
+    options = set(alternatives(hint)) - lists
+    if lists and text.startswith("["):
+        return False
     if not options <= {str, Path, type(None)} or not options & {str, Path}:
         return False
     return text[:1] not in ("", "'", '"') and not (type(None) in options and text in ("null", "~"))

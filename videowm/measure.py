@@ -12,6 +12,7 @@ import torch
 from videowm import config as configuration
 from videowm.data.dataset import Dataset
 from videowm.data.latents import FILE as LATENTS
+from videowm.data.mixture import listed
 from videowm.data.starts import STARTS, acted_dataset
 from videowm.device import default_device
 from videowm.dit import DiT
@@ -123,7 +124,7 @@ def rollout_config(pipeline: WorldModelPipeline, config: RolloutConfig, options:
 def brought_starts(run: Path) -> bool:
     """Whether a run was pushed with stretches to start from, and came without its latents."""
     latents = configuration.read(run / "config.yaml").get("latents") if (run / STARTS).is_dir() else None
-    return latents is not None and not (Path(latents) / LATENTS).exists()
+    return latents is not None and not all((Path(folder) / LATENTS).exists() for folder in listed(latents))
 
 
 def measure_starts(run: Path, options: EvaluateOptions) -> dict[str, Any]:

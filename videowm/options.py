@@ -261,6 +261,26 @@ class DreamScoreOptions:
 
 
 @dataclass(frozen=True)
+class DreamRecordOptions:
+    """How a player's real games become a dataset; see `videowm.api.dream_record`."""
+
+    world: str | None = None  # game of a scripted player (default: that of the run)
+    run: Path | None = None  # world model whose latents are seen (default: an agent's own)
+    episodes: Count = 100  # games
+    seed: Seed = 0  # of the games; none of them is scored, or in the run's data
+    random: Share = 0.1  # share of decisions that are drawn at random in the player's place
+    frames: Count | None = None  # most frames of an episode (default: as many as a scored game may have)
+    frame_skip: Count | None = None  # game steps per frame (default: those of the run's data, or the world's own)
+    held: Count | None = None  # frames for which a script holds an action; random otherwise a latent step, or 4
+    test_share: HeldOut = 0.1  # share of the episodes that are held out
+    lossless: bool = False  # keep every bit of the frames, in about ten times larger files
+    games: Count = 32  # at the same time, and in a file
+    workers: Count = 1  # processes that play; they change no byte
+    plan: PlanOptions = PlanOptions()  # how a plan:RUN searches
+    device: str | None = None  # cpu or cuda; default: a GPU where there is one
+
+
+@dataclass(frozen=True)
 class DreamWatchOptions:
     """What is shown of a player in the real game and in its dream; see `videowm.api.dream_watch`."""
 

@@ -148,10 +148,7 @@ def stage_run(run: Path, staged: Path, name: str, options: PushOptions) -> list[
     if picture := next((run / path for path in PICTURES if (run / path).exists()), None):
         link(picture, staged / "strip.png")
     if options.starts:
-        from videowm.data.latents import LatentsIndex
-
-        data = options.data or Path(LatentsIndex.read(config["latents"]).data)
-        write_starts(acted_dataset(run, data), staged / STARTS, options.starts)
+        write_starts(acted_dataset(run, options.data), staged / STARTS, options.starts)
     shortened = [str(path.relative_to(staged)) for path in visible(staged, "**/*.json") if shorten_file(path)]
     plain = shorter(config)
     write_atomic(staged / "config.yaml", configuration.dump(plain).encode())

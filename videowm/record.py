@@ -18,6 +18,7 @@ LEFT_OUT = (
     "depth",
     "tokens",
     "frames",
+    "sources",
     "flops",
     "text",
     "actions",
@@ -64,6 +65,7 @@ class RunRecord:
     depth: int | None = None  # of a world model
     tokens: dict[str, int] = field(default_factory=dict)  # target, processed
     frames: dict[str, int] = field(default_factory=dict)  # seen, unique
+    sources: list[dict[str, Any]] = field(default_factory=list)  # of several folders of latents, what was seen of each
     flops: dict[str, float | None] = field(default_factory=dict)  # train (whole path), spent (own steps), encode
     samples_per_second: float | None = None  # of all processes
     tokens_per_second: float | None = None  # likewise

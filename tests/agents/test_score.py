@@ -8,34 +8,10 @@ import numpy as np
 import pytest
 
 from videowm.agents import tally
-from videowm.agents.agent import Agent, AgentConfig, hashes_of
 from videowm.agents.entry import Entry
 from videowm.agents.games import FIRST_SEED, Games, GameSettings, game_seeds
 from videowm.agents.tally import Played
-from videowm.pipeline import WorldModelPipeline
 from videowm.worlds import open_world
-
-
-@pytest.fixture
-def three(monkeypatch):
-    """The game of tests/three.py among the worlds."""
-    from videowm import worlds
-
-    monkeypatch.setitem(worlds.BUILT_IN, "three", "three:Three")
-
-
-@pytest.fixture
-def agent(three_run, three_heads, tmp_path):
-    """An untrained agent of that game's dream that sees the network's features."""
-    import torch
-
-    pipeline = WorldModelPipeline.open(three_run)
-    shape, model = pipeline.transformer.config, pipeline.transformer
-    config = AgentConfig("mlp", "memory", [shape.channels, shape.height, shape.width], [model.tokens, model.hidden],
-                         [[0.0], [1.0]], ["none", "one"], hidden=8)  # fmt: skip
-    torch.manual_seed(3)
-    Agent(config, {"run": str(three_run), "hashes": hashes_of(pipeline)}).save(tmp_path / "agent")
-    return tmp_path / "agent"
 
 
 def test_games_do_not_depend_on_rows_or_processes(tmp_path, videowm):

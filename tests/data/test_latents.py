@@ -20,6 +20,7 @@ from videowm.data.clips import pick
 from videowm.data.dataset import Dataset
 from videowm.data.encode import write_shard
 from videowm.data.latents import Latents, LatentsIndex, Origin, normalised
+from videowm.data.mixture import Mixture
 from videowm.parts import Part
 from videowm.types import UserError
 from videowm.vae.codec import DiffusersCodec, load_vae, to_float
@@ -249,7 +250,7 @@ def check_reading(folder: Path) -> None:
         assert torch.equal(actions[row, 0], grouped[clip, start])
     assert torch.equal(torch.stack(opened.places()), torch.stack([whole["episode"], whole["start"]]))
     assert torch.equal(opened.episodes(clips), whole["episode"][clips])
-    shards, samples = first_uses(opened, 7)
+    shards, samples = first_uses(Mixture([opened]), 7)
     order = [pick(7, i, 68)[0] // 64 for i in range(68)]
     assert shards.tolist() == list(dict.fromkeys(order)) and samples.tolist() == [order.index(s) for s in shards]
 

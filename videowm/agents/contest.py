@@ -13,7 +13,7 @@ from videowm.agents.games import SCRIPTS, GameSettings
 from videowm.agents.plan import Delayed, Planner, imagination_of
 from videowm.agents.player import Player
 from videowm.data.recording import NOTE, Recording
-from videowm.data.starts import dataset_of
+from videowm.data.starts import datasets_of
 from videowm.files import short_hash
 from videowm.options import DreamScoreOptions
 from videowm.pipeline import WorldModelPipeline
@@ -131,7 +131,7 @@ def game_of(options: DreamScoreOptions, run: Path | None, *, script: str | None,
     """
     name, skip, arguments = options.world, options.frame_skip, {}
     if run is not None:
-        recorded = recording_of(run)
+        recorded = next(iter(recordings_of(run)), None)
         own = recorded.world if recorded else WorldModelPipeline.open(run).trained_on.world
         if name not in (None, own):
             raise UserError(f"{run} is a model of {own!r}, not of {name!r}: leave out --world, or give another run")
@@ -143,13 +143,12 @@ def game_of(options: DreamScoreOptions, run: Path | None, *, script: str | None,
     return GameSettings(name, skip, arguments, script, held)
 
 
-def recording_of(run: Path) -> Recording | None:
-    """How a run's data were recorded; None where they are gone or somebody else's."""
+def recordings_of(run: Path) -> list[Recording]:
+    """How a run's data were recorded, without those that are gone or somebody else's."""
     try:
-        data = dataset_of(run)
+        return [Recording.read(data) for data in datasets_of(run) if (data / NOTE).exists()]
     except UserError:
-        return None
-    return Recording.read(data) if (data / NOTE).exists() else None
+        return []
 
 
 def check_fits(world: World, pipeline: WorldModelPipeline, run: Path) -> None:

@@ -23,6 +23,7 @@ from videowm.types import UserError
 from videowm.worlds import World, open_world
 
 SCRIPTS = ("random", "still", "driver", "expert")
+Order = tuple[str, dict[str, Any]]
 FIRST_SEED = 2**31  # of scored games; those of recordings lie below, so no scored game was ever recorded
 
 
@@ -44,6 +45,10 @@ class GameSettings:
     def open(self) -> World:
         """The world."""
         return open_world(self.world, self.frame_skip, **self.arguments)
+
+    def row(self) -> Game:
+        """A game of these."""
+        return Game(self)
 
 
 @dataclass(frozen=True)
@@ -90,14 +95,18 @@ class Game:
         """Hold an action float32 "a", or follow the script, for some frames or until the game ends."""
         shown, actions, rewards, over = [], [], [], False
         while len(actions) < frames and not over:
-            taken = np.float32(next(self.script) if action is None else action)
-            reward, over = self.world.step(taken)
+            taken, reward, over = self.once(self.script if action is None else repeat(np.float32(action)))
             actions.append(taken)
             rewards.append(reward)
             if look and not over:
                 shown.append(self.world.render())
         pictures = np.stack(shown) if shown else np.zeros((0, *self.world.size, 3), np.uint8)
         return Stretch(pictures, np.stack(actions), np.array(rewards, np.float32), over)
+
+    def once(self, player: Iterator[np.ndarray]) -> tuple[np.ndarray, float, bool]:
+        """One frame: the action that a player takes, float32 "a", its reward, and whether the game is over."""
+        taken = np.float32(next(player))
+        return taken, *self.world.step(taken)
 
 
 class Games:
@@ -134,16 +143,19 @@ class Games:
 
     def begin(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """A new game in each of the first rows: their first frames uint8 "n H W 3", and what is earned by then "n"."""
-        begun = self.ask({row: ("begin", seed) for row, seed in enumerate(seeds)})
+        begun = self.ask({row: ("begin", {"seed": seed}) for row, seed in enumerate(seeds)})
         frames, earned = zip(*(begun[row] for row in range(len(seeds))))
         return np.stack(frames), np.array(earned)
 
     def step(self, actions: Mapping[int, np.ndarray | None], frames: int, *, look: bool) -> dict[int, Stretch]:
         """Each row's next frames under an action float32 "a", or under its script (None)."""
-        return self.ask({row: ("step", (action, frames, look)) for row, action in actions.items()})
+        return self.ask({row: ("step", {"action": action, "frames": frames, "look": look})
+                         for row, action in actions.items()})  # fmt: skip
 
-    def ask(self, orders: Mapping[int, tuple[str, Any]]) -> dict[int, Any]:
+    def ask(self, orders: Mapping[int, Order]) -> dict[int, Any]:
         """Give every process its rows' orders at once, then collect what came of them.
+
+        An order is the name of a method of the row's `Game`, and its arguments.
 
         Raises:
             UserError: a process was killed, or a game cannot be played.
@@ -177,7 +189,7 @@ def work(pipe: Connection, settings: GameSettings) -> None:
             pipe.send(answer(games, settings, orders))
 
 
-def answer(games: dict[int, Game], settings: GameSettings, orders: Mapping[int, tuple[str, Any]]) -> Any:
+def answer(games: dict[int, Game], settings: GameSettings, orders: Mapping[int, Order]) -> Any:
     """What came of the orders, by row, or the error that the main process raises."""
     try:
         return {row: carry_out(games, settings, row, *order) for row, order in orders.items()}
@@ -185,11 +197,8 @@ def answer(games: dict[int, Game], settings: GameSettings, orders: Mapping[int, 
         return error
 
 
-def carry_out(games: dict[int, Game], settings: GameSettings, row: int, what: str, about: Any) -> Any:
+def carry_out(games: dict[int, Game], settings: GameSettings, row: int, what: str, about: dict[str, Any]) -> Any:
     """One order to one row, whose world opens with its first game."""
     if row not in games:
-        games[row] = Game(settings)
-    if what == "begin":
-        return games[row].begin(about)
-    action, frames, look = about
-    return games[row].step(action, frames, look=look)
+        games[row] = settings.row()
+    return getattr(games[row], what)(**about)

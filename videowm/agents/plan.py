@@ -104,6 +104,12 @@ class Planner:
         """
         return cls(imagination_of(run, options, device=device, seed=seed), options, seed=seed)
 
+    def begin(self, seed: int) -> None:
+        """Forget all games. What is drawn from here on follows from the seed."""
+        self.plans = {}
+        for generator in (self.generator, self.imagination.generator):
+            generator.manual_seed(seed)
+
     @property
     def steps(self) -> int:
         """Latent steps of a course."""

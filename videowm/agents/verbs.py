@@ -18,7 +18,7 @@ def dream_verb(verb: Verb) -> None:
     """Add `videowm dream` and its sub-verbs."""
     p = verb(dream, "train an agent in the dream, score it in the real game, watch it",
              "videowm dream train runs/world --out runs/agent")  # fmt: skip
-    whats = p.add_subparsers(dest="what", required=True, metavar="train|score|watch")
+    whats = p.add_subparsers(dest="what", required=True, metavar="train|score|record|watch")
 
     def sub(function: Callable, help: str, example: str) -> argparse.ArgumentParser:
         name = function.__name__.removesuffix("_")
@@ -26,7 +26,7 @@ def dream_verb(verb: Verb) -> None:
         q.set_defaults(sub_verb=function)
         return q
 
-    for add in (train_verb, score_verb, watch_verb):
+    for add in (train_verb, score_verb, record_verb, watch_verb):
         add(sub)
 
 
@@ -51,6 +51,19 @@ def score_verb(sub: SubVerb) -> None:
             )  # fmt: skip
     p.add_argument("player", help="folder of an agent, plan:RUN, or random, still, driver or expert")
     add_options(p, api.DreamScoreOptions, FROM)
+
+
+def record_verb(sub: SubVerb) -> None:
+    """Play the real game, and keep it."""
+    p = sub(record, "record a player's real games as a dataset, for a second round of training; it goes on where it "
+            "stopped",
+            "videowm dream record runs/agent --out data/round2 --episodes 200 --workers 16\n"
+            "  videowm dream record plan:runs/world --out data/planned --random 0.2\n"
+            "  videowm dream record random --world takecover --out data/random"
+            )  # fmt: skip
+    p.add_argument("player", help="folder of an agent, plan:RUN, or random, still, driver or expert")
+    p.add_argument("--out", type=Path, required=True, help="dataset to write")
+    add_options(p, api.DreamRecordOptions, FROM)
 
 
 def watch_verb(sub: SubVerb) -> None:
@@ -82,6 +95,12 @@ def score(args: argparse.Namespace) -> None:
     from videowm.agents.standings import table
 
     print(table(api.dream_score(args.player, options_from(api.DreamScoreOptions, args, FROM))), end="")
+
+
+def record(args: argparse.Namespace) -> None:
+    """What there is now."""
+    out = api.dream_record(args.player, args.out, options_from(api.DreamRecordOptions, args, FROM))
+    print(api.info(out))
 
 
 def watch(args: argparse.Namespace) -> None:

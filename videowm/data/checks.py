@@ -10,16 +10,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from videowm.data.clips import permutation
 from videowm.data.latents import Latents
+from videowm.data.mixture import Mixture
 from videowm.types import UserError
 
 
-def first_uses(latents: Latents, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def first_uses(latents: Mixture, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The shards of the first pass over the clips in the order of their first use, and the sample that uses each."""
-    used, sample = np.unique(latents.shards_of(permutation(seed, 0, len(latents))), return_index=True)
-    order = np.argsort(sample)
-    return used[order], sample[order]
+    clips, samples = latents.first_pass(seed)
+    used, at = np.unique(latents.shards_of(clips), return_index=True)
+    order = np.argsort(at)
+    return used[order], samples[at[order]]
 
 
 class BackgroundCheck:
@@ -34,7 +35,7 @@ class BackgroundCheck:
         bank: the numbers of its shards that are measured on; they are checked first.
     """
 
-    def __init__(self, latents: Latents, seed: int, heldout: Latents, bank: Sequence[int]) -> None:
+    def __init__(self, latents: Mixture, seed: int, heldout: Latents, bank: Sequence[int]) -> None:
         shards, self.samples = first_uses(latents, seed)
         self.work = [(heldout, shard) for shard in bank] + [(latents, shard) for shard in shards]
         self.bank, self.taken, self.error = len(bank), 0, None

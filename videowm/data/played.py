@@ -46,6 +46,10 @@ class PlayedSource:
         if seed == recorded.seed:
             raise UserError(f"--seed {seed} is the seed of {dataset.root} itself, whose test episodes it would repeat: "
                             "give another")  # fmt: skip
+        if recorded.player:
+            raise UserError(
+                f"{dataset.root} was not played by the world's driver, which --play would ask: leave it out"
+            )
         check_workers(workers)
         self.settings = config.check(replace(recorded, episodes=episodes, seed=seed, group=EPISODES, trust=trust))
         self.workers = workers

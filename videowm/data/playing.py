@@ -12,10 +12,13 @@ from videowm.worlds import World
 ATTEMPTS = 100  # at an episode that ends at once
 
 
-def attempts(seed: int, number: int) -> Iterator[np.random.Generator]:
-    """The random numbers of an episode, and of each that is drawn in its place while they end at once."""
+def attempts(seed: int, number: int, *stream: int) -> Iterator[np.random.Generator]:
+    """The random numbers of an episode, and of each that is drawn in its place while they end at once.
+
+    Each `stream` has its own, that of `videowm record` is none.
+    """
     for attempt in range(ATTEMPTS):
-        yield np.random.default_rng([seed, number, attempt] if attempt else [seed, number])
+        yield np.random.default_rng([seed, number, attempt, *stream] if attempt or stream else [seed, number])
 
 
 def play_episode(world: World, seed: int, number: int, frames: int) -> Episode:
@@ -61,15 +64,41 @@ def play_once(world: World, rng: np.random.Generator, frames: int) -> Episode:
         UserError: the world does not keep the promises of its attributes.
     """
     world.reset(game_seed(rng))
-    driver, rows, done = world.driver(rng), [], False
-    while len(rows) < frames and not done:
-        frame, state, action = world.render(), world.state(), next(driver)
-        if not rows:
+    tape, driver = Tape(world, frames), world.driver(rng)
+    while not tape.full:
+        tape.take(driver)
+    return tape.episode(rng)
+
+
+class Tape:
+    """What is recorded of a game that was reset: a row for each frame, `frames` at most."""
+
+    def __init__(self, world: World, frames: int) -> None:
+        self.world, self.frames, self.rows, self.over = world, frames, [], False
+
+    @property
+    def full(self) -> bool:
+        """Whether the game is over or all frames are there."""
+        return self.over or len(self.rows) >= self.frames
+
+    def take(self, player: Iterator[np.ndarray]) -> tuple[np.ndarray, float, bool]:
+        """Let a player act once: its action float32 "a", the reward, and whether the game is over.
+
+        Raises:
+            UserError: the world does not keep the promises of its attributes.
+        """
+        world = self.world
+        frame, state, action = world.render(), world.state(), next(player)
+        if not self.rows:
             check_promises(world, frame, state, action)
-        reward, done = world.step(action)
-        rows.append((frame, action, reward, done, state))
-    if done and world.shows_end and len(rows) < frames:  # its action leads nowhere and earns nothing
-        rows.append((world.render(), action, 0.0, done, world.state()))
-    pixels, actions, rewards, dones, states = (np.stack(column) for column in zip(*rows, strict=True))
-    caption = world.caption(states, actions, rng, over=done)
-    return Episode(pixels, actions, rewards.astype(np.float32), dones, states, caption)
+        reward, self.over = world.step(action)
+        self.rows.append((frame, action, reward, self.over, state))
+        if self.over and world.shows_end and len(self.rows) < self.frames:  # its action leads nowhere and earns nothing
+            self.rows.append((world.render(), action, 0.0, True, world.state()))
+        return action, reward, self.over
+
+    def episode(self, rng: np.random.Generator) -> Episode:
+        """All rows, and a caption whose phrasing `rng` picks."""
+        pixels, actions, rewards, dones, states = (np.stack(column) for column in zip(*self.rows, strict=True))
+        caption = self.world.caption(states, actions, rng, over=self.over)
+        return Episode(pixels, actions, rewards.astype(np.float32), dones, states, caption)

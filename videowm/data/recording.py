@@ -29,7 +29,7 @@ from tqdm import tqdm
 from videowm import config
 from videowm.data.layout import NOTE as NOTE_KEY
 from videowm.data.layout import Layout, check_width, fingerprint, finish, write_group
-from videowm.data.playing import play_episode
+from videowm.data.playing import attempts, game_seed, play_episode
 from videowm.files import as_json, leftovers, read_json, write_atomic, write_new, writing
 from videowm.limits import Count, Frames, HeldOut, Seed, unfit
 from videowm.lock import FolderLock, held
@@ -38,6 +38,8 @@ from videowm.types import Episode, UserError
 from videowm.worlds import World, open_world
 
 NOTE = "meta/recording.json"
+MakeGroups = Callable[[list[int]], None]  # plays and writes the file groups of some numbers
+OFTEN_EMPTY = ("arguments", "player")  # not written where they are, so the bytes are as before there were any
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Recording:
     lossless: bool  # whether the video is
     group: Count  # episodes a file group
     arguments: dict[str, Any] = field(default_factory=dict)  # more that the world's constructor took
+    player: dict[str, Any] = field(default_factory=dict)  # who played, unless it is the world's driver
     trust: bool = False  # whether a policy that holds code may be loaded; never kept, so nobody else's is trusted
 
     @classmethod
@@ -71,7 +74,7 @@ class Recording:
 
         Settings without arguments give the bytes that they gave before there were any.
         """
-        write_new(root / NOTE, as_json({k: value for k, value in self.kept.items() if k != "arguments" or value}))
+        write_new(root / NOTE, as_json({k: value for k, value in self.kept.items() if value or k not in OFTEN_EMPTY}))
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -86,6 +89,13 @@ class Recording:
         """What the recorded episodes have in common."""
         names = {"action_names": world.action_names, "state_names": world.state_names}
         return Layout(self.world, world.fps, world.size, **names, lossless=self.lossless, group=self.group)
+
+    def game_seeds(self, number: int) -> Iterator[int]:
+        """The seeds of the games that episode `number` may be, in the order in which they are tried.
+
+        Games of other players than the driver are others than the driver's.
+        """
+        return map(game_seed, attempts(self.seed, number, *([1] if self.player else [])))
 
     @property
     def groups(self) -> range:
@@ -132,6 +142,22 @@ def record_episodes(
               "trust": trust}  # fmt: skip
     settings = config.build(Recording, wanted, where="record")
     check_workers(workers)
+    return record_into(out, settings, game, partial(record_groups, settings, out, workers=workers), part)
+
+
+def record_into(out: Path, settings: Recording, game: World, make: MakeGroups, part: Part = WHOLE) -> Path:
+    """Make a dataset whole by what plays and writes its file groups; what is there already stays.
+
+    Args:
+        out: new folder, or one of the same recording.
+        settings: of the recording.
+        game: its world, not yet begun.
+        make: plays and writes the file groups of some numbers.
+        part: the file groups that are made here.
+
+    Raises:
+        UserError: `out` holds something else or cannot be written, or another process records into it.
+    """
     layout = settings.layout(game)
     check_width(game.size[1])
     if note := unfit(game.size):
@@ -139,7 +165,8 @@ def record_episodes(
     with writing(out):
         check_folder(out, settings)
         if (out / "meta/info.json").exists() and not changed_files(out):
-            tqdm.write(f"{out} is already recorded: {episodes} episodes of {world}, seed {seed}")
+            tqdm.write(f"{out} is already recorded: {settings.episodes} episodes of {settings.world}, seed "
+                       f"{settings.seed}")  # fmt: skip
             return out
         taken, lock = f"another process is recording into {out}: wait for it, or give another --out", None
         try:
@@ -147,14 +174,14 @@ def record_episodes(
                 lock = FolderLock(out, taken)
                 refuse_parts(out)
                 check_folder(out, settings)  # once more: another process may have begun before the lock was free
-                record_missing(settings, out, layout, workers)
+                record_missing(settings, out, layout, make)
             elif held(out):
                 raise UserError(taken)
             else:
-                record_part(settings, out, layout, workers, part)
+                record_part(settings, out, layout, make, part)
         except KeyboardInterrupt:
             kept = sum(len(settings.members(i)) for i in settings.groups if is_whole(out, layout.paths(i)))
-            text = f"{kept} of {episodes} episodes are kept in {out}, the same command goes on from there"
+            text = f"{kept} of {settings.episodes} episodes are kept in {out}, the same command goes on from there"
             raise KeyboardInterrupt(text) from None
         finally:
             if lock is not None:
@@ -216,7 +243,7 @@ def is_whole(out: Path, paths: tuple[str, str]) -> bool:
         return False
 
 
-def record_missing(settings: Recording, out: Path, layout: Layout, workers: int) -> None:
+def record_missing(settings: Recording, out: Path, layout: Layout, make: MakeGroups) -> None:
     """Record what is missing or damaged, and finish the dataset. The caller holds the folder's lock."""
     clean(out)
     settings.write(out)
@@ -227,7 +254,7 @@ def record_missing(settings: Recording, out: Path, layout: Layout, workers: int)
     missing = [i for i in settings.groups if set(layout.paths(i)) & set(damaged) or not is_whole(out, layout.paths(i))]
     for file_index in missing:
         (out / layout.paths(file_index)[0]).unlink(missing_ok=True)
-    record_groups(settings, out, missing, workers)
+    make(missing)
     clean(out)  # once more: the workers of a killed run end a moment after it
     captions = out / "captions.jsonl"
     added = captions.read_bytes() if damaged and captions.exists() else None
@@ -237,7 +264,7 @@ def record_missing(settings: Recording, out: Path, layout: Layout, workers: int)
     forget_parts(out)
 
 
-def record_part(settings: Recording, out: Path, layout: Layout, workers: int, part: Part) -> None:
+def record_part(settings: Recording, out: Path, layout: Layout, make: MakeGroups, part: Part) -> None:
     """Record what is missing of a part's file groups; the last part to end finishes the dataset, once.
 
     Raises:
@@ -254,7 +281,7 @@ def record_part(settings: Recording, out: Path, layout: Layout, workers: int, pa
         mine = part.share(settings.groups)
         missing = [i for i in mine if not is_whole(out, layout.paths(i))]
         tqdm.write(f"{part} of {out}: {len(mine)} of {len(settings.groups)} file groups, {len(missing)} to record")
-        record_groups(settings, out, missing, workers)
+        make(missing)
     if left := part.left(out):
         tqdm.write(f"{part} of {out} is recorded; without {', '.join(map(str, left))} the dataset is unfinished")
         return

@@ -12,6 +12,7 @@ from videowm.data.action_table import find_source, sources
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.data.latents import LatentsIndex
+from videowm.data.mixture import listed
 from videowm.types import Episode, UserError
 
 STARTS = "starts"  # their folder within a run's
@@ -30,17 +31,26 @@ def starts_of(run: Path) -> Path:
 
 
 def dataset_of(run: Path) -> Path:
-    """What a pushed run brought along to start from, or else the recording that a run's latents were made of.
+    """What a pushed run brought along to start from, or else the recording that a run's (first) latents were made of.
 
     Raises:
         UserError: the run's latents are gone.
     """
+    return datasets_of(run)[0]
+
+
+def datasets_of(run: Path) -> list[Path]:
+    """What a pushed run brought along to start from, or else all recordings that a run's latents were made of.
+
+    Raises:
+        UserError: some of the run's latents are gone.
+    """
     if (run / STARTS).is_dir():
-        return starts_of(run)
-    latents = Path(configuration.read(run / "config.yaml").get("latents", ""))
-    if not (latents / "latents.json").exists():
-        raise UserError(f"{run} was trained on {latents}, which is not there: name a recording with --from DATA")
-    return Path(LatentsIndex.read(latents).data)
+        return [starts_of(run)]
+    folders = [Path(folder) for folder in listed(configuration.read(run / "config.yaml").get("latents", ""))]
+    if gone := [folder for folder in folders if not (folder / "latents.json").exists()]:
+        raise UserError(f"{run} was trained on {gone[0]}, which is not there: name a recording with --from DATA")
+    return [Path(LatentsIndex.read(folder).data) for folder in folders]
 
 
 def acted_dataset(run: Path, data: Path | None = None) -> Dataset:
@@ -56,7 +66,10 @@ def acted_dataset(run: Path, data: Path | None = None) -> Dataset:
         UserError: there is no such recording or source.
     """
     dataset, config = Dataset(data if data is not None else dataset_of(run)), configuration.read(run / "config.yaml")
-    source, folders = config.get("actions"), [Path(config.get("latents", dataset.root)), dataset.root]
+    source, folders = (
+        config.get("actions"),
+        [*map(Path, listed(config.get("latents", str(dataset.root)))), dataset.root],
+    )
     if source not in sources(dataset.action_names, *folders):
         return dataset
     return dataset.acting(find_source(source, dataset.action_names, folders, dataset.hash))

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from videowm.data.dataset import Dataset
-from videowm.data.playing import attempts, game_seed
 from videowm.data.recording import Recording
 from videowm.evaluate.curves import MetricCurve
 from videowm.evaluate.pictures import by_frame, psnr
@@ -96,7 +95,7 @@ class Replay:
 
     def candidates(self, episode: int) -> Iterator[int]:
         """The game seeds that `record` may have used for this episode, in its order."""
-        return map(game_seed, attempts(self.settings.seed, episode))
+        return self.settings.game_seeds(episode)
 
     def future(self, episode: int, frame: int, actions: Float[np.ndarray, "n a"]) -> Future | None:
         """The game after the recorded actions up to `frame`, then under `actions` "n a"; None where it ends before.

@@ -73,17 +73,16 @@ class Clips:
     episode: np.ndarray
 
 
-def held_out(folder: str, count: int, context: int, source: str | None = None) -> Clips:
+def held_out(regular: Latents, final: Latents, count: int, context: int) -> Clips:
     """Up to `count` clips of each kind, spread evenly; steps that see fewer than `context` steps are not counted.
 
     Every step of an episode counts once: of a clip that was cut at the end those that no other clip shows.
-    `source` is where their actions come from.
 
     Raises:
-        UserError: the latents have no rewards and ends, or no such source.
+        UserError: the latents have no rewards and ends.
     """
-    regular, found = Latents.open(folder, "test", actions=source), []
-    for latents in (regular, Latents.open(folder, "test", final=True, actions=source)):
+    found = []
+    for latents in (regular, final):
         chosen = np.unique(np.linspace(0, len(latents) - 1, min(count, len(latents)), dtype=int))
         if len(chosen):
             stored, actions = latents.windows(chosen, np.zeros_like(chosen), latents.index.steps)

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from videowm import config as configuration
 from videowm.data.clips import pick
-from videowm.data.latents import Latents, normalised
+from videowm.data.latents import normalised
+from videowm.data.mixture import Mixture, listed, opened
 from videowm.data.outcomes import Targets
 from videowm.dit.heads import Heads
 from videowm.dit.sample import Sampler, sampler_of
@@ -37,7 +38,7 @@ class HeadsRun:
     task: Literal["heads"]  # what is trained
     out: str  # run directory
     world: str  # finished run of task: world, whose folder gets the heads
-    latents: str | None = None  # with rewards and ends; None: those that the world model was trained on
+    latents: str | list[str] | None = None  # with rewards and ends; None: those that the world model was trained on
     seed: Seed = 0  # of weights, order and noise
     block: Whole | None = None  # whose residual stream is read, at its end; None: the middle one
     width: Count = 32  # numbers kept of each token
@@ -60,10 +61,12 @@ class HeadsTask(Task):
     def __init__(self, config: HeadsRun) -> None:
         self.config, self.seed = config, config.seed
         self.pipeline = WorldModelPipeline.open(config.world)
-        own = configuration.read(Path(config.world) / "config.yaml")
-        self.folder, self.source = config.latents or own["latents"], own.get("actions")
-        self.regular = Latents.open(self.folder, "train", actions=self.source)
-        self.final = Latents.open(self.folder, "train", final=True, actions=self.source)
+        own, on = configuration.read(Path(config.world) / "config.yaml"), self.pipeline.trained_on
+        self.folder, *_ = folders = listed(config.latents or own["latents"])
+        self.how = {"actions": own.get("actions"),
+                    "statistics": (on.latents_mean, on.latents_std, on.action_mean, on.action_std)}  # fmt: skip
+        self.regular = Mixture.open(folders, **self.how)
+        self.final = Mixture.open(folders, **self.how, final=True)
         self.refuse_misfits()
         self.window = min(self.pipeline.trained_on.window, self.regular.index.steps)
         self.targets, self.following = self.outcomes()
@@ -76,7 +79,8 @@ class HeadsTask(Task):
         It is known of the steps that count: of a clip that was cut at the end those that no other clip shows.
         """
         both = (self.regular, self.final)
-        following, found = zip(*(following_of(clips, self.regular, np.arange(len(clips))) for clips in both))
+        pairs = [pair for mixture in both for pair in zip(mixture.parts, self.regular.parts)]
+        following, found = zip(*(following_of(clips, regular, np.arange(len(clips))) for clips, regular in pairs))
         return Targets(*map(torch.cat, zip(*found))), torch.cat(following)
 
     def refuse_misfits(self) -> None:
@@ -166,7 +170,8 @@ class HeadsTask(Task):
     def evaluate(self) -> Iterator[tuple[str, Any]]:
         """Scores on held-out latents and on rollouts of the world model from them, and their reliability figure."""
         config, heads = self.config, self.model.eval()
-        clips = held_out(self.folder, config.clips, config.context, self.source)
+        both = (opened(self.folder, "test", **self.how, final=final) for final in (False, True))
+        clips = held_out(*both, config.clips, config.context)
         found = {"real": read_real(self.frozen, heads, clips, config.batch),
                  "dream": read_dreams(self.frozen, heads, clips, config.batch, config.context)}  # fmt: skip
         values = [pair for kind, read in found.items() for pair in report(kind, read)]

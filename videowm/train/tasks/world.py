@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from videowm.actions.group import drop_actions, grouped_size
 from videowm.data.checks import BackgroundCheck
-from videowm.data.clips import pick
 from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents, LatentsIndex, normalised
+from videowm.data.mixture import Mixture, listed
 from videowm.data.resident import Resident, lies_there
 from videowm.device import Process
 from videowm.dit import DiT, flow, shortcut
@@ -53,7 +53,8 @@ class WorldRun:
 
     task: Literal["world"]  # what is trained
     out: str  # run directory
-    latents: str  # folder that `videowm encode` wrote
+    latents: str | list[str]  # folder that `videowm encode` wrote; several of one autoencoder: held out is the first's
+    mix: list[Count] | None = None  # of several folders: samples of each in turn, such as [3, 1]; null: by size
     actions: str | None = None  # source: recorded, none, labelled/HASH; None: recorded where there are any
     seed: Seed = 0  # of weights, order and noise
     depth: Annotated[int, Range(at_least=1, at_most=256)] = 4  # blocks; also sets the width
@@ -80,16 +81,19 @@ class WorldTask(Task):
         self.asked = config  # before the rule
         config = self.resolved(config)
         self.config, self.seed = config, config.seed
-        self.latents = Latents.open(config.latents, "train", actions=config.actions)
+        self.folder, *others = folders = listed(config.latents)
+        self.latents = Mixture.open(folders, config.mix, actions=config.actions)
+        if others and config.text:
+            raise UserError(f"text cannot be trained on several folders of latents: give {self.folder} alone")
         index = self.latents.described
         if not 2 <= config.window <= index.steps:
             raise UserError(
-                f"window {config.window} does not fit the {index.steps} latent steps of {config.latents}: "
+                f"window {config.window} does not fit the {index.steps} latent steps of {self.folder}: "
                 f"give 2 to {index.steps}"
             )
-        self.text = config.text and TrainingText(config.text, self.latents, config.window, config.latents)
+        self.text = config.text and TrainingText(config.text, self.latents.parts[0], config.window, self.folder)
         self.model = make_model(config, index)
-        self.test = Latents.open(config.latents, "test", actions=config.actions)
+        self.test = Latents.open(self.folder, "test", actions=config.actions)
         self.measured = chosen_windows(self.test, config.heldout)
         families = model_families(self.model, config.window)
         self.clip_flops = clip_training_flops(self.model, config.window, config.flow.shortcut)
@@ -147,7 +151,7 @@ class WorldTask(Task):
         first, last = step * self.config.train.batch, self.latents.index.steps - self.config.window
         rows, drawn = [], []
         for slot in slots:
-            clip, rng = pick(self.seed, first + slot, len(self.latents))
+            clip, rng = self.latents.pick(self.seed, first + slot)
             rows.append((clip, int(rng.integers(last + 1)) if rng.random() < 0.5 else 0))
             if self.text:
                 drawn.append(self.text.draw(*rows[-1], rng))
@@ -232,7 +236,7 @@ class WorldTask(Task):
         """
         dataset = Dataset(self.latents.index.data)
         if dataset.hash != self.latents.index.data_hash:
-            raise UserError(f"{dataset.root} changed since {self.config.latents} was made of it: encode it again")
+            raise UserError(f"{dataset.root} changed since {self.folder} was made of it: encode it again")
         return dataset.acting(self.latents.table)
 
     def pipeline(self) -> WorldModelPipeline:
@@ -244,9 +248,7 @@ class WorldTask(Task):
         index = self.latents.index
         vae = load_vae(index.vae)
         if DiffusersCodec(vae).hash != index.vae_hash:
-            raise UserError(
-                f"{self.config.latents} was made by another autoencoder than {index.vae} holds now: encode again"
-            )
+            raise UserError(f"{self.folder} was made by another autoencoder than {index.vae} holds now: encode again")
         scheduler = FlowMatchEulerDiscreteScheduler(shift=self.config.flow.shift)
         pipeline = WorldModelPipeline(vae, self.model, scheduler, **self.text_parts())
         return pipeline.to(next(self.model.parameters()).device)
@@ -272,18 +274,27 @@ class WorldTask(Task):
         stride = index.stride[0]
         processed = samples * config.window * self.model.tokens
         seen = samples * (1 + stride * (config.window - 1))
-        unique = drawn_frames(samples, len(self.latents), index.steps, config.window, stride)
+        drawn = self.latents.drawn(config.seed, samples)
+        groups = [(samples, len(self.latents))] if config.mix is None else zip(drawn, map(len, self.latents.parts))
+        unique = sum(drawn_frames(*group, index.steps, config.window, stride) for group in groups)
         return {
             "depth": config.depth,
             "params": parameters(self.model),
             "tokens": {"target": processed, "processed": processed},
             "frames": {"seen": seen, "unique": min(seen, round(unique))},
             "flops": {"train": self.clip_flops * samples, "encode": None},
+            **({"sources": self.sources(drawn)} if len(drawn) > 1 else {}),
             "hashes": {"data": index.data_hash, "vae": index.vae_hash, "bank": self.bank.hash},
             "actions": self.latents.source,
             **({"prediction": config.prediction} if config.prediction else {}),
             **({"text": self.text.record_fields()} if self.text else {}),
         }
+
+    def sources(self, drawn: list[int]) -> list[dict[str, Any]]:
+        """Of each folder: where it is, what it holds, and how many of the frames that were seen are its own."""
+        each = 1 + self.latents.stride * (self.config.window - 1)
+        return [{"latents": str(part.folder), "data": part.index.data_hash, "clips": len(part), "seen": each * samples}
+                for part, samples in zip(self.latents.parts, drawn)]  # fmt: skip
 
 
 def drawn_frames(samples: int, clips: int, steps: int, window: int, stride: int) -> float:
@@ -341,8 +352,9 @@ def meta_model(config: WorldRun) -> DiT:
         UserError: there are no such latents, or the size does not fit them.
     """
     with torch.device("meta"):
-        index = LatentsIndex.read(config.latents)
-        return make_model(config, index.acting(index.source(config.latents, config.actions)))
+        folder = listed(config.latents)[0]
+        index = LatentsIndex.read(folder)
+        return make_model(config, index.acting(index.source(folder, config.actions)))
 
 
 def with_steps(config: WorldRun) -> WorldRun:
