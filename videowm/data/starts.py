@@ -66,10 +66,8 @@ def acted_dataset(run: Path, data: Path | None = None) -> Dataset:
         UserError: there is no such recording or source.
     """
     dataset, config = Dataset(data if data is not None else dataset_of(run)), configuration.read(run / "config.yaml")
-    source, folders = (
-        config.get("actions"),
-        [*map(Path, listed(config.get("latents", str(dataset.root)))), dataset.root],
-    )
+    source = config.get("actions")
+    folders = [*map(Path, listed(config.get("latents", str(dataset.root)))), dataset.root]
     if source not in sources(dataset.action_names, *folders):
         return dataset
     return dataset.acting(find_source(source, dataset.action_names, folders, dataset.hash))
