@@ -28,6 +28,7 @@ LAYERS = [
         "endpoint",
         "caption",
         "info",
+        "label",
         "generation",
         "explore",
         "publish",

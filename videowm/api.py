@@ -34,6 +34,7 @@ from videowm.options import (
     ExpandOptions,
     GenerateOptions,
     ImportOptions,
+    LabelOptions,
     LatentsOptions,
     PlayOptions,
     ProbeOptions,
@@ -48,16 +49,17 @@ from videowm.types import UserError
 if TYPE_CHECKING:
     from videowm.caption import Captioned
     from videowm.generation import Generated
+    from videowm.label import Labelled
     from videowm.publish import Pushed
     from videowm.record import RunRecord
 
 __all__ = [
     "CaptionOptions", "DreamRecordOptions", "DreamScoreOptions", "DreamTrainOptions", "DreamWatchOptions",
     "EncodeOptions", "EndpointOptions", "EvaluateOptions", "ExpandOptions", "GenerateOptions", "ImportOptions",
-    "LatentsOptions", "PlayOptions", "ProbeOptions", "PullOptions", "PushOptions", "QuickstartOptions",
+    "LabelOptions", "LatentsOptions", "PlayOptions", "ProbeOptions", "PullOptions", "PushOptions", "QuickstartOptions",
     "RecordOptions", "TrainOptions", "UserError",
     "caption", "dream_record", "dream_score", "dream_train", "dream_watch", "encode", "evaluate", "expand", "generate",
-    "import_", "info", "latents", "play", "pull", "push", "quickstart", "record", "train",
+    "import_", "info", "label", "latents", "play", "pull", "push", "quickstart", "record", "train",
 ]  # fmt: skip
 
 AnyPath = str | Path
@@ -132,6 +134,21 @@ def expand(prompt: str, options: ExpandOptions) -> str:
     from videowm.caption import expand as expand_prompt
 
     return expand_prompt(prompt, configuration.check(options))
+
+
+def label(data: AnyPath, options: LabelOptions = LabelOptions()) -> Labelled:
+    """Label a recording with actions by its frames; returns the labels' name and how good they are.
+
+    Args:
+        data: dataset, which gets a table of labels beside what was recorded.
+        options: how many of its episodes are learned from, or another recording, or a finished labeller.
+
+    Raises:
+        UserError: there are no actions to learn from, or frames of another size than were learned from.
+    """
+    from videowm.label import label as label_recording
+
+    return label_recording(Path(data), configuration.check(options))
 
 
 def train(config: AnyPath, options: TrainOptions = TrainOptions()) -> RunRecord | None:

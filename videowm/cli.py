@@ -21,6 +21,7 @@ examples:
   videowm record carracing --out data/carracing --episodes 200 --seed 0 --workers 2
   videowm train configs/vae/quickstart.yaml train.steps=2000
   videowm caption data/carracing --from-state                 words for every clip
+  videowm label data/carracing --share 0.05                   actions that nobody wrote down
   videowm encode data/carracing --vae runs/vae --out latents/carracing
   python -m videowm.launch --multi_gpu train configs/world/quickstart.yaml depth=6
   videowm latents runs/vae --data data/carracing --out latents.png
@@ -41,6 +42,7 @@ STOPPED = {  # what is true after Ctrl-C
     "caption": "the same command captions the clips that have none",
     "encode": "the same command encodes the shards that are missing",
     "train": "the same command goes on from the last checkpoint",
+    "label": "the same command goes on from the last checkpoint",
     "play": "what was saved is kept",
     "dream": "the same command goes on from what was written",
     "push": "nothing is seen yet, the same command uploads what is missing",
@@ -128,6 +130,12 @@ def model_verbs(verb: Verb) -> None:
                    help="dotted overrides of the file, such as train.lr=1e-3")  # fmt: skip
     p.add_argument("--profile", action="store_true",
                    help="also record ten steps: OUT/profile/trace.json.gz, kernels.json and a table")  # fmt: skip
+
+    p = verb(label, "label a recording with actions by its frames, learned from a share of its episodes",
+             "videowm label data/carracing --share 0.05 --out runs/label\n"
+             "  videowm label data/videos --learn-from data/carracing --out runs/label")  # fmt: skip
+    p.add_argument("data", type=Path, help="dataset directory")
+    add_options(p, api.LabelOptions)
 
     p = verb(encode, "encode a dataset to latents, once; under torchrun or accelerate launch by several processes",
              "torchrun --nproc_per_node 4 -m videowm encode data/cars --vae runs/vae --out latents/cars\n"
@@ -218,7 +226,7 @@ def config_verb(verb: Verb) -> None:
     for sub in (show, copy):
         sub.add_argument("name", help="such as world/quickstart")
     listed = whats.add_parser("keys", help="every key of a task, with its type, limits, default and what it does")
-    listed.add_argument("task", help="vae, world, reader, or a task of an installed package")
+    listed.add_argument("task", help="vae, world, reader, label, or a task of an installed package")
     copy.add_argument("to", type=Path, nargs="?", help="file or folder (default: configs/NAME.yaml here)")
 
 
@@ -247,6 +255,10 @@ def expand(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     api.train(args.config, options_from(api.TrainOptions, args))
+
+
+def label(args: argparse.Namespace) -> None:
+    print(api.label(args.data, options_from(api.LabelOptions, args)).summary)
 
 
 def encode(args: argparse.Namespace) -> None:

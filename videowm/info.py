@@ -32,6 +32,7 @@ def info(path: Path, *, verify: bool = False) -> str:
 
 def dataset_info(path: Path, *, verify: bool) -> str:
     """What a dataset holds, and which captions are beside it."""
+    from videowm.data.action_table import sources
     from videowm.data.captions import captions_of, captions_path, read_lines
     from videowm.data.dataset import Dataset
 
@@ -53,6 +54,7 @@ def dataset_info(path: Path, *, verify: bool) -> str:
         f"frames    {frames} of {height}x{width} at {dataset.fps:g} fps, {frames / dataset.fps / 60:.1f} minutes; "
         f"{dataset.lengths.min()} to {dataset.lengths.max()} an episode",
         f"actions   {', '.join(dataset.action_names)}",
+        f"sources   {', '.join(sources(dataset.action_names, path))}",
         f"state     {', '.join(dataset.state_names) or 'none'}",
         f"caption   {dataset.caption(0)}",
         *captions,

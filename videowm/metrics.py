@@ -75,6 +75,7 @@ WATCHED = "the same heads on the real video through the autoencoder; the game it
 ALONE = "the heads on the start alone; `_floor_repeat`: the course that holds an action longest"
 PER_1000 = "per 1,000 frames"
 OUTCOMES = "videowm.evaluate.outcomes"
+LABELLED = "videowm.train.tasks.label"
 IGNORED = "0, where the actions are ignored"
 
 # One entry a metric; a family stands before another that its names would fit too.
@@ -148,6 +149,16 @@ METRICS: tuple[Metric, ...] = (
            floor="0, the mean"),
     Metric("reader/{}_accuracy", "Share of real held-out frames in which the reader is right about a column that is 0 "
            "or 1.", "share right", "higher", "videowm.train.tasks.reader", ceiling="1"),
+    Metric("label/{}_r2", "R² of an action's labels on held-out episodes, of its probability where it is 0 or 1.", "R²",
+           "higher", LABELLED, ceiling="1", floor="0, the mean"),
+    Metric("label/{}_accuracy", "Share of held-out rows whose label of an action that is 0 or 1 is right.",
+           "share right", "higher", LABELLED, ceiling="1", floor="the more frequent value"),
+    Metric("label/{}_calibration", "How far probabilities are off: from the frequency of a 1, or from the 90 % of true "
+           "values that an interval is to hold.", "probability", "lower", LABELLED, ceiling="0"),
+    Metric("label/delay", "By how many frames the labels run late on held-out episodes.", "frames", None, LABELLED,
+           ceiling="0"),
+    Metric("label/episodes", "Training episodes whose recorded actions were seen.", "episodes", None, LABELLED),
+    Metric("label/hours", "The same, in hours of video.", "h", None, LABELLED),
     Metric("fidelity/psnr", "Peak signal-to-noise ratio of predicted frames and the true ones.", "dB", "higher",
            ceiling=THROUGH_VAE, floor=REPEATED, sentence="PSNR of the rollout is {value} dB"),
     Metric("fidelity/psnr_to_vae", "Peak signal-to-noise ratio of predicted frames and the autoencoder's picture of "

@@ -127,6 +127,15 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return about, arrays
 
 
+def read_about(folder: Path, name: str) -> dict[str, Any]:
+    """What the file of a table KIND/HASH below `folder` says of it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return read(folder / FOLDER / f"{name}.safetensors")[0]
+
+
 def damaged(path: Path) -> UserError:
     """The sentence for a table that cannot be used."""
     return UserError(f"{path} is damaged: remove it and make it again")

@@ -116,6 +116,12 @@ class Dataset:
         other.action_names = table.names if table else feature_names(self.info["features"], "action")
         return other
 
+    def training_on(self, episodes: Iterable[int]) -> Dataset:
+        """The same recording with these episodes alone for training."""
+        other = copy.copy(self)
+        other._splits = dict(self._splits) | {"train": list(episodes)}
+        return other
+
     def split(self, name: str) -> list[int]:
         """Episodes of "train" or "test"; where no test split is declared, it is the last tenth of the episodes.
 

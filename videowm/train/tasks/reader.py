@@ -41,16 +41,20 @@ class ReaderRun:
 class ReaderTask(Task):
     """Read actions and state off real frames."""
 
-    name = "reader"
+    name, network = "reader", Reader
 
     def __init__(self, config: ReaderRun) -> None:
         self.config, self.seed = config, config.seed
-        self.dataset = Dataset(config.data)
-        self.model = Reader(config.reader, describe(self.dataset, config.reader))
+        self.dataset = self.recording()
+        self.model = self.network(config.reader, describe(self.dataset, config.reader))
         self.clips = ClipStream(self.dataset, frames=config.clip, split="train", seed=config.seed)
         self.heldout = even_clips(self.dataset, frames=config.clip, split="test", count=config.heldout_clips)
         self.resident = ResidentFrames(self.dataset, "train")
         self.tables: dict[int, np.ndarray] = {}
+
+    def recording(self) -> Dataset:
+        """The recording that is read."""
+        return Dataset(self.config.data)
 
     def to(self, device: torch.device) -> None:
         """What the targets are standardised by lies on the device from the first step on, the frames if they fit."""
@@ -71,12 +75,14 @@ class ReaderTask(Task):
         return self.resident.load(self.clips, numbers) | {"rows": torch.from_numpy(rows)}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error of standardised targets; the frames get noise, which a rollout has too."""
+        """The mean `error` of all windows; the frames get noise, which a rollout has too."""
         frames = to_float(self.resident.of(batch, self.config.clip))
         frames = frames + 0.02 * draws.normal(*frames.shape[1:])
-        true = ((batch["rows"] - self.mean) / self.std).flatten(0, 1)
-        read = model(self.model.windows(frames).flatten(0, 1))
-        return (read.float() - true).square().mean(), {}
+        return self.error(model(self.model.windows(frames).flatten(0, 1)), batch["rows"].flatten(0, 1)), {}
+
+    def error(self, made: Tensor, rows: Tensor) -> Tensor:
+        """Mean squared error, a scalar, of what the network made of windows "b", in standardised targets "b k"."""
+        return (made.float() - (rows - self.mean) / self.std).square().mean()
 
     @torch.no_grad()
     def evaluate(self) -> Iterator[tuple[str, Any]]:
@@ -102,15 +108,15 @@ class ReaderTask(Task):
 
     def restore(self, run: Path, device: torch.device) -> None:
         """Take the trained weights of a finished run, ready to be evaluated."""
-        self.model.load_state_dict(Reader.open(run).state_dict())
+        self.model.load_state_dict(self.network.open(run).state_dict())
         self.model.to(device).eval()
 
     def record_fields(self) -> dict[str, Any]:
         """Parameters, frames seen, and hashes of data and model."""
         return {
-            "params": {"reader": sum(p.numel() for p in self.model.parameters())},
+            "params": {self.name: sum(p.numel() for p in self.model.parameters())},
             "frames": {"seen": self.config.train.steps * self.config.train.batch * self.config.clip},
-            "hashes": {"data": self.dataset.hash, "reader": self.model.hash},
+            "hashes": {"data": self.dataset.hash, self.name: self.model.hash},
         }
 
 
