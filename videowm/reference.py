@@ -48,5 +48,9 @@ def default_of(field: dataclasses.Field) -> str:
 
 @functools.cache
 def field_comments(cls: type) -> dict[str, str]:
-    """The comment at the end of each field's line in the class's source, the one line of documentation of a key."""
-    return dict(re.findall(r"(?m)^    (\w+): .*?  # (.*)$", inspect.getsource(cls)))
+    """The comment at the end of each field's line in the source of the class and of those that it extends.
+
+    It is the one line of documentation of a key.
+    """
+    sources = "".join(inspect.getsource(one) for one in reversed(cls.__mro__[:-1]))
+    return dict(re.findall(r"(?m)^    (\w+): .*?  # (.*)$", sources))
