@@ -45,11 +45,11 @@ def names():
 
     from videowm.caption import Captioned
     from videowm.generation import Generated
+    from videowm.label import Labelled
     from videowm.publish import Pushed
 
-    return SimpleNamespace(
-        **vars(api) | {"Captioned": Captioned, "Generated": Generated, "Pushed": Pushed, "RunRecord": RunRecord}
-    )
+    named = (Captioned, Generated, Labelled, Pushed, RunRecord)
+    return SimpleNamespace(**vars(api) | {cls.__name__: cls for cls in named})
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)

@@ -24,6 +24,11 @@ ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path.parent for path in ROOT.glob("benchmarks/studies/*/law.json"))
 
 
+def world_of(study: Path) -> str:
+    """The game of a study; a later one has a number behind it."""
+    return study.name.split("-")[0]
+
+
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
 def test_a_study_is_what_was_frozen(study):
     """Guards a prediction that was made after its run, or of other runs, and a page that says other numbers."""
@@ -32,7 +37,9 @@ def test_a_study_is_what_was_frozen(study):
     grid = runs.keep(runs.c < 0.9 * frozen[0].budget)
     law, kept = fit(grid, "surface"), Law.from_json((study / "law.json").read_text())
     assert law.params == pytest.approx(kept.params, rel=1e-4)
-    pages = [(ROOT / "benchmarks/studies/README.md").read_text(), (ROOT / "README.md").read_text()]
+    pages = [(ROOT / "benchmarks/studies/README.md").read_text()]
+    if study == [other for other in STUDIES if world_of(other) == world_of(study)][-1]:  # README has the newest alone
+        pages.append((ROOT / "README.md").read_text())
     for p in frozen:
         for name, digest in p.runs.items():
             assert hashlib.sha256((study / f"records/{name}.json").read_bytes()).hexdigest() == digest
@@ -42,7 +49,7 @@ def test_a_study_is_what_was_frozen(study):
         at = runs.loss[(runs.c > 0.9 * p.budget) & (runs.c < 1.1 * p.budget)]
         if not len(at):
             assert re.search(
-                rf"\| {p.loss:.4f} \[{p.interval[0]:.4f}, {p.interval[1]:.4f}\] \|.*\| not run yet", pages[0]
+                rf"\| {p.loss:.4f} \[{p.interval[0]:.4f}, {p.interval[1]:.4f}\] \|(.*\|)? not run yet", pages[0]
             )
             continue
         measured = at.min()
