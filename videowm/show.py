@@ -141,7 +141,7 @@ def comparison_video(path: Path, predicted: np.ndarray, truth: np.ndarray | None
 def encode_mp4(frames: np.ndarray, fps: float) -> bytes:
     """H.264 mp4 of uint8 frames "f H W 3" (even height and width) that every browser plays.
 
-    One thread and no B-frames: with either, x264 gives other bytes from call to call.
+    One thread, no B-frames, no macroblock tree and no look-ahead for it: with any, x264 may give other bytes next time.
     """
     import av
 
@@ -150,7 +150,11 @@ def encode_mp4(frames: np.ndarray, fps: float) -> bytes:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "18", "preset": "veryfast", "x264-params": "threads=1:bframes=0"}
+        stream.options = {
+            "crf": "18",
+            "preset": "veryfast",
+            "x264-params": "threads=1:bframes=0:mbtree=0:rc-lookahead=0",
+        }
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
