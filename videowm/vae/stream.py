@@ -79,13 +79,7 @@ class StreamDecoder:
         if window is None and remembers(codec.vae):
             self.layers = Layers(codec.vae.decoder, codec.vae.config["local"])
         elif window is None:
-            field = decoder_field(codec)
-            if field is None and otherwise is None:
-                raise UserError(
-                    f"the newest frames of this {type(codec.vae).__name__} depend on more than {LIMIT} latent steps, "
-                    "so no window streams it exactly: train it with vae.local, or give a window and accept its error"
-                )
-            self.window = otherwise if field is None else field + 1
+            self.window = window_of(codec, "frames", decoder_field(codec), otherwise)
 
     @property
     def held(self) -> list[Tensor]:
@@ -164,13 +158,7 @@ class StreamEncoder:
         if codec.looks_back and remembers(codec.vae):
             self.layers = Layers(codec.vae.encoder, codec.vae.config["local"])
         elif codec.looks_back:
-            field = encoder_field(codec)
-            if field is None and otherwise is None:
-                raise UserError(
-                    f"the newest latents of this {type(codec.vae).__name__} depend on more than {LIMIT} latent steps, "
-                    "so no window streams them exactly: train it with vae.local, or give a window and accept its error"
-                )
-            self.window = otherwise if field is None else field + 1
+            self.window = window_of(codec, "latents", encoder_field(codec), otherwise)
 
     def begin(self) -> None:
         """Forget the past: the next frame is a video's first."""
@@ -197,6 +185,22 @@ class StreamEncoder:
         length = pixel_frames(self.window, self.codec.stride[0])
         self.past["window"] = frames if begins else torch.cat([self.past["window"], frames], dim=1)[:, -length:]
         return self.codec.encode(self.past["window"])[:, -1:]
+
+
+def window_of(codec: DiffusersCodec, what: str, field: int | None, otherwise: int | None) -> int:
+    """Latent steps of the shortest window in which the newest frames or latents are exact, else `otherwise`.
+
+    Raises:
+        UserError: no window is exact, and none is given.
+    """
+    if field is not None:
+        return field + 1
+    if otherwise is None:
+        raise UserError(
+            f"the newest {what} of this {type(codec.vae).__name__} depend on more than {LIMIT} latent steps, so no "
+            "window streams it exactly: train it with vae.local, or give a window and accept its error"
+        )
+    return otherwise
 
 
 @torch.no_grad()
