@@ -422,9 +422,10 @@ def dots(tmp_path, monkeypatch):
 def worded(dataset, codec, vae_run, tmp_path_factory) -> Path:
     """A copy of the recording with captions from its state and for every second clip as a model gives them, and its
     latents."""
-    from videowm.data.captions import Captions, caption_from_state, captions_path, header_name
+    from videowm.data.captions import Captions, captions_path, header_name
     from videowm.data.dataset import Dataset
     from videowm.data.encode import encode_dataset
+    from videowm.data.state_captions import caption_from_state
     from videowm.files import write_json
     from videowm.vae.codec import to_float
 

@@ -21,6 +21,7 @@ from videowm import config as configuration
 from videowm.data import captions
 from videowm.data.captions import ClipKey
 from videowm.data.dataset import Dataset
+from videowm.data.state_captions import caption_from_state
 from videowm.endpoint import FORMS, Access, AskConfig, Endpoint, NoCaption, picture, text
 from videowm.files import read_json, write_json
 from videowm.options import CaptionOptions, EndpointOptions, ExpandOptions
@@ -210,7 +211,7 @@ class Captioned:
 def caption(data: Path, options: CaptionOptions) -> Captioned:
     """Caption the clips of a dataset that have no caption yet."""
     if options.from_state:
-        name, count = captions.caption_from_state(data, clip_frames=options.clip_frames)
+        name, count = caption_from_state(data, clip_frames=options.clip_frames)
         path = captions.captions_path(data, name)
         return Captioned(path, count, count, 0, f"{path}: {count} clips captioned from the recorded state")
     endpoint = make_endpoint(options.endpoint)

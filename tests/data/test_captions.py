@@ -12,13 +12,13 @@ import pytest
 from videowm.data.captions import (
     Captions,
     LineWriter,
-    caption_from_state,
     captions_path,
     clips_to_caption,
     header_name,
     read_lines,
 )
 from videowm.data.dataset import Dataset
+from videowm.data.state_captions import caption_from_state
 from videowm.types import UserError
 from videowm.worlds.carracing import CarRacing
 

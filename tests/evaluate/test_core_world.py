@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from scaling.futures import Rolled, two_futures
-from videowm.data.captions import caption_from_state
 from videowm.data.dataset import Dataset
 from videowm.data.encode import encode_dataset
 from videowm.data.recording import record_episodes
+from videowm.data.state_captions import caption_from_state
 from videowm.evaluate.rollouts import RolloutConfig, held_out_starts
 from videowm.pipeline import WorldModelPipeline
 from videowm.train.loop import launch

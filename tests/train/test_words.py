@@ -12,16 +12,20 @@ import torch
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
 from videowm import config as configuration
-from videowm.data.captions import caption_from_state
 from videowm.data.clips import pick
 from videowm.data.dataset import Dataset
+from videowm.data.encode import encode_dataset
 from videowm.data.latents import Latents
+from videowm.data.played import PlayedSource
+from videowm.data.playing import play_episode
+from videowm.data.state_captions import caption_from_state, played_hash
 from videowm.data.window_captions import FORMS, WRITERS, WindowCaptions, captions_beside
 from videowm.dit.sample import Sampler
 from videowm.pipeline import WorldModelPipeline
 from videowm.train.tasks.world import WorldRun, WorldTask
 from videowm.types import UserError
 from videowm.vae.codec import to_float
+from videowm.worlds import open_world
 
 
 @pytest.fixture(scope="session")
@@ -234,3 +238,30 @@ def test_two_captions_of_a_kind(worded):
         for path in data.glob(f"captions/{name}*"):
             path.unlink()
     assert np.all([k.frames == 17 for c in captions_beside(data, []).values() for k in c])
+
+
+def test_words_of_clips_that_were_played(worded, codec, vae_run, train_world, tmp_path):
+    """Guards words of other clips: played ones are in no recording, their words lie beside the latents."""
+    data = Dataset(worded / "data")
+    played = PlayedSource(data, episodes=2, seed=9, workers=1)
+    out = tmp_path / "latents"
+    encode_dataset(data, codec, out, vae=str(vae_run), to_frames=to_float, frames=33, played=played, states=True)
+    with pytest.raises(UserError, match="clips without captions: encode with --states, then run videowm"):
+        train_world(tmp_path / "run", f"latents={out}", "text={}")
+    with pytest.raises(UserError, match="have 33 frames: give --clip-frames 33"):
+        caption_from_state(out, clip_frames=17)
+    name, count = caption_from_state(out, clip_frames=33)
+    latents = Latents.open(out, "train")
+    assert count == len(latents) and caption_from_state(out, clip_frames=33) == (name, count)
+    episodes = {i: play_episode(open_world(data.name), 9, i, int(data.lengths.max())) for i in (0, 1)}
+    written = captions_beside(out, [], played_hash(latents.index))["state"]
+    for (episode, start, frames), caption in written.items():
+        taped = episodes[episode]
+        rows = slice(start, start + frames)
+        rng = np.random.default_rng([episode, start])
+        said = open_world(data.name).caption(taped.states[rows], taped.actions[rows][:-1], rng)
+        assert caption.short == said
+    record = train_world(tmp_path / "run", f"latents={out}", "text.length=64", "text.captions=[state]")
+    assert record["text"]["captions"]["state"]["clips"] == count
+    with pytest.raises(UserError, match="caption that recording"):
+        caption_from_state(worded / "latents", clip_frames=33)

@@ -19,14 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from videowm.data.clips import stretches
 from videowm.data.dataset import Dataset
 from videowm.files import read_json, short_hash, visible, write_atomic, write_json
 from videowm.lock import locked
 from videowm.types import UserError
-from videowm.worlds import find_world, open_world
 
 SOURCES = ("state", "model")  # who writes captions
 REMEDY = "move it away and run videowm caption again"
@@ -57,25 +54,26 @@ class Captions(dict[ClipKey, Caption]):
         self.header = header
 
     @classmethod
-    def open(cls, data: str | Path, name: str) -> Captions:
+    def open(cls, data: str | Path, name: str, digest: str | None = None) -> Captions:
         """Read one file of captions.
 
         Args:
-            data: the dataset.
+            data: the dataset, or the folder of latents whose clips were played.
             name: which captions: their hash or its beginning, their model, or "state".
+            digest: of what was captioned; None: the dataset's own.
 
         Raises:
             UserError: no file or several fit the name, or the file is damaged or of another dataset.
         """
-        dataset = Dataset(data)
-        headers = captions_of(dataset.root)
+        root = Path(data)
+        headers = captions_of(root)
         found = [n for n, h in headers.items() if n.startswith(name) or name in (h["source"], h.get("model"))]
         if len(found) != 1:
             known = ", ".join(f"{n} ({h.get('model', 'state')})" for n, h in headers.items()) or "none"
             many = f"{len(found)} captions are called {name!r}" if found else f"no captions are called {name!r}"
-            raise UserError(f"{many} in {dataset.root}/captions, there are: {known}; make them with videowm caption")
-        header, path = headers[found[0]], captions_path(dataset.root, found[0])
-        check_dataset(path, header, dataset)
+            raise UserError(f"{many} in {root}/captions, there are: {known}; make them with videowm caption")
+        header, path = headers[found[0]], captions_path(root, found[0])
+        check_dataset(path, header, digest or Dataset(root).hash)
         lines = read_lines(path).items()
         return cls(header, {key: Caption(line["short"], line["detailed"], line["source"]) for key, line in lines})
 
@@ -129,15 +127,23 @@ def sound_header(header: dict[str, Any]) -> bool:
     return all(type(header.get(key)) is kind for key, kind in types.items()) and header["source"] in SOURCES
 
 
-def check_dataset(path: Path, header: dict[str, Any], dataset: Dataset) -> None:
-    """Refuse captions of another dataset.
+def write_captions(root: Path, header: dict[str, Any], lines: list[dict[str, Any]]) -> str:
+    """Write all captions at once, the header last; returns their name."""
+    name = header_name(header)
+    write_lines(captions_path(root, name), lines)
+    write_json(captions_path(root, name).with_suffix(".json"), header)
+    return name
+
+
+def check_dataset(path: Path, header: dict[str, Any], digest: str) -> None:
+    """Refuse captions of another dataset than the one of hash `digest`.
 
     Raises:
-        UserError: the header names the hash of another dataset.
+        UserError: the header names another hash.
     """
-    if header["dataset"] != dataset.hash:
+    if header["dataset"] != digest:
         raise UserError(
-            f"{path} belongs to a dataset with hash {header['dataset']}, {dataset.root} has {dataset.hash}: "
+            f"{path} belongs to a dataset with hash {header['dataset']}, {path.parent.parent} has {digest}: "
             "move it away or caption this dataset"
         )
 
@@ -211,36 +217,3 @@ class LineWriter:
             self.path.unlink()
             with suppress(OSError):
                 self.path.parent.rmdir()
-
-
-def caption_from_state(data: str | Path, *, clip_frames: int) -> tuple[str, int]:
-    """Caption every clip of a recorded world from its states and actions -> (name, number of captions).
-
-    The phrasing is a function of (episode, start), so the same command gives the same file.
-
-    Raises:
-        UserError: the world is unknown, has no captions or recorded other states, or no episode is as long as a clip.
-    """
-    dataset = Dataset(data)
-    known = find_world(dataset.name)
-    if known is None or not known.has("caption") or dataset.state_names != known.state_names:
-        raise UserError(
-            f"{data} ({dataset.name}) has no recorded states that its world can put into words: caption it with "
-            "--base-url and --model"
-        )
-    world = open_world(dataset.name)
-    lines = []
-    for key in clips_to_caption(dataset, clip_frames):
-        states = dataset.states(key.episode)[key.start : key.start + key.frames]
-        actions = dataset.actions(key.episode)[key.start : key.start + key.frames - 1]
-        rng = np.random.default_rng([key.episode, key.start])
-        short = world.caption(states, actions, rng)
-        words = {"short": short, "detailed": f"{short} {world.details(states, actions, rng)}"}
-        lines.append({**key._asdict(), **words, "source": "state"})
-    content = short_hash(*map(encode_line, lines))
-    header = {"schema": 1, "source": "state", "dataset": dataset.hash, "world": dataset.name}
-    header |= {"clip_frames": clip_frames, "content": content}  # a world that learns new phrasings makes a new file
-    name = header_name(header)
-    write_lines(captions_path(dataset.root, name), lines)
-    write_json(captions_path(dataset.root, name).with_suffix(".json"), header)
-    return name, len(lines)

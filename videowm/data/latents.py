@@ -360,10 +360,22 @@ class Latents:
         """
         if not self.index.state_names:
             raise UserError(f"{self.folder} holds no states: encode with --states into another --out")
-        clips, size = np.asarray(clips, np.int64), self.index.outcomes["states"][2]
-        found = torch.empty(len(clips), self.index.frames, len(self.index.state_names))
+        return self._numbers(clips, 8, self.index.outcomes["states"])
+
+    def recorded(self, clips: Sequence[int]) -> Tensor:
+        """The recorded actions between the frames of some clips, float32 "b f-1 a", as the game took them.
+
+        Raises:
+            UserError: a shard is missing or shorter than it was.
+        """
+        return self._numbers(clips, 1, self.index.tensors["actions"])
+
+    def _numbers(self, clips: Sequence[int], column: int, held: tuple[str, list[int], int]) -> Tensor:
+        """One tensor of some clips, by its place in `begins` and its type, shape and bytes."""
+        clips, (kind, shape, size) = np.asarray(clips, np.int64), held
+        found = torch.empty(len(clips), *shape, dtype=NUMBERS[kind])
         shards = self.shards_of(clips)
-        places = self.begins[shards, 8] + size * (clips - (self.ends - self.counts)[shards])
+        places = self.begins[shards, column] + size * (clips - (self.ends - self.counts)[shards])
         for shard, place, memory in zip(shards, places.tolist(), raw(found)):
             read_into(self.folder / self.names[shard], [(place, memory)])
         return found

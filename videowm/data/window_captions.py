@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from videowm.data.captions import Captions, captions_of
-from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents
 from videowm.files import atomic, short_hash, visible
 from videowm.types import UserError
@@ -25,28 +24,29 @@ FORMS = ("detailed", "short")
 TextTokens = tuple[Tensor, Tensor]  # features "n m e" and mask "n m"
 
 
-def captions_beside(data: str | Path, names: list[str]) -> dict[str, Captions]:
-    """The captions beside a dataset, {writer: captions}.
+def captions_beside(data: str | Path, names: list[str], digest: str | None = None) -> dict[str, Captions]:
+    """The captions beside a dataset, or beside latents whose clips were played: {writer: captions}.
 
     Args:
-        data: the dataset.
+        data: the folder.
         names: hashes, models or "state" of the captions to take; empty: all that there are.
+        digest: of what was captioned; None: the dataset's own.
 
     Raises:
-        UserError: there are none, or two by one writer.
+        UserError: there are none, they are of something else, or two are by one writer.
     """
-    dataset = Dataset(data)
-    known = captions_of(dataset.root)
+    root = Path(data)
+    known = captions_of(root)
     found: dict[str, Captions] = {}
     for name in names or known:
-        captions = Captions.open(dataset.root, name)
+        captions = Captions.open(root, name, digest)
         if (writer := captions.header["source"]) in found:
             raise UserError(
-                f"two captions by {writer!r} are beside {dataset.root} ({', '.join(known)}): name one in text.captions"
+                f"two captions by {writer!r} are beside {root} ({', '.join(known)}): name one in text.captions"
             )
         found[writer] = captions
     if not found:
-        raise UserError(f"{dataset.root} has no captions: make some with videowm caption, or leave `text` out")
+        raise UserError(f"{root} has no captions: make some with videowm caption, or leave `text` out")
     return found
 
 

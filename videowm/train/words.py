@@ -9,7 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from videowm.data.captions import captions_of
+from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents
+from videowm.data.state_captions import played_hash
 from videowm.data.window_captions import WindowCaptions, captions_beside, embedded
 from videowm.dit.text import ByteText, FrozenText, TextTokens, encoder_width
 from videowm.limits import Share, Size
@@ -41,13 +44,15 @@ class TrainingText:
 
     def __init__(self, config: TextConfig, latents: Latents, window: int, folder: str) -> None:
         index = latents.index
-        if index.played:
-            raise UserError(f"{folder} holds newly played clips, which have no captions: encode without --play")
+        if (now := Dataset(index.data).hash) != index.data_hash:
+            raise UserError(f"{index.data} changed since {folder} was made of it ({now}): encode it again")
         self.config, self.folder, self.window = config, Path(folder), window
-        self.sources = captions_beside(index.data, config.captions)
-        dataset = {captions.header["dataset"] for captions in self.sources.values()}
-        if dataset != {index.data_hash}:
-            raise UserError(f"{index.data} changed since {folder} was made of it: encode it again")
+        self.sources = self.held_out = captions_beside(index.data, config.captions, index.data_hash)
+        if index.played:  # the training clips are in no recording: their words lie beside the latents
+            if not captions_of(self.folder):
+                raise UserError(f"{folder} holds newly played clips without captions: encode with --states, then run "
+                                f"videowm caption {folder} --from-state --clip-frames {index.frames}")  # fmt: skip
+            self.sources = captions_beside(folder, config.captions, played_hash(index))
         self.windows = WindowCaptions.of(latents, self.sources, window, [""])
         if len(self.windows.captions) == 1:
             raise UserError(f"no caption beside {index.data} is of a training clip in {folder}: caption more of it")
@@ -71,7 +76,7 @@ class TrainingText:
 
     def of_windows(self, latents: Latents, window: int, where: list[tuple[int, int]]) -> TextTokens:
         """The text of held-out windows (clip, first step): always the kind of caption that training draws most."""
-        found = WindowCaptions.of(latents, self.sources, window, [""])
+        found = WindowCaptions.of(latents, self.held_out, window, [""])
         kind = {"synthetic": self.config.synthetic >= 0.5, "short": self.config.short > 0.5}
         return self.encode([found.captions[found.choose(clip, start, **kind)[0]] for clip, start in where])
 
