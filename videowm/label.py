@@ -19,7 +19,6 @@ from videowm.options import LabelOptions
 from videowm.record import RunRecord
 from videowm.train import registry
 from videowm.train.loop import launch
-from videowm.train.tasks.label import labelled_episodes
 from videowm.types import UserError
 from videowm.vae.codec import to_float
 
@@ -55,7 +54,7 @@ def label(data: Path, options: LabelOptions) -> Labelled:
     labeller, record = Labeller.open(run), RunRecord.read(run)
     config = registry.load(run / "config.yaml")
     own = record.hashes["data"] == dataset.hash
-    kept = labelled_episodes(dataset, config.share, config.seed) if own else []
+    kept = dataset.labelled_episodes(config.share, config.seed) if own else []
     note = {"labeller": labeller.hash, "share": config.share, "hours": record.metrics["label/hours"], "kept": kept}
     name = made_before(dataset, labeller.hash) or write_labels(dataset, labeller.to(default_device()), kept, note)
     return Labelled(name, dataset.num_episodes - len(kept), len(kept), record.metrics)

@@ -19,6 +19,7 @@ LEFT_OUT = (
     "tokens",
     "frames",
     "sources",
+    "share",
     "flops",
     "text",
     "actions",
@@ -66,6 +67,7 @@ class RunRecord:
     tokens: dict[str, int] = field(default_factory=dict)  # target, processed
     frames: dict[str, int] = field(default_factory=dict)  # seen, unique
     sources: list[dict[str, Any]] = field(default_factory=list)  # of several folders of latents, what was seen of each
+    share: dict[str, float] = field(default_factory=dict)  # of the training episodes that is seen; hours
     flops: dict[str, float | None] = field(default_factory=dict)  # train (whole path), spent (own steps), encode
     samples_per_second: float | None = None  # of all processes
     tokens_per_second: float | None = None  # likewise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,10 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from videowm import config
+from videowm.data.action_table import ActionTable
+from videowm.data.dataset import Dataset
 from videowm.data.latents import FILE, Latents
-from videowm.data.mixture import Mixture
+from videowm.data.mixture import Mixture, clips_of_share
+from videowm.data.starts import acted_dataset
 from videowm.files import sha256_of
 from videowm.record import RunRecord
+from videowm.train.registry import finished_task
+from videowm.train.tasks.world import drawn_frames
 from videowm.types import UserError
 
 
@@ -54,6 +60,48 @@ def test_clips_of_two_folders(latents, second):
     broken.check([0])
     with pytest.raises(UserError, match="not the file that was encoded"):
         broken.check([1])
+
+
+def test_a_share_of_the_episodes(latents, second, dataset):
+    """Guards clips outside the share that a labeller of the same seed learns from, and those that are never drawn."""
+    few, every = (Mixture.open([str(latents)], share=share, seed=3) for share in (0.5, 1.0))
+    own = every.parts[0].placed[0]
+    assert (
+        set(own[few.rows[0]]) == set(Dataset(dataset).labelled_episodes(0.5, 3))
+        and len(few) == 4
+        and every.chosen is None
+    )
+    drawn = [few.pick(0, index)[0] for index in range(8)]
+    assert sorted(drawn) == sorted([0, 1, 2, 3] * 2) and sorted(few.first_pass(0)[0]) == [0, 1, 2, 3]
+    whole, windows = few.whole(), every.windows(few.rows[0], [0] * 4, 9)
+    assert all(torch.equal(a, b) for a, b in zip(whole, windows)) and few.nbytes == sum(t.nbytes for t in whole)
+    assert all(torch.equal(a, b) for a, b in zip(whole, few.windows(range(4), [0] * 4, 9)))
+    with pytest.raises(UserError, match="changed since"):
+        Mixture.open([str(latents), str(second)], share=0.5)
+
+
+def test_a_model_of_a_share(latents, dataset, train_world, tmp_path):
+    """Guards frames that were never seen in the record, and a model of labels that is judged by labels."""
+    folder, data = shutil.copytree(latents, tmp_path / "latents"), Dataset(dataset)
+    rows = [2 * data.all_actions(episode) + 1 for episode in range(data.num_episodes)]
+    table = ActionTable.of("labelled", data.action_names, rows, data.split("train"))
+    table.save(folder, data.hash, {})
+    own = [f"latents={folder}", f"actions={table.name}", "share=0.25", "train.steps=2", "rollout.clips=0"]
+    record = train_world(tmp_path / "few", *own)
+    episodes = data.labelled_episodes(0.25, 0)
+    assert record["share"] == {"share": 0.25, "episodes": 1, "hours": data.hours(episodes)}
+    assert record["frames"]["unique"] == round(drawn_frames(8, 2, 9, 5, 4)) <= 2 * 33 < record["frames"]["seen"]
+    task = finished_task(tmp_path / "few", "cpu")
+    assert task.dataset().source == acted_dataset(tmp_path / "few").source == "recorded"
+    mean, std = task.latents.described.action_scale
+    assert torch.equal(mean, torch.from_numpy(table.mean))
+    clip, first = task.bank.where[0]
+    true = Latents.open(latents, "test")
+    true = replace(true, index=replace(true.index, action_mean=table.mean.tolist(), action_std=table.std.tolist()))
+    torch.testing.assert_close(task.bank.actions[:1], true.windows([clip], [first], 4)[1])
+    with pytest.raises(UserError, match="share 0.25 is of recorded episodes"):
+        index = replace(true.index, played={"episodes": 1, "seed": 1})
+        clips_of_share(replace(true, index=index), 0.25, 0)
 
 
 @pytest.mark.parametrize("mix", [None, [1, 1], [5, 2], [1, 4]])

@@ -16,7 +16,6 @@ from videowm.evaluate.labeller import Labeller, LabellerConfig, calibration, lat
 from videowm.evaluate.reader import Readable
 from videowm.options import LabelOptions
 from videowm.train.loop import launch
-from videowm.train.tasks.label import labelled_episodes
 from videowm.types import UserError
 from videowm.vae.codec import to_float
 
@@ -42,14 +41,14 @@ def run(data) -> Path:
 def test_shares_are_nested(three_data):
     """Guards a smaller share with episodes that a larger one lacks, and held-out episodes in a share."""
     dataset = Dataset(three_data)
-    few, half, every = (labelled_episodes(dataset, share, 3) for share in (0.01, 0.5, 1.0))
+    few, half, every = (dataset.labelled_episodes(share, 3) for share in (0.01, 0.5, 1.0))
     assert len(few) == 1 and set(few) < set(half) < set(every) == set(dataset.split("train")) and len(half) == 6
 
 
 def test_labels_are_the_actions(run, data):
     """Guards labels of another row, recorded actions that were not seen, and labels that are made twice."""
     found, dataset = api.label(data, LabelOptions(by=run)), Dataset(data)
-    kept = labelled_episodes(dataset, 0.5, 0)
+    kept = dataset.labelled_episodes(0.5, 0)
     assert (found.labelled, found.kept) == (10, 6) and f"actions={found.name}" in found.summary
     table = ActionTable.open(data, found.name, dataset.hash)
     true = {episode: dataset.all_actions(episode) for episode in range(dataset.num_episodes)}
@@ -103,6 +102,16 @@ def test_calibration_and_delay_by_hand():
     true = torch.randn(4, 12, 1, generator=random)
     assert latest(torch.roll(true, 1, dims=1), true) == 1 and latest(torch.roll(true, -2, dims=1), true) == -2
     assert latest(true[:, :4], true[:, :4]) is None and latest(true, torch.zeros_like(true)) is None
+
+
+def test_a_constant_error_is_no_delay():
+    """Guards a delay of -1 of labels that are too large by 1 on an even rise, where nobody could tell the two apart."""
+    start, row = torch.tensor([0.0, 7.0])[:, None], torch.arange(12.0)
+    rise, wave = (start + row)[..., None], torch.sin(start + row)[..., None]
+    assert latest(rise + 0.8, rise) is None and latest(0.5 * rise, rise) is None
+    assert latest(wave + 0.8, wave) == 0 and latest(torch.sin(start + row - 1)[..., None] - 2, wave) == 1
+    both = torch.cat([rise, wave], dim=-1)
+    assert latest(both + 0.8, both) == 0
 
 
 def test_refusals(three_data, run, dataset, tmp_path):

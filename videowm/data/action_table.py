@@ -34,7 +34,7 @@ class ActionTable:
         values: float32 "n a", the rows of all episodes, one after the other; row i leads frame i to frame i+1.
         first: int64 "episodes+1", where each episode's rows begin, then n; empty: the only row holds everywhere.
         mean: float32 "a", of the training episodes' rows.
-        std: float32 "a", likewise, above 0.
+        std: float32 "a", likewise; at least a twentieth of the column's range, and 1 where it never varies.
         hash: 16 hex digits over names, values and first.
     """
 
@@ -53,8 +53,10 @@ class ActionTable:
         first = np.cumsum([0, *map(len, episodes)])
         seen = np.concatenate([episodes[episode] for episode in train])
         mean, std = (getattr(seen, name)(0, dtype=np.float64).astype(np.float32) for name in ("mean", "std"))
+        extent = np.ptp(seen, axis=0)  # an action that is hardly ever seen would be an input of hundreds
+        std = np.where(extent > 0, np.maximum(std, extent / 20), 1).astype(np.float32)
         digest = digest_of(names, values, first)
-        return cls(f"{kind}/{digest}", tuple(names), values, first, mean, std.clip(1e-3), digest)
+        return cls(f"{kind}/{digest}", tuple(names), values, first, mean, std, digest)
 
     def rows(self, episodes: np.ndarray, starts: np.ndarray, count: int) -> np.ndarray:
         """Actions float32 "b count a" from row `starts` "b" of `episodes` "b" on; zeros behind an episode's end."""
@@ -180,6 +182,18 @@ def find_source(
     if name in (RECORDED, NONE):
         return None if name == RECORDED else NOTHING
     return ActionTable.open(next(folder for folder in folders if name in tables(folder)), name, data_hash)
+
+
+def judged_by(table: ActionTable | None, recorded: Sequence[str]) -> ActionTable | None:
+    """The actions under which a model of a source is judged: the recorded ones, where the source's have their names.
+
+    Labels stand for recorded actions, so true ones tell whether the model learned what they do. Codes stand for none.
+
+    Args:
+        table: the source that the model was trained on; None: recorded ones.
+        recorded: names of the recorded actions.
+    """
+    return None if table is not None and table.names == tuple(recorded) else table
 
 
 def source_name(table: ActionTable | None, recorded: Sequence[str]) -> str:

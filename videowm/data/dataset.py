@@ -122,6 +122,16 @@ class Dataset:
         other._splits = dict(self._splits) | {"train": list(episodes)}
         return other
 
+    def labelled_episodes(self, share: float, seed: int) -> list[int]:
+        """The training episodes of a share, rising: one at least. Those of a smaller share are among them."""
+        train = self.split("train")
+        count = max(1, round(share * len(train)))
+        return sorted(np.random.default_rng(seed).permutation(train)[:count].tolist())
+
+    def hours(self, episodes: list[int]) -> float:
+        """How long some episodes are together, in hours of video."""
+        return float(self.lengths[episodes].sum() / self.fps / 3600)
+
     def split(self, name: str) -> list[int]:
         """Episodes of "train" or "test"; where no test split is declared, it is the last tenth of the episodes.
 

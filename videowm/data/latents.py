@@ -380,12 +380,13 @@ class Latents:
             read_into(self.folder / self.names[shard], [(place, memory)])
         return found
 
-    def whole(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """Latents as they are stored "n t c h w" and grouped actions float32 "n t g" of all clips, on a device."""
-        held = [part.new_empty(len(self), *part.shape[1:], device=device)
+    def whole(self, device: torch.device | str = "cpu", chosen: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+        """Latents as they are stored "n t c h w" and grouped actions float32 "n t g" of all or chosen clips "n"."""
+        chosen = np.arange(len(self)) if chosen is None else chosen
+        held = [part.new_empty(len(chosen), *part.shape[1:], device=device)
                 for part in self.windows([], [], self.index.steps)]  # fmt: skip
-        for first in range(0, len(self), PIECE):
-            clips = np.arange(first, min(first + PIECE, len(self)))
+        for first in range(0, len(chosen), PIECE):
+            clips = chosen[first : first + PIECE]
             for tensor, part in zip(held, self.windows(clips, np.zeros_like(clips), self.index.steps)):
                 tensor[first : first + PIECE] = part
         return tuple(held)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from videowm.data.action_table import ActionTable
 from videowm.data.clips import permutation, pick
+from videowm.data.dataset import Dataset
 from videowm.data.latents import Latents, LatentsIndex
 from videowm.types import UserError
 
@@ -62,11 +63,12 @@ class Mixture:
 
     parts: list[Latents]
     mix: list[int] | None = None
+    chosen: list[np.ndarray] | None = None  # of each part, its own numbers of the clips that count; None: all
 
     @classmethod
     def open(
         cls, folders: Sequence[str], mix: list[int] | None = None, statistics: Statistics | None = None, *,
-        final: bool = False, actions: str | None = None,
+        final: bool = False, actions: str | None = None, share: float = 1.0, seed: int = 0,
     ) -> Mixture:  # fmt: skip
         """Open the training split of some folders.
 
@@ -76,9 +78,11 @@ class Mixture:
             statistics: to normalise by; None: those of the first folder.
             final: the clips that were cut where games ended, instead of the regular ones.
             actions: their source.
+            share: of each recording's training episodes, whose clips alone are there, as `videowm label` chooses them.
+            seed: of that choice.
 
         Raises:
-            UserError: one is unfinished or unlike the first, or `mix` has not a number for each.
+            UserError: one is unfinished or unlike the first, `mix` has not a number for each, or a share has no clips.
         """
         if mix is not None and len(mix) != len(folders):
             raise UserError(f"mix has {len(mix)} numbers for {len(folders)} folders of latents: give one for each")
@@ -86,7 +90,13 @@ class Mixture:
         statistics = statistics or statistics_of(first)
         for folder in folders[1:]:
             refuse_unlike(folders[0], first, folder, LatentsIndex.read(folder))
-        return cls([opened(folder, "train", statistics, final=final, actions=actions) for folder in folders], mix)
+        parts = [opened(folder, "train", statistics, final=final, actions=actions) for folder in folders]
+        return cls(parts, mix, None if share == 1 else [clips_of_share(part, share, seed) for part in parts])
+
+    @cached_property
+    def rows(self) -> list[np.ndarray]:
+        """Of each part, its own numbers of the clips that are there."""
+        return self.chosen or [np.arange(len(part)) for part in self.parts]
 
     @property
     def index(self) -> LatentsIndex:
@@ -121,12 +131,12 @@ class Mixture:
     @property
     def nbytes(self) -> int:
         """Bytes that `whole` takes."""
-        return sum(part.nbytes for part in self.parts)
+        return sum(part.nbytes // len(part) * len(own) for part, own in zip(self.parts, self.rows))
 
     @cached_property
     def firsts(self) -> np.ndarray:
         """The number of each part's first clip, int64 "parts", and behind it how many clips there are."""
-        return np.cumsum([0, *map(len, self.parts)])
+        return np.cumsum([0, *map(len, self.rows)])
 
     def __len__(self) -> int:
         return int(self.firsts[-1])
@@ -140,7 +150,7 @@ class Mixture:
         clips, part = np.asarray(clips, np.int64), self.part_of(clips)
         for number in np.unique(part):
             rows = np.flatnonzero(part == number)
-            yield self.parts[number], rows, clips[rows] - self.firsts[number]
+            yield self.parts[number], rows, self.rows[number][clips[rows] - self.firsts[number]]
 
     def windows(self, clips: Sequence[int], starts: Sequence[int], steps: int) -> tuple[Tensor, Tensor]:
         """As `Latents.windows`."""
@@ -155,9 +165,9 @@ class Mixture:
         """As `Latents.whole`."""
         held = [part.new_empty(len(self), *part.shape[1:], device=device)
                 for part in self.windows([], [], self.index.steps)]  # fmt: skip
-        for part, first in zip(self.parts, self.firsts):
-            for tensor, own in zip(held, part.whole(device)):
-                tensor[first : first + len(part)] = own
+        for part, rows, first in zip(self.parts, self.rows, self.firsts):
+            for tensor, own in zip(held, part.whole(device, rows)):
+                tensor[first : first + len(rows)] = own
         return tuple(held)
 
     @cached_property
@@ -185,7 +195,7 @@ class Mixture:
         turn, place = divmod(index, sum(self.mix))
         before = np.cumsum([0, *self.mix])
         part = int(np.searchsorted(before, place, side="right")) - 1
-        own, _ = pick(seed, turn * self.mix[part] + int(place - before[part]), len(self.parts[part]))
+        own, _ = pick(seed, turn * self.mix[part] + int(place - before[part]), len(self.rows[part]))
         return int(self.firsts[part]) + own, np.random.default_rng((seed, 1, index))
 
     def first_pass(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -193,7 +203,7 @@ class Mixture:
         if self.mix is None:
             return permutation(seed, 0, len(self)), np.arange(len(self))
         before, clips, samples = np.cumsum([0, *self.mix]), [], []
-        for number, (part, count) in enumerate(zip(self.parts, self.mix)):
+        for number, (part, count) in enumerate(zip(self.rows, self.mix)):
             turn, place = np.divmod(np.arange(len(part)), count)
             clips.append(self.firsts[number] + permutation(seed, 0, len(part)))
             samples.append(turn * before[-1] + before[number] + place)
@@ -210,6 +220,25 @@ class Mixture:
         turns, rest = divmod(samples, sum(self.mix))
         before = np.cumsum([0, *self.mix[:-1]])
         return (turns * np.array(self.mix) + np.clip(rest - before, 0, self.mix)).tolist()
+
+
+def clips_of_share(latents: Latents, share: float, seed: int) -> np.ndarray:
+    """The numbers of the clips of the training episodes of a share, int64 "n".
+
+    Raises:
+        UserError: the clips are newly played ones, their recording changed, or no episode of the share is long enough.
+    """
+    index, dataset = latents.index, Dataset(latents.index.data)
+    if index.played:
+        raise UserError(f"share {share:g} is of recorded episodes, and {latents.folder} holds newly played ones: "
+                        "encode without --play")  # fmt: skip
+    if dataset.hash != index.data_hash:
+        raise UserError(f"{dataset.root} changed since {latents.folder} was made of it: encode it again")
+    rows = np.flatnonzero(np.isin(latents.placed[0], dataset.labelled_episodes(share, seed)))
+    if not len(rows):
+        raise UserError(f"share {share:g} of {latents.folder} has no episode of {index.frames} frames: give a larger "
+                        "share, or encode shorter clips")  # fmt: skip
+    return rows
 
 
 def refuse_unlike(first: str, own: LatentsIndex, folder: str, other: LatentsIndex) -> None:

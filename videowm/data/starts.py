@@ -8,7 +8,7 @@ import numpy as np
 
 from videowm import config as configuration
 from videowm.data import layout
-from videowm.data.action_table import find_source, sources
+from videowm.data.action_table import find_source, judged_by, sources
 from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.data.latents import LatentsIndex
@@ -54,7 +54,7 @@ def datasets_of(run: Path) -> list[Path]:
 
 
 def acted_dataset(run: Path, data: Path | None = None) -> Dataset:
-    """A recording with the actions of the source that a run was trained on.
+    """A recording with the actions of the source that a run was trained on; with its own where labels stand for them.
 
     Stretches that a pushed run brought along hold them. So does another recording, unless the run has no actions.
 
@@ -70,7 +70,8 @@ def acted_dataset(run: Path, data: Path | None = None) -> Dataset:
     folders = [*map(Path, listed(config.get("latents", str(dataset.root)))), dataset.root]
     if source not in sources(dataset.action_names, *folders):
         return dataset
-    return dataset.acting(find_source(source, dataset.action_names, folders, dataset.hash))
+    table = find_source(source, dataset.action_names, folders, dataset.hash)
+    return dataset.acting(judged_by(table, dataset.action_names))
 
 
 def write_starts(data: Dataset, out: Path, count: int) -> None:

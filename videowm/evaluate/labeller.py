@@ -104,15 +104,23 @@ def calibration(
 
 
 def latest(read: Float[Tensor, "b w k"], true: Float[Tensor, "b w k"], reach: int = 2) -> int | None:
-    """By how many rows the readings "b w k" run late: the shift at which they explain the truth best.
+    """By how many rows the readings "b w k" run late: the shift at which they follow the truth best.
 
-    None where no target varies, or a clip has no more rows than twice `reach`.
+    A constant error is no delay, though on a target that rises evenly the two are the same. None there, where no target
+    varies, or where a clip has no more rows than twice `reach`.
     """
     windows, varies = true.shape[1], true.std((0, 1)) > 1e-6
     if windows <= 2 * reach or not varies.any():
         return None
     scale = true.std((0, 1))[varies]
-    inner = read[:, reach : windows - reach, varies]
-    errors = {shift: ((inner - true[:, reach - shift : windows - reach - shift, varies]) / scale).square().mean()
-              for shift in range(-reach, reach + 1)}  # fmt: skip
-    return min(errors, key=lambda shift: (float(errors[shift]), abs(shift)))
+    inner = centred(read[:, reach : windows - reach, varies] / scale)
+    shifted = {shift: centred(true[:, reach - shift : windows - reach - shift, varies] / scale)
+               for shift in range(-reach, reach + 1)}  # fmt: skip
+    if max(float((rows - shifted[0]).square().mean()) for rows in shifted.values()) < 1e-6:
+        return None
+    return min(shifted, key=lambda shift: (float((inner - shifted[shift]).square().mean()), abs(shift)))
+
+
+def centred(rows: Float[Tensor, "b w k"]) -> Float[Tensor, "b w k"]:
+    """Rows "b w k" without the mean of each column."""
+    return rows - rows.mean((0, 1))

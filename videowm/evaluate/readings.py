@@ -52,6 +52,8 @@ def read_scenes(reader: Reader, scenes: Scenes, dataset: Dataset) -> Readings:
             f"a horizon of {scenes.horizon} frames holds no window of the reader's {reader.config.frames}: "
             f"evaluate with --horizon {reader.config.frames} or more"
         )
+    if list(dataset.action_names) != readable.actions:  # the model's actions are others than those that are read
+        dataset = dataset.recorded
     rows = []
     for episode, first in zip(scenes.episode.tolist(), scenes.first.tolist(), strict=True):
         begin = first + scenes.context + lag

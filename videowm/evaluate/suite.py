@@ -140,6 +140,7 @@ def about(scenes: Scenes, dataset: Dataset, instruments: Instruments) -> dict[st
         "horizon": scenes.horizon,
         "starts": short_hash(starts),
         "data": dataset.hash,
+        "actions": dataset.source,
         "reader": instruments.reader.hash if instruments.reader else None,
         "features": instruments.features.hash if instruments.features else None,
         "detector": instruments.detector.hash if instruments.detector else None,

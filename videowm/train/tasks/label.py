@@ -37,13 +37,6 @@ class LabelRun:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def labelled_episodes(dataset: Dataset, share: float, seed: int) -> list[int]:
-    """The training episodes whose actions are seen: one at least, rising."""
-    train = dataset.split("train")
-    count = max(1, round(share * len(train)))
-    return sorted(np.random.default_rng(seed).permutation(train)[:count].tolist())
-
-
 class LabelTask(ReaderTask):
     """Read actions off frames before and after them."""
 
@@ -52,7 +45,7 @@ class LabelTask(ReaderTask):
     def recording(self) -> Dataset:
         """The recording, whose training split is the share."""
         whole = Dataset(self.config.data)
-        return whole.training_on(labelled_episodes(whole, self.config.share, self.config.seed))
+        return whole.training_on(whole.labelled_episodes(self.config.share, self.config.seed))
 
     def error(self, made: Tensor, rows: Tensor) -> Tensor:
         return self.model.surprise(made, rows).mean()
@@ -77,7 +70,7 @@ class LabelTask(ReaderTask):
         yield "label/delay", latest(mean, true)
         seen = self.dataset.split("train")
         yield "label/episodes", len(seen)
-        yield "label/hours", float(self.dataset.lengths[seen].sum() / self.dataset.fps / 3600)
+        yield "label/hours", self.dataset.hours(seen)
 
     def labelled(self, where: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and standard deviation of a held-out clip's rows "w k", and the true ones."""

@@ -14,17 +14,18 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from videowm.actions.group import drop_actions, grouped_size
+from videowm.data.action_table import ActionTable, judged_by
 from videowm.data.checks import BackgroundCheck
 from videowm.data.dataset import Dataset
-from videowm.data.latents import Latents, LatentsIndex, normalised
-from videowm.data.mixture import Mixture, listed
+from videowm.data.latents import LatentsIndex, normalised
+from videowm.data.mixture import Mixture, listed, opened, statistics_of
 from videowm.data.resident import Resident, lies_there
 from videowm.device import Process
 from videowm.dit import DiT, flow, shortcut
 from videowm.dit.saved import TrainedOn
 from videowm.evaluate.heldout import Bank, HeldoutConfig, acted, chosen_windows, heldout, make_bank
 from videowm.evaluate.rollouts import RolloutConfig, rollouts, starting_points
-from videowm.limits import Count, Flops, Range, Seed, Share, Size, Whole
+from videowm.limits import Count, Flops, Fraction, Range, Seed, Share, Size, Whole
 from videowm.pipeline import WorldModelPipeline
 from videowm.train.config import TrainConfig
 from videowm.train.flops import clip_training_flops, model_families, parameters
@@ -56,7 +57,8 @@ class WorldRun:
     latents: str | list[str]  # folder that `videowm encode` wrote; several of one autoencoder: held out is the first's
     mix: list[Count] | None = None  # of several folders: samples of each in turn, such as [3, 1]; null: by size
     actions: str | None = None  # source: recorded, none, labelled/HASH; None: recorded where there are any
-    seed: Seed = 0  # of weights, order and noise
+    share: Fraction = 1.0  # of the training episodes, no others are seen: those that `videowm label` learns from
+    seed: Seed = 0  # of weights, order and noise, and of which episodes are in a share
     depth: Annotated[int, Range(at_least=1, at_most=256)] = 4  # blocks; also sets the width
     patch: Size = 2  # side of the square of latent elements that is one token
     hidden: Size | None = None  # width, 64 * depth unless given
@@ -82,7 +84,7 @@ class WorldTask(Task):
         config = self.resolved(config)
         self.config, self.seed = config, config.seed
         self.folder, *others = folders = listed(config.latents)
-        self.latents = Mixture.open(folders, config.mix, actions=config.actions)
+        self.latents = Mixture.open(folders, config.mix, actions=config.actions, share=config.share, seed=config.seed)
         if others and config.text:
             raise UserError(f"text cannot be trained on several folders of latents: give {self.folder} alone")
         index = self.latents.described
@@ -93,7 +95,8 @@ class WorldTask(Task):
             )
         self.text = config.text and TrainingText(config.text, self.latents.parts[0], config.window, self.folder)
         self.model = make_model(config, index)
-        self.test = Latents.open(self.folder, "test", actions=config.actions)
+        true = self.judge is None  # whether recorded actions are asked for, on the scale that the model knows
+        self.test = opened(self.folder, "test", statistics_of(index), actions=None if true else config.actions)
         self.measured = chosen_windows(self.test, config.heldout)
         families = model_families(self.model, config.window)
         self.clip_flops = clip_training_flops(self.model, config.window, config.flow.shortcut)
@@ -108,6 +111,11 @@ class WorldTask(Task):
         if config.rollout.clips:
             starting_points(self.dataset(), config.rollout, pipeline.time_stride)
             pipeline.check_sampler(config.rollout.sampler)
+
+    @property
+    def judge(self) -> ActionTable | None:
+        """The source of the actions under which the model is judged; None: recorded ones."""
+        return judged_by(self.latents.table, self.latents.index.action_names)
 
     @staticmethod
     def resolved(config: WorldRun) -> WorldRun:
@@ -229,7 +237,7 @@ class WorldTask(Task):
             yield from rollouts(self.pipeline(), self.dataset(), self.config.rollout)
 
     def dataset(self) -> Dataset:
-        """The recording that the latents were made of, with the actions of the run's source.
+        """The recording that the latents were made of, with the actions under which the model is judged.
 
         Raises:
             UserError: it changed since, or cannot be read.
@@ -237,7 +245,7 @@ class WorldTask(Task):
         dataset = Dataset(self.latents.index.data)
         if dataset.hash != self.latents.index.data_hash:
             raise UserError(f"{dataset.root} changed since {self.folder} was made of it: encode it again")
-        return dataset.acting(self.latents.table)
+        return dataset.acting(self.judge)
 
     def pipeline(self) -> WorldModelPipeline:
         """The trained model with the autoencoder that made its latents.
@@ -275,7 +283,7 @@ class WorldTask(Task):
         processed = samples * config.window * self.model.tokens
         seen = samples * (1 + stride * (config.window - 1))
         drawn = self.latents.drawn(config.seed, samples)
-        groups = [(samples, len(self.latents))] if config.mix is None else zip(drawn, map(len, self.latents.parts))
+        groups = [(samples, len(self.latents))] if config.mix is None else zip(drawn, map(len, self.latents.rows))
         unique = sum(drawn_frames(*group, index.steps, config.window, stride) for group in groups)
         return {
             "depth": config.depth,
@@ -283,6 +291,7 @@ class WorldTask(Task):
             "tokens": {"target": processed, "processed": processed},
             "frames": {"seen": seen, "unique": min(seen, round(unique))},
             "flops": {"train": self.clip_flops * samples, "encode": None},
+            **({"share": self.share()} if config.share < 1 else {}),
             **({"sources": self.sources(drawn)} if len(drawn) > 1 else {}),
             "hashes": {"data": index.data_hash, "vae": index.vae_hash, "bank": self.bank.hash},
             "actions": self.latents.source,
@@ -290,11 +299,17 @@ class WorldTask(Task):
             **({"text": self.text.record_fields()} if self.text else {}),
         }
 
+    def share(self) -> dict[str, float]:
+        """The share of the training episodes that is seen, how many these are, and the hours of video in them."""
+        found = [np.unique(part.placed[0][rows]).tolist() for part, rows in zip(self.latents.parts, self.latents.rows)]
+        hours = sum(Dataset(part.index.data).hours(own) for part, own in zip(self.latents.parts, found))
+        return {"share": self.config.share, "episodes": sum(map(len, found)), "hours": hours}
+
     def sources(self, drawn: list[int]) -> list[dict[str, Any]]:
         """Of each folder: where it is, what it holds, and how many of the frames that were seen are its own."""
         each = 1 + self.latents.stride * (self.config.window - 1)
-        return [{"latents": str(part.folder), "data": part.index.data_hash, "clips": len(part), "seen": each * samples}
-                for part, samples in zip(self.latents.parts, drawn)]  # fmt: skip
+        return [{"latents": str(part.folder), "data": part.index.data_hash, "clips": len(rows), "seen": each * samples}
+                for part, rows, samples in zip(self.latents.parts, self.latents.rows, drawn)]  # fmt: skip
 
 
 def drawn_frames(samples: int, clips: int, steps: int, window: int, stride: int) -> float:
