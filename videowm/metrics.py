@@ -20,6 +20,7 @@ BOUNDS = {  # suffix -> label of a bound
     "floor": "floor",
     "floor_zero": "floor under actions of zeros",
     "floor_repeat": "floor of the longest repeat",
+    "floor_empty": "floor without a prompt",
     "real": "real against real",
     "true": "the simulator",
 }
@@ -73,6 +74,11 @@ REAL_EVENTS = (
 )
 WATCHED = "the same heads on the real video through the autoencoder; the game itself has regret 0"
 ALONE = "the heads on the start alone; `_floor_repeat`: the course that holds an action longest"
+FACTS_FLOOR = (
+    "the same facts of another episode's clip as the prompt; `_floor_empty`: no prompt, since some facts hold anyway"
+)
+FACTS_READ = "the reader on the real continuation through the autoencoder; `_ceiling_real`: on it as it is"
+TEXT_FACTS = "videowm.evaluate.text_facts"
 PER_1000 = "per 1,000 frames"
 OUTCOMES = "videowm.evaluate.outcomes"
 LABELLED = "videowm.train.tasks.label"
@@ -190,6 +196,22 @@ METRICS: tuple[Metric, ...] = (
            "late"),
     Metric("control/loss_ratio", "Held-out loss under another episode's actions over the loss under the true ones.",
            "ratio", "higher", floor="1, where the actions are ignored"),
+    Metric("text/obeyed_free", "Share of a prompt's facts that the reader finds in the rollout with actions absent, over prompts of all lengths.", "share", "higher",
+           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR, sentence="Of the facts that a prompt names {value} are found in the rollout without actions"),
+    Metric("text/{}_facts_obeyed_free", "The same, actions absent, of prompts with this number of facts.", "share", "higher",
+           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR),
+    Metric("text/{}_facts_all_free", "Share of starts in which all facts of such a prompt are found with actions absent.", "share", "higher",
+           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR),
+    Metric("text/{}_obeyed_free", "Share of prompts that name this fact in which it is found with actions absent.", "share", "higher",
+           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR),
+    Metric("text/obeyed", "Share of a prompt's facts that the reader finds in the rollout under the true actions, which bring most facts about, over prompts of all lengths.", "share", "higher",
+           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR, sentence="Of the facts that a prompt names {value} are found in the rollout"),
+    Metric("text/{}_facts_obeyed", "The same, of prompts with this number of facts.", "share", "higher",
+           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR),
+    Metric("text/{}_facts_all", "Share of starts in which all facts of such a prompt are found under the true actions, which bring most facts about.", "share", "higher",
+           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR),
+    Metric("text/{}_obeyed", "Share of prompts that name this fact in which it is found under the true actions, which bring most facts about.", "share", "higher",
+           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR),
     Metric("text/{}_free_share", "Share of starts in which the text moves the fact the right way and actions are "
            "absent.", "share", "higher", "videowm.evaluate.text_control", floor="0.5, by chance"),
     Metric("text/{}_free", "How much more of a fact the reader sees when the text asks for more instead of less, with "

@@ -30,6 +30,7 @@ from videowm.evaluate.scenes import Scenes
 from videowm.evaluate.state import state
 from videowm.evaluate.surprise import learnable, surprise
 from videowm.evaluate.text_control import text_control
+from videowm.evaluate.text_facts import text_facts
 from videowm.files import short_hash
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
@@ -74,8 +75,9 @@ def suite(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config
         world = find_world(dataset.name)
         yield from counts(readings, reader, world.COUNTED if world else ())
         if pipeline.reads is not None:
-            sampler = replace(config.sampler, text_guidance=instruments.text_guidance)
-            yield from text_control(pipeline, dataset, scenes, replace(config, sampler=sampler), reader)
+            guided = replace(config, sampler=replace(config.sampler, text_guidance=instruments.text_guidance))
+            yield from text_control(pipeline, dataset, scenes, guided, reader)
+            yield from text_facts(pipeline, dataset, scenes, guided, reader)
     if instruments.detector is not None:
         check_detector(instruments.detector, dataset)
         yield from leaks(scenes, instruments.detector)

@@ -128,6 +128,24 @@ class World:
         """What goes on after that sentence in a detailed caption: what changes from the first frame to the last."""
         return ""
 
+    def facts(self, states: np.ndarray) -> dict[str, str]:
+        """What captions may state of states "f k": the name of each fact, and its phrase in `sentence`.
+
+        States read off video are told by the same phrases, so a phrase must not turn on one frame's error.
+        """
+        return {}
+
+    def sentence(self, facts: dict[str, str], rng: np.random.Generator) -> str:
+        """Some of the `facts` in one plain sentence; `rng` picks the phrasing of the rest of it."""
+        return ""
+
+    def states_from(self, read: dict[str, np.ndarray]) -> np.ndarray | None:
+        """States float32 "f k" made of what was read off video: columns "f" of actions and state, by name.
+
+        None where these columns say too little for `facts`.
+        """
+        return None
+
     @classmethod
     def has(cls, part: str) -> bool:
         """Whether the world defines the optional part of this name, such as "caption"."""

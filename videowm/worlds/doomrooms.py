@@ -10,7 +10,6 @@ import numpy as np
 
 from videowm.worlds.base import HELD, Boxes, Fact
 from videowm.worlds.doom import DoomWorld, boxes_of, start_engine
-from videowm.worlds.takecover import number
 
 SCREEN = (192, 256)  # (H, W) pixels that the engine draws
 TURN = 2.0  # degrees a physics step: 8 a frame at frame skip 4
@@ -123,20 +122,34 @@ class DoomRooms(DoomWorld):
             action = held.pop() if held else towards(goal - (x, y), heading, glance, self.frame_skip * TURN)
             yield action.astype(np.float32)
 
+    def facts(self, states: np.ndarray) -> dict[str, str]:
+        """Where a clip begins and ends, how the player walks and turns, and by how much it turns in all."""
+        walk, turn, turned = gait(states), swing(states), f"in all {amount(states)}"
+        start, end = (
+            f"{word} {whereabouts(states[some])}" for word, some in (("from", slice(3)), ("to", slice(-3, None)))
+        )
+        return {"walk": walk, "turn": turn, "start": start, "end": end, "turned": turned}
+
+    def sentence(self, facts: dict[str, str], rng: np.random.Generator) -> str:
+        who = rng.choice(["Someone in a maze of rooms is seen", "Seen through its eyes, a walker is"])
+        return f"{who} {', '.join(facts.values())}."
+
+    def states_from(self, read: dict[str, np.ndarray]) -> np.ndarray | None:
+        """Means of a few frames stand for each frame, since a reader errs anew in every one."""
+        if not {*self.state_names[:2], *self.state_names[3:7]} <= set(read):
+            return None
+        x, y, look_x, look_y, vx, vy = (smooth(read[name]) for name in (*self.state_names[:2], *self.state_names[3:7]))
+        long = np.maximum(np.hypot(look_x, look_y), 1e-6)
+        rooms = [room_at(*point) for point in zip(x, y, strict=True)]
+        columns = x, y, np.arctan2(-look_x, look_y), look_x / long, look_y / long, vx, vy, rooms
+        return np.stack(columns, 1).astype(np.float32)
+
     def caption(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator, *, over: bool = False) -> str:
-        rooms = [int(room) for room in states[:, 7] if room != PASSAGE]
-        visits = [room for i, room in enumerate(rooms) if i == 0 or room != rooms[i - 1]]
-        count, names = len(set(visits)), list(ROOMS)
-        where = "a dark passage"
-        if count == 1:
-            where = f"the room with {names[visits[0]]}"
-        elif count:
-            last = "and back" if visits[-1] == visits[0] else f"to {names[visits[-1]]}"
-            where = f"{number(count)} rooms, from {names[visits[0]]} {last}"
-        again = ", with a room seen twice" if len(visits) > count else ""
-        who = rng.choice(["Someone in a maze of rooms is", "Seen through its eyes, a walker is"])
-        end = ", and takes the green vest" if over else ""
-        return f"{who} {gait(states)} and {swing(states)}, in {where}{again}{end}."
+        """One to five of the facts."""
+        facts = self.facts(states)
+        some = set(rng.permutation(list(facts))[: rng.integers(1, len(facts) + 1)].tolist())
+        told = self.sentence({name: phrase for name, phrase in facts.items() if name in some}, rng)
+        return told if not over else f"{told[:-1]}, and takes the green vest."
 
     def details(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator) -> str:
         """The beginning, the middle and the end, and what they add up to."""
@@ -175,6 +188,27 @@ def swing(states: np.ndarray) -> str:
     if left + right < 1.5 * len(turn):
         return "hardly turning"
     return "turning left" if left > 2 * right else "turning right" if right > 2 * left else "turning both ways"
+
+
+def amount(states: np.ndarray) -> str:
+    """By how much the player turns in states "f k" from the first to the last, in quarters of a whole turn."""
+    turned = math.degrees(float(turns(states).sum()))
+    if abs(turned) < 45:
+        return "less than an eighth of a turn"
+    size = ("a quarter of a turn", "half a turn", "more than half a turn")[int(np.digitize(abs(turned), [135, 225]))]
+    return f"{size} to the {'left' if turned > 0 else 'right'}"
+
+
+def whereabouts(states: np.ndarray) -> str:
+    """Where the player is in most of the states "f k"."""
+    room = int(np.bincount(states[:, 7].astype(int)).argmax())
+    return "a dark passage" if room == PASSAGE else f"the room with {list(ROOMS)[room]}"
+
+
+def smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
+    """The mean of the `width` numbers of "f" about each one, fewer at the ends."""
+    ones = np.ones(width)
+    return np.convolve(values, ones, "same")[: len(values)] / np.convolve(np.ones(len(values)), ones, "same")
 
 
 def room_at(x: float, y: float) -> int:
