@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from videowm.data.dataset import Dataset
@@ -20,7 +19,6 @@ from videowm.pipeline import WorldModelPipeline
 from videowm.worlds import World, find_world, open_world
 
 Facts = list[dict[str, str]]  # of every clip: name of a fact -> its phrase
-BOUNDS = ("ceiling", "ceiling_real", "floor", "floor_empty")
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Prompts:
         """Which facts a clip's prompt of `count` facts names."""
         return self.order.argsort(1) < count
 
-    def told(self, count: int, of: np.ndarray | None = None) -> list[str]:
+    def told(self, count: int, of: Int[np.ndarray, " b"] | None = None) -> list[str]:
         """A prompt of `count` facts for every clip; with `of` "b" the same facts as they are in these clips."""
         chosen = [self.facts[i] for i in (range(len(self.facts)) if of is None else of)]
         return [
@@ -79,20 +77,18 @@ def facts_in(video: Float[Tensor, "b h 3 H W"], world: World, reader: Reader) ->
     return [world.facts(world.states_from(dict(zip(names, rows.numpy().T)))) for rows in reader.read(video)]
 
 
-def shares(
-    prompts: Prompts, obeyed: dict[int, Bool[np.ndarray, "b n"]], suffix: str, bound: str = ""
-) -> Iterator[tuple[str, object]]:
+def shares(prompts: Prompts, obeyed: dict[int, Bool[np.ndarray, "b n"]], bound: str = "") -> Pairs:
     """Shares obeyed by number of facts, by fact and over all; `obeyed` is by the number of facts in the prompt."""
     named = {count: prompts.named(count) for count in obeyed}
     each = {count: (obeyed[count] & named[count]).sum(1) / count for count in obeyed}
     for count, share in each.items():
-        yield from mean_and_error(f"text/{count}_facts_obeyed{suffix}{bound}", share, prompts.episode)
-        yield from mean_and_error(f"text/{count}_facts_all{suffix}{bound}", share == 1, prompts.episode)
-    yield from mean_and_error(f"text/obeyed{suffix}{bound}", np.mean(list(each.values()), 0), prompts.episode)
+        yield from mean_and_error(f"text/{count}_facts_obeyed{bound}", share, prompts.episode)
+        yield from mean_and_error(f"text/{count}_facts_all{bound}", share == 1, prompts.episode)
+    yield from mean_and_error(f"text/obeyed{bound}", np.mean(list(each.values()), 0), prompts.episode)
     for i, name in enumerate(prompts.names):
         right = np.concatenate([obeyed[count][named[count][:, i], i] for count in obeyed])
         whose = np.concatenate([prompts.episode[named[count][:, i]] for count in obeyed])
-        yield from mean_and_error(f"text/{name}_obeyed{suffix}{bound}", right, whose)
+        yield from mean_and_error(f"text/{name}_obeyed{bound}", right, whose)
 
 
 @torch.no_grad()
@@ -101,15 +97,16 @@ def text_facts(
 ) -> Pairs:
     """The share of a prompt's facts that the reader finds in the rollout, by the number of facts in the prompt.
 
-    Actions are absent (`_free`) where the model was trained to do without; else they are the true ones, which alone
-    bring about most facts. Ceilings: the reader on the real continuation through the autoencoder, and on it as it is.
-    Floors: the rollout under the same facts of another episode's clip, and under no prompt; some facts hold anyway, as
-    the room that the context shows.
+    Actions are absent, since these alone bring most facts about. Ceilings: the reader on the real continuation
+    through the autoencoder, and on it as it is. Floors: the rollout under the same facts of another episode's clip,
+    and under no prompt; some facts hold anyway, as the room that the context shows.
     """
     prompts = prompts_of(scenes, dataset, reader, config.seed)
     if prompts is None:
         return
-    free = pipeline.trained_on.drop_actions > 0
+    if not pipeline.trained_on.drop_actions:
+        yield "text/obeyed_refused", "prompts decide nothing beside actions: train with flow.drop_actions above 0"
+        return
     where = list(zip(scenes.episode.tolist(), scenes.first.tolist(), strict=True))
     start, counts = start_from(pipeline, dataset, where, config), range(1, len(prompts.names) + 1)
 
@@ -117,13 +114,16 @@ def text_facts(
         return prompts.obeyed(facts_in(video, prompts.world, reader))
 
     def dreamed(told: list[str]) -> Bool[np.ndarray, "b n"]:
-        rolled = roll(pipeline, start, config, prompts=told, with_actions=not free)
+        rolled = roll(pipeline, start, config, prompts=told, with_actions=False)
         return found(rolled[:, scenes.context :])
 
     other = of_other_episode(scenes.episode)
-    still = found(scenes.future("decoded")), found(scenes.future("truth")), dreamed([""] * len(where))
-    yield from shares(prompts, {n: dreamed(prompts.told(n)) for n in counts}, suffix := "_free" if free else "")
-    floor = {n: dreamed(prompts.told(n, other)) for n in counts}
-    for bound, values in zip(BOUNDS, (*still[:2], floor, still[2]), strict=True):
-        by_count = values if isinstance(values, dict) else dict.fromkeys(counts, values)
-        yield from shares(prompts, by_count, suffix, f"_{bound}")
+    bounds = {
+        "": {n: dreamed(prompts.told(n)) for n in counts},
+        "_ceiling": dict.fromkeys(counts, found(scenes.future("decoded"))),
+        "_ceiling_real": dict.fromkeys(counts, found(scenes.future("truth"))),
+        "_floor": {n: dreamed(prompts.told(n, other)) for n in counts},
+        "_floor_empty": dict.fromkeys(counts, dreamed([""] * len(where))),
+    }
+    for bound, obeyed in bounds.items():
+        yield from shares(prompts, obeyed, bound)

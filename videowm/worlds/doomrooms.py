@@ -131,7 +131,7 @@ class DoomRooms(DoomWorld):
         return {"walk": walk, "turn": turn, "start": start, "end": end, "turned": turned}
 
     def sentence(self, facts: dict[str, str], rng: np.random.Generator) -> str:
-        who = rng.choice(["Someone in a maze of rooms is seen", "Seen through its eyes, a walker is"])
+        who = rng.choice(["Someone in a maze of rooms is seen", "A walker through a maze is seen"])
         return f"{who} {', '.join(facts.values())}."
 
     def states_from(self, read: dict[str, np.ndarray]) -> np.ndarray | None:

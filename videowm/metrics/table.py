@@ -1,65 +1,8 @@
-"""The registry of metrics: every number that a run can be measured to have, described once.
-
-Evaluators yield pairs (name, value). Reports, pages, sweeps (`--y`), documentation and trackers look a name up: what
-it is, its unit, whether higher or lower is better, and what its ceiling and floor are. A recorded name may end in
-suffixes of `BOUNDS` and `BESIDE`: `fidelity/psnr_by_frame_ceiling` is the curve of `fidelity/psnr`'s ceiling.
-"""
+"""Every metric, described once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Literal
-
-Better = Literal["higher", "lower", None]
-
-BOUNDS = {  # suffix -> label of a bound
-    "ceiling": "ceiling",
-    "ceiling_real": "ceiling on real video",
-    "floor": "floor",
-    "floor_zero": "floor under actions of zeros",
-    "floor_repeat": "floor of the longest repeat",
-    "floor_empty": "floor without a prompt",
-    "real": "real against real",
-    "true": "the simulator",
-}
-BESIDE = ("se", "by_frame", "first", "clips", "protocol", "refused")  # an error, a curve, its first frame, …
-SUFFIXES = tuple(f"_{suffix}" for suffix in (*BOUNDS, *BESIDE))
-# Name in old records -> name now.
-FORMER = {f"heldout/loss_untold{end}": f"heldout/loss_without_text{end}" for end in ("", "_se")}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric, or a family of them whose name holds one `{}` for an action, a state column or a network."""
-
-    name: str  # such as "fidelity/psnr" or "state/{}"
-    what: str  # one sentence, and how good is good where that is known
-    unit: str
-    better: Better
-    computed_in: str = ""  # module; where none is named, the room's own: "fidelity/psnr" in videowm.evaluate.fidelity
-    ceiling: str | None = None  # what the best that a model could reach is
-    floor: str | None = None  # what a model without any information gets
-    sentence: str | None = None  # of the evaluation page, with {value}, and {of} for what a family's name holds
-    others: Mapping[str, str] = field(default_factory=dict)  # suffix -> name, where it is not the name and the suffix
-
-    def __post_init__(self) -> None:
-        own = f"videowm.evaluate.{self.name.partition('/')[0]}"
-        object.__setattr__(self, "computed_in", self.computed_in or own)
-
-    def matches(self, name: str) -> bool:
-        """Whether `name`, without bound suffixes, is this metric or of this family."""
-        head, braces, tail = self.name.partition("{}")
-        if not braces:
-            return name == self.name
-        return name.startswith(head) and name.endswith(tail) and len(name) > len(head) + len(tail)
-
-    def of(self, name: str) -> str:
-        """What stands for the `{}` of a family in `name`: "left" for "control/left_r2"; empty for a single metric."""
-        head, braces, tail = self.name.partition("{}")
-        return name.removeprefix(head).removesuffix(tail) if braces else ""
-
+from videowm.metrics.metric import Metric
 
 MSE = "MSE of normalised velocity"
 THROUGH_VAE = "the truth through the autoencoder"
@@ -196,21 +139,14 @@ METRICS: tuple[Metric, ...] = (
            "late"),
     Metric("control/loss_ratio", "Held-out loss under another episode's actions over the loss under the true ones.",
            "ratio", "higher", floor="1, where the actions are ignored"),
-    Metric("text/obeyed_free", "Share of a prompt's facts that the reader finds in the rollout with actions absent, over prompts of all lengths.", "share", "higher",
-           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR, sentence="Of the facts that a prompt names {value} are found in the rollout without actions"),
-    Metric("text/{}_facts_obeyed_free", "The same, actions absent, of prompts with this number of facts.", "share", "higher",
+    Metric("text/obeyed", "Share of a prompt's facts that the reader finds in the rollout, with actions absent, over "
+           "prompts of all lengths.", "share", "higher", TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR,
+           sentence="Of the facts that a prompt names the rollout without actions shows a share of {value}"),
+    Metric("text/{}_facts_obeyed", "The same of prompts with this number of facts.", "share", "higher", TEXT_FACTS,
+           ceiling=FACTS_READ, floor=FACTS_FLOOR),
+    Metric("text/{}_facts_all", "Share of starts in which all facts of such a prompt are found.", "share", "higher",
            TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR),
-    Metric("text/{}_facts_all_free", "Share of starts in which all facts of such a prompt are found with actions absent.", "share", "higher",
-           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR),
-    Metric("text/{}_obeyed_free", "Share of prompts that name this fact in which it is found with actions absent.", "share", "higher",
-           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR),
-    Metric("text/obeyed", "Share of a prompt's facts that the reader finds in the rollout under the true actions, which bring most facts about, over prompts of all lengths.", "share", "higher",
-           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR, sentence="Of the facts that a prompt names {value} are found in the rollout"),
-    Metric("text/{}_facts_obeyed", "The same, of prompts with this number of facts.", "share", "higher",
-           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR),
-    Metric("text/{}_facts_all", "Share of starts in which all facts of such a prompt are found under the true actions, which bring most facts about.", "share", "higher",
-           TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR),
-    Metric("text/{}_obeyed", "Share of prompts that name this fact in which it is found under the true actions, which bring most facts about.", "share", "higher",
+    Metric("text/{}_obeyed", "Share of the prompts that name this fact in which it is found.", "share", "higher",
            TEXT_FACTS, ceiling=FACTS_READ, floor=FACTS_FLOOR),
     Metric("text/{}_free_share", "Share of starts in which the text moves the fact the right way and actions are "
            "absent.", "share", "higher", "videowm.evaluate.text_control", floor="0.5, by chance"),
@@ -403,57 +339,3 @@ METRICS: tuple[Metric, ...] = (
            "videowm.vae.critic"),
 )
 # fmt: on
-
-
-@cache
-def find(name: str) -> Metric | None:
-    """The metric called exactly `name`, else the first family that fits it; None where there is none."""
-    exact = next((metric for metric in METRICS if metric.name == name), None)
-    return exact or next((metric for metric in METRICS if metric.matches(name)), None)
-
-
-@cache
-def base_name(name: str) -> str:
-    """`name` without the suffixes of bounds, errors and curves."""
-    while (metric := find(name)) is None or metric.name.endswith("{}"):  # such a family would fit any suffix
-        end = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
-        if end is None or name.endswith(f"/{end}"):
-            break
-        name = name.removesuffix(end)
-    return name
-
-
-def metric_of(name: str) -> Metric | None:
-    """The metric that a recorded name belongs to, whatever suffixes it has."""
-    return find(base_name(name))
-
-
-def unit(name: str) -> str:
-    """The unit of a recorded number or curve; empty where nothing is known of it."""
-    metric = metric_of(name)
-    return "" if metric is None else metric.unit
-
-
-def lower_is_better(name: str) -> bool:
-    """Whether a lower value of `name` is better; False where nothing is known of it."""
-    metric = metric_of(name)
-    return metric is not None and metric.better == "lower"
-
-
-def beside(name: str, suffix: str) -> str:
-    """The recorded name of a metric's error (suffix "se"), curve ("by_frame") or bound ("ceiling", "floor", …)."""
-    metric = find(name)
-    return f"{name}_{suffix}" if metric is None else metric.others.get(suffix, f"{name}_{suffix}")
-
-
-def with_current_names(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Recorded metrics with the names of today: records keep the names that they were written with."""
-    return {FORMER.get(name, name): value for name, value in metrics.items()}
-
-
-def single(metrics: Mapping[str, Any], room: str = "") -> list[str]:
-    """The names of recorded single numbers, of one room ("fidelity") or of all: no bounds, errors, curves or times."""
-    names = [name for name in metrics if name.startswith(f"{room}/" if room else "") and base_name(name) == name]
-    bounds = {other for metric in METRICS for other in metric.others.values()}
-    names = [name for name in names if name not in bounds and unit(name) != "seconds"]
-    return [name for name in names if isinstance(metrics[name], int | float | None)]
