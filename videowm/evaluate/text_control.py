@@ -36,9 +36,8 @@ def captions_of(scenes: Scenes, dataset: Dataset) -> list[str]:
     world, said = open_world(dataset.name), []
     for episode, first in zip(scenes.episode.tolist(), scenes.first.tolist(), strict=True):
         begin, end = first + scenes.context - 1, first + scenes.context + scenes.horizon
-        rng, states = np.random.default_rng([episode, first]), dataset.states(episode)[begin:end]
-        every = world.sentence(world.facts(states), rng)  # a caption may leave some facts out
-        said.append(every or world.caption(states, dataset.actions(episode)[begin : end - 1], rng))
+        rng = np.random.default_rng([episode, first])
+        said.append(world.caption(dataset.states(episode)[begin:end], dataset.actions(episode)[begin : end - 1], rng))
     return said
 
 
