@@ -26,7 +26,8 @@ from scaling.local import visible_gpus
 from videowm.config import read
 from videowm.types import UserError
 
-STEPS = ("record", "vae", "encode", "check", "study", "fit", "predict", "targets", "report")
+STEPS = ("record", "vae", "encode", "caption", "caption-played", "check", "study", "fit", "predict", "targets",
+         "report")  # fmt: skip
 SMALL_VAE = ["configs/vae/base.yaml", "vae.size.channels=16", "vae.size.width=128"]  # light enough to be kept beside it
 
 
@@ -43,12 +44,15 @@ class Size:
     share: float = 0.5
     vae: list[str] = field(default_factory=lambda: SMALL_VAE)
     sweep: dict[str, object] = field(default_factory=dict)
+    words: bool = False  # captions from the state, of recorded and of played clips
 
 
 FULL = {
     "takecover": Size(episodes=800, frames=261, clip=33, play=12_000, budgets=(4e16, 1.28e17), cap=2.2e17),
     "carracing": Size(episodes=800, frames=301, clip=65, play=4500, budgets=(4e16, 1.28e17), cap=2.2e17, share=0.375),
-}
+    "doomrooms": Size(episodes=800, frames=261, clip=33, play=12_000, budgets=(4e17, 1.28e18), cap=2.3e18, words=True,
+                      vae=["configs/vae/large.yaml", "vae.size.channels=32", "loss.noise=0.2", "train.minutes=4"]),
+}  # fmt: skip
 SMALL = {
     "grid": {"budgets": [1e10, 2e10, 4e10, 8e10], "sizes": [1, 2, 3], "optimum": {"tokens_per_parameter": 1.0},
              "force": True},
@@ -59,7 +63,8 @@ SMALL = {
 }  # fmt: skip
 TINY = {
     world: Size(episodes=8, frames=101, clip=33, play=24 if full.play else 0, budgets=(1.6e11, 3.2e11), cap=1e13,
-                vae=["configs/vae/quickstart.yaml", "train.steps=60", "evaluate.clips=4"], sweep=SMALL)
+                vae=["configs/vae/quickstart.yaml", "train.steps=60", "evaluate.clips=4"], sweep=SMALL,
+                words=full.words)
     for world, full in FULL.items()
 }  # fmt: skip
 
@@ -88,7 +93,7 @@ def chain(world: str, out: Path, size: Size, workers: int, jobs: int | None, vae
     Nothing needs `check` and `fit`: a rule found wrong and a surface that is not identified are findings, no ends.
     """
     data, sweep, law = f"{out}/data", f"{write_sweep(world, out, size)}", f"{out}/law.json"
-    play = ["--play", f"{size.play}", "--seed", "1"] if size.play else []
+    play = ["--play", f"{size.play}", "--seed", "1", *["--states"] * size.words] if size.play else []
     share = [] if jobs is None else ["--jobs", f"{jobs}"]
     gpus = len(visible_gpus())
     spread = [] if gpus < 2 else ["torch.distributed.run", "--standalone", "--nproc_per_node", f"{gpus}", "-m"]
@@ -102,6 +107,8 @@ def chain(world: str, out: Path, size: Size, workers: int, jobs: int | None, vae
         "vae": ["videowm", "train", *size.vae, f"data={data}", f"out={out}/vae", "train.trackers=[]"],
         "encode": [*spread, "videowm", "encode", data, "--vae", vae or f"{out}/vae", "--out", f"{out}/latents",
                    "--frames", f"{size.clip}", "--workers", f"{max(1, workers // max(1, gpus))}", *play],
+        "caption": ["videowm", "caption", data, "--from-state", "--clip-frames", f"{size.clip}"],
+        "caption-played": ["videowm", "caption", f"{out}/latents", "--from-state", "--clip-frames", f"{size.clip}"],
         "check": ["scaling", "check-lr", sweep, *share],
         "study": ["scaling", "run", sweep, *share],
         "fit": ["scaling", "fit", sweep, "--out", law, "--figure", f"{out}/law.png"],
@@ -109,8 +116,8 @@ def chain(world: str, out: Path, size: Size, workers: int, jobs: int | None, vae
         "targets": ["scaling", "run", sweep, *with_targets, *share],
         "report": ["scaling", "report", sweep, *with_targets, "--no-wandb"],
     }  # fmt: skip
-    if vae is not None:
-        del commands["vae"]
+    unused = {"vae": vae is not None, "caption": not size.words, "caption-played": not (size.words and size.play)}
+    commands = {name: command for name, command in commands.items() if not unused.get(name)}
     found, before = [], ()
     for name, arguments in commands.items():
         found.append(Stage(name, arguments, before))

@@ -19,9 +19,11 @@ from videowm.data.dataset import Dataset
 from videowm.data.starts import acted_dataset
 from videowm.device import default_device
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from
+from videowm.evaluate.text_control import in_words
 from videowm.pipeline import WorldModelPipeline
 from videowm.show import draw_actions, encode_mp4, encode_png, grid, side_by_side
 from videowm.vae.codec import to_uint8
+from videowm.worlds import find_world
 
 STILLS = 8  # frames of a rollout that are shown as stills
 
@@ -70,7 +72,8 @@ def stills(rolled: Rolled, which: Iterable[int]) -> np.ndarray:
     shown = np.unique(np.linspace(start.context_frames - 1, start.frames.shape[1] - 1, STILLS + 1, dtype=int))
     rows = [video[shown] for videos in found for video in videos.values()]
     labels = [name for videos in found for name in videos]
-    return grid(rows, labels, columns=headers(shown), cell=128, block=len(found[0]))
+    notes = [f"“{rolled.prompts[i]}”" for i in which] if rolled.prompts else []
+    return grid(rows, labels, columns=headers(shown), cell=128, block=len(found[0]), notes=notes)
 
 
 def headline(rolled: Rolled, curve: bytes) -> bytes:
@@ -118,6 +121,7 @@ class Rolled:
     rollouts: dict[str, np.ndarray]  # uint8 "b f H W 3" by the name of the row
     pipeline: WorldModelPipeline  # of the last point
     settings: RolloutConfig
+    prompts: list[str] | None = None  # of models with text: what was to be seen from each start, in words
 
     def of_start(self, i: int) -> dict[str, np.ndarray]:
         """What the game showed after the i-th start, and every point's rollout from it: uint8 "f H W 3"."""
@@ -132,16 +136,21 @@ def roll_points(sweep: SweepConfig, shown: dict[str, str]) -> Rolled | None:
         run = Path(sweep.out) / point
         pipeline = WorldModelPipeline.open(run).to(default_device())
         if start is None:
-            start, settings = first_start(sweep, run, pipeline)
-        rollouts[row] = to_uint8(roll(pipeline, start, settings))
-    return None if start is None else Rolled(start, rollouts, pipeline, settings)
+            start, settings, prompts = first_start(sweep, run, pipeline)
+        rollouts[row] = to_uint8(roll(pipeline, start, settings, prompts=prompts if pipeline.reads else None))
+    return None if start is None else Rolled(start, rollouts, pipeline, settings, prompts)
 
 
-def first_start(sweep: SweepConfig, run: Path, pipeline: WorldModelPipeline) -> tuple[Start, RolloutConfig]:
-    """The starts that the sweep's pictures show, and how they are rolled out."""
+def first_start(
+    sweep: SweepConfig, run: Path, pipeline: WorldModelPipeline
+) -> tuple[Start, RolloutConfig, list[str] | None]:
+    """The starts that the sweep's pictures show, how they are rolled out, and the prompts of models with text."""
     resolved = configuration.read(run / "config.yaml")
     horizon = sweep.strip_frames // pipeline.time_stride * pipeline.time_stride
     settings = configuration.build(RolloutConfig, resolved["rollout"] | {"horizon": horizon})
     dataset = acted_dataset(run)
     where = spread_starts(dataset, settings.context_frames, horizon, sweep.strip_clips)
-    return start_from(pipeline, dataset, where, settings), settings
+    known = find_world(dataset.name)
+    says = pipeline.reads and known and known.has("caption") and dataset.state_names == known.state_names
+    prompts = in_words(dataset, where, settings.context_frames, horizon) if says else None
+    return start_from(pipeline, dataset, where, settings), settings, prompts

@@ -55,22 +55,31 @@ def text(canvas: np.ndarray, at: tuple[int, int], words: str, *, size: int = 13,
 
 
 def grid(
-    rows: list[np.ndarray], labels: list[str], *, columns: list[str], cell: int, margin: int = 56, block: int = 0
-) -> np.ndarray:
+    rows: list[np.ndarray], labels: list[str], *, columns: list[str], cell: int, margin: int = 56, block: int = 0,
+    notes: list[str] = [],  # noqa: B006 - never changed
+) -> np.ndarray:  # fmt: skip
     """A picture of labelled rows "f H W 3" of stills, a header above each column; a gap after every `block` rows.
 
     The longer side of a still is `cell` pixels; all are of one size. Labels have `margin` pixels, or what they need.
+    Beneath each block stands its note, if there is one.
     """
     margin = max(margin, *(8 + int(FONT(13).getlength(label)) for label in labels))
     (height, width), gap, top = cell_of(rows[0].shape[-3:-1], cell), 4, 24
-    tops = [top + r * (height + gap) + (r // block * 12 if block else 0) for r in range(len(rows))]
-    canvas = np.full((tops[-1] + height + gap, margin + len(columns) * (width + gap), 3), BACKGROUND, np.uint8)
+    between = 12 + 12 * bool(notes)
+    tops = [top + r * (height + gap) + (r // block * between if block else 0) for r in range(len(rows))]
+    canvas = np.full(
+        (tops[-1] + height + gap + between * bool(notes), margin + len(columns) * (width + gap), 3),
+        BACKGROUND,
+        np.uint8,
+    )
     for y, row in zip(tops, rows, strict=True):
         for i, frame in enumerate(enlarge(row, cell)):
             x = margin + i * (width + gap)
             canvas[y : y + height, x : x + width] = frame
     for y, label in zip(tops, labels, strict=True):
         canvas = text(canvas, (2, y + height // 2 - 8), label)
+    for note, y in zip(notes, tops[max(block, 1) - 1 :: max(block, 1)]):
+        canvas = text(canvas, (margin, y + height + gap), note, size=12)
     for i, label in enumerate(columns):
         canvas = text(canvas, (margin + i * (width + gap) + 2, 5), label, ink=FAINT, size=12)
     return canvas

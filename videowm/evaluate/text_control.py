@@ -33,9 +33,15 @@ class TextRollouts:
 
 def captions_of(scenes: Scenes, dataset: Dataset) -> list[str]:
     """Short captions of the predicted stretches, made from the simulator's states; the phrasing follows the start."""
+    where = list(zip(scenes.episode.tolist(), scenes.first.tolist(), strict=True))
+    return in_words(dataset, where, scenes.context, scenes.horizon)
+
+
+def in_words(dataset: Dataset, where: list[tuple[int, int]], context: int, horizon: int) -> list[str]:
+    """Short captions of the `horizon` frames behind the `context` ones from each (episode, frame) on."""
     world, said = open_world(dataset.name), []
-    for episode, first in zip(scenes.episode.tolist(), scenes.first.tolist(), strict=True):
-        begin, end = first + scenes.context - 1, first + scenes.context + scenes.horizon
+    for episode, first in where:
+        begin, end = first + context - 1, first + context + horizon
         rng = np.random.default_rng([episode, first])
         said.append(world.caption(dataset.states(episode)[begin:end], dataset.actions(episode)[begin : end - 1], rng))
     return said
