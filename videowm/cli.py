@@ -87,8 +87,8 @@ def data_verbs(verb: Verb) -> None:
              "videowm record carracing --out data/carracing --episodes 200 --seed 0 --workers 2\n"
              "  videowm record gym:ALE/Pong-v5 --out data/pong --episodes 100 --workers 2\n"
              "  videowm record gym:my_package:My-v0 --out data/my --episodes 50 --policy my_agent:act")  # fmt: skip
-    worlds = ("carracing, carracing-noisy, takecover, doomrooms, fourrooms, one of another package, or gym:ID of any "
-              "gymnasium environment; gym:PACKAGE:ID imports its package first")  # fmt: skip
+    worlds = ("carracing, carracing-noisy, takecover, doomrooms, fourrooms, pusht, one of another package, or gym:ID "
+              "of any gymnasium environment; gym:PACKAGE:ID imports its package first")  # fmt: skip
     p.add_argument("world", help=worlds)
     p.add_argument("--out", type=Path, required=True, help="dataset directory to write")
     add_options(p, api.RecordOptions)

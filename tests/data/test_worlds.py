@@ -225,7 +225,7 @@ def test_no_evaluator_knows_a_world_by_name():
 def test_import_stays_cheap():
     """Guards `--help`: no simulator, decoder or torch before a command needs one."""
     code = "import videowm.worlds, videowm.data.recording, videowm.data.import_, sys;"
-    heavy = ("gymnasium", "pygame", "decord", "torch", "av", "vizdoom", "miniworld", "pyglet")
+    heavy = ("gymnasium", "pygame", "decord", "torch", "av", "vizdoom", "miniworld", "pyglet", "pymunk", "shapely")
     code += f"print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
@@ -242,7 +242,7 @@ def opened(name: str):
     return world
 
 
-@pytest.mark.parametrize("name", ["takecover", "doomrooms", "fourrooms", "carracing-noisy"])
+@pytest.mark.parametrize("name", ["takecover", "doomrooms", "fourrooms", "carracing-noisy", "pusht"])
 def test_a_world_repeats_and_keeps_its_promises(name, tmp_path, monkeypatch):
     """Guards hidden state between episodes, shapes that differ from the names, and files left where the user stands.
 
@@ -502,3 +502,46 @@ def test_carracing_lets_old_games_go():
         gc.collect()
         counts.append(sum(type(thing).__name__ == "b2Body" for thing in gc.get_objects()))
     assert counts[0] > 100 and counts[2] - counts[0] < 200  # a track has about 300
+
+
+PUSHED = [  # after 1, 20 and 40 pushes: finger, block, its angle, and what is covered
+    [241.177019, 262.598849, 290.595355, 457.36288, -2.236034, 0.0],
+    [303.132141, 434.644487, 319.471724, 489.370968, -2.889681, 0.0],
+    [442.340385, 434.862941, 438.811362, 418.850629, -2.91278, 0.0],
+]
+
+
+def test_pusht_has_the_physics_of_gym_pusht():
+    """Guards a T of another weight, a controller of another strength, and other beginnings.
+
+    The numbers are what gym-pusht 0.1.8 says of seed 1 and of these pushes, with pymunk 6.11.
+    """
+    world = opened("pusht")
+    world.reset(1)
+    rng, said = np.random.default_rng(101), []
+    for i in range(40):
+        away = world.state()[2:4].astype(float) - world.state()[:2]
+        action = rng.uniform(-1, 1, 2) if i % 4 == 3 else away / np.linalg.norm(away)
+        world.step(np.float32(action))
+        said.append([*world.finger.position, *world.block.position, world.block.angle, world.covered])
+    np.testing.assert_allclose(np.array(said)[[0, 19, 39]], PUSHED, atol=1e-4)
+
+
+def test_pusht_is_solved_by_its_expert_and_earns_what_is_covered():
+    """Guards a driver that pushes the wrong way, an end that is no success, and rewards that do not add up."""
+    world, earned, found = opened("pusht"), [], []
+    for seed in (2, 4):
+        world.reset(seed)
+        actions, got, over = world.expert(np.random.default_rng(seed)), world.earned, False
+        for _ in range(world.longest):
+            reward, over = world.step(next(actions))
+            got += reward
+            if over:
+                break
+        earned.append(got)
+        found.append(over)
+        assert got == pytest.approx(world.state()[6], abs=1e-5) and over == (world.covered > 0.95)
+    assert found == [True, False] and min(earned) > 0.9
+    solved = world.goal().astype(int)
+    green = (solved == [144, 238, 144]).all(-1)
+    assert not green.any() and (solved == [119, 136, 153]).all(-1).sum() > 100

@@ -1,4 +1,4 @@
-"""Worlds by name: five that come with the package, and those of other packages.
+"""Worlds by name: six that come with the package, and those of other packages.
 
 Another package adds a world with an entry point in its pyproject.toml. Here `Pong` is a subclass of `World` with
 `name = "pong"`:
@@ -30,6 +30,7 @@ BUILT_IN = {
     "carracing-noisy": "videowm.worlds.noisy:NoisyCarRacing",
     "doomrooms": "videowm.worlds.doomrooms:DoomRooms",
     "fourrooms": "videowm.worlds.fourrooms:FourRooms",
+    "pusht": "videowm.worlds.pusht:PushT",
     "takecover": "videowm.worlds.takecover:TakeCover",
 }
 GYM = "gym:"  # how the name of a gymnasium environment begins
@@ -37,7 +38,7 @@ CORE = ("name", "size", "action_names", "reset", "step", "render")
 
 
 def world_names() -> list[str]:
-    """The names of all worlds that are installed; the five of this package come first."""
+    """The names of all worlds that are installed; the six of this package come first."""
     return [*BUILT_IN, *sorted({point.name for point in entry_points(group=GROUP)} - set(BUILT_IN))]
 
 

@@ -56,6 +56,7 @@ class World:
     frame_skip: int | None = None  # physics steps a frame, of a world whose constructor takes it
     shows_end: bool = False  # whether a game that is over can still be drawn: its last frame is recorded
     shortest: int = 2  # frames; a recorded episode that ends earlier is drawn anew
+    solvable: bool = False  # whether a game that ends is solved; it earns how far it got, 1 at the most
     longest: int | None = None  # actions of a scored game, at most
     earned: float = 0.0  # reward of what `reset` played before the first picture, which counts in a scored game
     state_names: tuple[str, ...] = ()  # of `state`
