@@ -216,7 +216,8 @@ def three_run(three_data, codec, vae_run, tmp_path_factory) -> Path:
     from videowm.vae.codec import to_float
 
     folder = tmp_path_factory.mktemp("three")
-    encode_dataset(Dataset(three_data), codec, folder / "latents", vae=str(vae_run), to_frames=to_float, frames=17)
+    encode_dataset(Dataset(three_data), codec, folder / "latents", vae=str(vae_run), to_frames=to_float, frames=17,
+                   states=True)  # fmt: skip
     own = ["window=4", "heldout.window=4", "train.steps=8", "rollout.clips=0", f"latents={folder / 'latents'}"]
     launch(ROOT / "configs/world/quickstart.yaml", [f"out={folder / 'world'}", *TINY_WORLD, *own])
     return folder / "world"
@@ -229,7 +230,7 @@ def three_heads(three_run) -> Path:
 
     out = three_run.parent / "heads"
     small = ["train.trackers=[]", "train.precision=fp32", "train.steps=150", "train.batch=8", "train.lr=3e-3",
-             "hidden=32", "width=8", "context=2", "level=0.05"]  # fmt: skip
+             "hidden=32", "width=8", "context=2", "level=0.05", "state=[at]"]  # fmt: skip
     launch(ROOT / "configs/heads/base.yaml", [f"out={out}", f"world={three_run}", *small])
     return out
 

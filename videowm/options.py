@@ -201,6 +201,8 @@ class PlanOptions:
     hold: Share = 0.8  # how likely, or how far, a course goes on with its action from step to step
     actions: Literal["auto", "named", "box"] = "auto"  # the world's named actions, or its numbers; auto: names if any
     beyond: NonNegative = 32.0  # frames that a game alive at the horizon still earns the mean of, if that is positive
+    goal: Literal["reward", "latents", "state"] = "reward"  # judge by heads' rewards, or nearness to a goal picture
+    goal_picture: str | None = None  # an image file, to come near to (default: the world's own goal)
     temperature: NonNegative = 1.0  # factor of the starting noise; 0 imagines what is most expected
     sampling_steps: Count | None = 4  # Euler's steps of an imagined latent step
     batch: Count = 2048  # futures computed at once

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -108,6 +109,42 @@ def test_returns_by_hand(imagination, seen):
     for beyond, expected in ((0.0, [9e3, -1.5e3, 0, 3e3]), (8e3, [17e3, 500, 8e3, 5e3])):
         found = imagination.returns(present, courses, imagination.noise(present, 2), beyond=beyond)
         torch.testing.assert_close(found, torch.tensor([expected] * 2), rtol=1e-3, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["latents", "state"])
+def test_nearness_to_a_goal_is_that_of_courses_dreamed_one_by_one(imagination, seen, tmp_path, kind):
+    """Guards a nearness of another step or course, and a goal that is no picture's: each course is dreamed alone."""
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "goal.png")
+    options = replace(QUICK, goal=kind, goal_picture=str(tmp_path / "goal.png"))
+    planner = Planner(imagination, options)
+    courses = torch.tensor([[[ONE] * 3, [FALL, ONE, ONE], [ONE, ONE, FALL]]])[..., None].repeat(2, 1, 1, 1)
+    present = imagination.present(seen)
+    noise = imagination.noise(present, 3)
+    found = imagination.returns(present, courses, noise, goal=planner.goal)
+    assert found.max() < 0 and found.std(1).min() > 1e-5 and planner.beyond == 0
+    for course in range(3):
+        stream, near = present.select([1]), 0.0
+        for step in range(3):
+            acted = imagination.grouped(courses[1, course][None])[:, step, None]
+            made = stream.step(acted, *(part[1, None, step, None] for part in noise))
+            near += planner.goal.nearness(made[:, 0]).item() / 3
+        assert found[1, course].item() == pytest.approx(near, rel=1e-3)
+    assert planner.act(seen).shape == (2, 1)
+
+
+def test_goals_that_cannot_be_used(imagination, monkeypatch, tmp_path):
+    """Guards tracebacks over a picture that is none or of another size, a world without a goal, and blind heads."""
+    (tmp_path / "no.png").write_text("no")
+    Image.fromarray(np.zeros((32, 64, 3), np.uint8)).save(tmp_path / "small.png")
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "goal.png")
+    for picture, sentence in (("no.png", "cannot be read as a picture"), ("small.png", "expected.*64, 64")):
+        with pytest.raises(UserError, match=sentence):
+            Planner(imagination, replace(QUICK, goal="latents", goal_picture=str(tmp_path / picture)))
+    with pytest.raises(UserError, match="'three' has no goal of its own"):
+        Planner(imagination, replace(QUICK, goal="latents"))
+    monkeypatch.setattr(imagination.heads, "look", None)
+    with pytest.raises(UserError, match="read no state"):
+        Planner(imagination, replace(QUICK, goal="state", goal_picture=str(tmp_path / "goal.png")))
 
 
 @pytest.mark.parametrize("settings", [{"by": "cem"}, {"by": "mppi"}, {"by": "cem", "actions": "box"}])

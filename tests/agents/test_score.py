@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,3 +145,21 @@ def test_what_cannot_be_scored(arguments, sentence, tmp_path, videowm):
     """Guards tracebacks."""
     ended = videowm("dream", "score", *arguments, "--episodes", 1, "--out", tmp_path / "out")
     assert ended.code == 2 and len(ended.errors) == 1 and sentence in ended.errors[0], ended.errors
+
+
+def test_what_is_solved_is_counted(tmp_path, videowm):
+    """Guards a solved game that counts as one that was cut off, the most of a game that lost it again, and a table
+    without them."""
+    command = ["--world", "pusht", "--frames", 24, "--episodes", 3, "--out", tmp_path / "scores"]
+    for player in ("still", "random"):
+        assert videowm("dream", "score", player, *command).code == 0
+    found = json.loads((tmp_path / "scores/scores.json").read_text())["players"]
+    assert found["still"]["solved"]["mean"] == 0 and found["still"]["most"]["mean"] == found["still"]["mean"]
+    assert found["random"]["most"]["mean"] >= found["random"]["mean"]
+    assert "| solved [95 %] | most [95 %] |" in (tmp_path / "scores/scores.md").read_text()
+    two = np.zeros((2, 3, 1), np.float32)
+    games = Played(np.arange(2), np.full(2, 0.1), two, np.float32([[0.5, -0.4, 0.2], [0.4, 0.46, 0]]),
+                   np.array([3, 2]), np.array([False, True]), two)  # fmt: skip
+    np.testing.assert_allclose(tally.most(games), [0.6, 0.96], rtol=1e-6)
+    other = replace(games, over=np.array([False, False]))
+    assert tally.paired(games, other, solvable=True)["solved"]["mean"] == 0.5

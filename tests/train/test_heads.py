@@ -34,6 +34,7 @@ def test_heads_learn_a_game_whose_end_is_seen(three_heads, three_run):
     assert metrics["heads/real_done_recall"] == 1 and metrics["heads/real_done_precision"] == 1
     assert metrics["heads/real_done_delay"] == 0 and metrics["heads/real_reward_r2"] > 0.9
     assert 0 < metrics["heads/real_done_brier"] < metrics["heads/real_done_brier_floor"] / 2
+    assert metrics["heads/state_at_r2"] > 0.9
     assert sum(count for *_, count in metrics["heads/dream_done_reliability"]) > 4
     assert all(metric_of(name) for name in metrics) and (three_heads / "reliability.png").stat().st_size > 1000
     pipeline = WorldModelPipeline.open(three_run)

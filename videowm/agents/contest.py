@@ -15,7 +15,7 @@ from videowm.agents.player import Player
 from videowm.data.recording import NOTE, Recording
 from videowm.data.starts import datasets_of
 from videowm.files import short_hash
-from videowm.options import DreamScoreOptions
+from videowm.options import DreamScoreOptions, PlanOptions
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError
 from videowm.worlds import World
@@ -91,15 +91,21 @@ def named(player: str, options: DreamScoreOptions) -> tuple[str, Path | None, di
     suffix = f"-late{options.delay}{'-predicting' * options.predict}" if late else ""
     if player.startswith(PLAN):
         run, plan = Path(player.removeprefix(PLAN)), options.plan
-        name = f"plan-{plain(run)}-{plan.by}-{plan.futures}x{plan.horizon}"
-        return name + suffix, run, {"plan": asdict(plan)} | late
+        goal = "" if plan.goal == "reward" else f"-{plan.goal}"
+        name = f"plan-{plain(run)}{goal}-{plan.by}-{plan.futures}x{plan.horizon}"
+        return name + suffix, run, {"plan": searched(plan)} | late
     if not Path(player).is_dir():
         raise UserError(f"no player is called {player!r}: give an agent's folder, {PLAN}RUN, or one of "
                         f"{', '.join(SCRIPTS)}")  # fmt: skip
     agent = Agent.open(player)
-    late |= {"plan": asdict(options.plan)} if late and options.predict else {}
+    late |= {"plan": searched(options.plan)} if late and options.predict else {}
     weights = short_hash((Path(player) / WEIGHTS).read_bytes())
     return plain(Path(player)) + suffix, options.run or Path(agent.about["run"]), {"agent": weights} | late
+
+
+def searched(plan: PlanOptions) -> dict[str, Any]:
+    """How a planner searches, as a file of scores says it; what was there before there were goals stays as it is."""
+    return {key: value for key, value in asdict(plan).items() if plan.goal != "reward" or "goal" not in key}
 
 
 def plain(path: Path) -> str:

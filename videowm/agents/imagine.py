@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from videowm.agents.goal import Goal
 from videowm.agents.player import Seen
 from videowm.device import default_device
 from videowm.dit import flow
@@ -112,7 +113,7 @@ class Imagination:
     @torch.no_grad()
     def returns(
         self, present: LatentStream, courses: Float[Tensor, "n N h a"], noise: tuple[Tensor, Tensor], *,
-        beyond: float = 0.0,
+        beyond: float = 0.0, goal: Goal | None = None,
     ) -> Float[Tensor, "n N"]:  # fmt: skip
         """What each of N courses of every row is expected to earn over h latent steps, on the CPU.
 
@@ -122,17 +123,18 @@ class Imagination:
         Args:
             present: from `present`.
             courses: the game's actions, each held over a latent step.
-            noise: from `noise`, of at least h - 1 steps.
+            noise: from `noise`, of at least h - 1 steps, with a goal of h.
             beyond: what a game that has not ended by then is worth.
+            goal: a course is worth the mean nearness of its steps, and no reward.
         """
         n, each = courses.shape[:2]
         row = torch.arange(n).repeat_interleave(each)
         parts = zip(row.split(self.batch), courses.flatten(0, 1).split(self.batch))
-        return torch.cat([self.follow(present, *part, noise, beyond).cpu() for part in parts]).view(n, each)
+        return torch.cat([self.follow(present, *part, noise, beyond, goal).cpu() for part in parts]).view(n, each)
 
     def follow(
         self, present: LatentStream, row: Int[Tensor, " m"], courses: Float[Tensor, "m h a"],
-        noise: tuple[Tensor, Tensor], beyond: float,
+        noise: tuple[Tensor, Tensor], beyond: float, goal: Goal | None,
     ) -> Float[Tensor, " m"]:  # fmt: skip
         """Expected returns of one batch of courses; `row` says whose each is."""
         earned, alive = (torch.full((len(row),), value, device=self.device) for value in (0.0, 1.0))
@@ -141,14 +143,17 @@ class Imagination:
         for step, (parent, course, node) in enumerate(branches):
             padded = torch.arange(self.width(len(parent)), device=self.device).clamp_max(len(parent) - 1)
             acted = grouped[course[padded], step, None]
-            read = self.heads.read(stream.kept[parent[padded], None], acted)
-            earned += alive * read.reward[node, 0]
-            alive *= 1 - read.death[node, 0]
-            if step + 1 == len(branches):
-                break
+            if goal is None:
+                read = self.heads.read(stream.kept[parent[padded], None], acted)
+                earned += alive * read.reward[node, 0]
+                alive *= 1 - read.death[node, 0]
+                if step + 1 == len(branches):
+                    break
             if len(parent) != held:  # else each goes on in its place
                 stream, held = self.fork(stream, parent[padded]), len(parent)
-            stream.step(acted, *(part[row[course[padded]], step, None] for part in noise))
+            made = stream.step(acted, *(part[row[course[padded]], step, None] for part in noise))
+            if goal is not None:
+                earned += goal.nearness(made[:, 0])[node] / len(branches)
         return earned + beyond * alive
 
     def width(self, count: int) -> int:

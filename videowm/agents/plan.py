@@ -16,6 +16,7 @@ from torch import Tensor
 
 from videowm import config as configuration
 from videowm.agents.courses import Courses, Named, Numbers
+from videowm.agents.goal import goal_of
 from videowm.agents.imagine import Imagination
 from videowm.agents.player import Player, Seen, Wants
 from videowm.options import PlanOptions
@@ -76,7 +77,7 @@ class Planner:
         seed: of the courses that it draws.
 
     Raises:
-        UserError: a setting is out of range, or names are wanted of a world that has none.
+        UserError: a setting is out of range, names are wanted of a world that has none, or a goal cannot be used.
     """
 
     wants: Wants = "past"
@@ -86,8 +87,10 @@ class Planner:
         self.courses = courses_of(imagination.pipeline.trained_on, options)
         self.generator = torch.Generator().manual_seed(seed)
         self.plans: dict[int, Float[Tensor, "h p"]] = {}  # by game
-        about = imagination.heads.config
-        self.beyond = max(0.0, about.reward_mean) * options.beyond / about.stride
+        self.goal = goal_of(options, imagination.pipeline, imagination.heads)
+        about, world = imagination.heads.config, find_world(imagination.pipeline.trained_on.world)
+        worth = 0.0 if self.goal or (world and world.solvable) else max(0.0, about.reward_mean)
+        self.beyond = worth * options.beyond / about.stride
 
     @classmethod
     def open(cls, run: str | Path, options: PlanOptions, *, device: str | None = None, seed: int = 0) -> Planner:
@@ -126,10 +129,11 @@ class Planner:
         """The first action of each row's plan."""
         games = seen.games or tuple(range(len(seen.latents)))
         present, plan = self.imagination.present(seen), self.remembered(seen, games)
-        noise = self.imagination.noise(present, self.steps - 1)
+        noise = self.imagination.noise(present, self.steps - (self.goal is None))
         for _ in range(self.options.iterations):
             drawn = self.courses.draw(plan, self.options.futures, self.generator)
-            returns = self.imagination.returns(present, self.courses.actions(drawn), noise, beyond=self.beyond)
+            returns = self.imagination.returns(present, self.courses.actions(drawn), noise, beyond=self.beyond,
+                                               goal=self.goal)  # fmt: skip
             plan = self.courses.refit(drawn, WEIGHTS[self.options.by](returns, self.options))
         self.plans = dict(zip(games, self.courses.later(plan)))
         return self.courses.first(plan).numpy()

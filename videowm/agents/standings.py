@@ -26,7 +26,8 @@ def write_standings(out: Path, entries: Sequence[Entry]) -> dict[str, Any]:
     found = {
         "schema": SCHEMA, "protocol": protocol, "players": {e.name: about(e, world, protocol) for e in ranked},
         "pairs": [{"player": one.name, "than": other.name, **more} for one, other in combinations(ranked, 2)
-                  if (more := tally.paired(one.games, other.games, world.STEERING, protocol["fps"]))],
+                  if (more := tally.paired(one.games, other.games, world.STEERING, protocol["fps"],
+                                       solvable=world.solvable))],
     }  # fmt: skip
     write_json(out / FILE, found)
     write_atomic(out / TABLE, table(found).encode())
@@ -44,6 +45,8 @@ def about(entry: Entry, world: type[World], protocol: dict[str, Any]) -> dict[st
     if world.STEERING:
         rates = tally.reversals(games, world.STEERING) * protocol["fps"] / games.lengths
         found["reversals"] = tally.about(rates)  # a second
+    if world.solvable:
+        found["solved"], found["most"] = tally.about(games.over.astype(float)), tally.about(tally.most(games))
     found["actions"] = tally.habits(games, world.named_actions(names), names)
     before = games.earned.mean()  # is real in both
     for temperature, values in entry.dreams.items():
@@ -55,22 +58,28 @@ def about(entry: Entry, world: type[World], protocol: dict[str, Any]) -> dict[st
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown: the players, the best first, then every pair."""
+    """Markdown: the players, the best first, then every pair. Of a solvable world what is solved, and more digits."""
     protocol = found["protocol"]
+    solvable = any("solved" in one for one in found["players"].values())
+    digits = 3 if solvable else 1
     lines = [f"{protocol['world']}, frame skip {protocol['frame_skip']}, at most {protocol['frames']} frames, "
              f"seed {protocol['seed']}", "",
-             "| player | games | mean [95 %] | sd | median | cut off | reversals/s | done recall | in the dream |",
-             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+             "| player | games | mean [95 %] | sd | median | cut off | reversals/s | done recall | in the dream |"
+             + " solved [95 %] | most [95 %] |" * solvable, "|" + "---|" * (9 + 2 * solvable)]  # fmt: skip
     for name, one in found["players"].items():
-        dreams = ", ".join(f"{d['mean']:.0f} (t {t})" for t, d in one.get("dreams", {}).items())
+        dreams = ", ".join(f"{d['mean']:.{digits - 1}f} (t {t})" for t, d in one.get("dreams", {}).items())
         recall = one.get("heads", {}).get("done_recall")
-        cells = [name, one["games"], with_interval(one), f"{one['sd']:.1f}", f"{one['median']:.1f}",
-                 f"{one['cut_off']:.1%}", f"{one['reversals']['mean']:.2f}" if "reversals" in one else "",
+        cells = [name, one["games"], with_interval(one, digits), f"{one['sd']:.{digits}f}",
+                 f"{one['median']:.{digits}f}", f"{one['cut_off']:.1%}",
+                 f"{one['reversals']['mean']:.2f}" if "reversals" in one else "",
                  "" if recall is None else f"{recall:.2f}", dreams]  # fmt: skip
+        cells += [with_interval(one[key], digits) for key in ("solved", "most") if solvable]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", "| player | more than | by [95 %] | ahead in | reversals/s |", "|---|---|---|---|---|"]
-    lines += [f"| {pair['player']} | {pair['than']} | {with_interval(pair)} | {pair['ahead']:.0%} | "
+    lines += ["", "| player | more than | by [95 %] | ahead in | reversals/s |" + " solved |" * solvable,
+              "|" + "---|" * (5 + solvable)]  # fmt: skip
+    lines += [f"| {pair['player']} | {pair['than']} | {with_interval(pair, digits)} | {pair['ahead']:.0%} | "
               f"{with_interval(pair['reversals'], 2) if 'reversals' in pair else ''} |"
+              + (f" {with_interval(pair['solved'], digits)} |" if solvable else "")
               for pair in found["pairs"]]  # fmt: skip
     return "\n".join(lines) + "\n"
 

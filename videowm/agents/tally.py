@@ -47,11 +47,18 @@ def about(values: np.ndarray) -> Numbers:
     return {"mean": float(values.mean()), "interval": interval(values), "sd": spread}
 
 
-def paired(one: Played, other: Played, weights: tuple[float, ...] = (), fps: float = 1.0) -> Numbers | None:
+def most(games: Played) -> np.ndarray:
+    """The most that each game had earned at any time, float64 "g"."""
+    return games.earned + np.maximum(0, games.rewards.cumsum(1, dtype=np.float64).max(1))
+
+
+def paired(
+    one: Played, other: Played, weights: tuple[float, ...] = (), fps: float = 1.0, *, solvable: bool = False
+) -> Numbers | None:
     """How much more one player earns in the same games: mean and interval, and the share of games it is ahead in.
 
-    A tie counts half. With weights of steering also how much more often a second it reverses. None where no game was
-    played by both.
+    A tie counts half. With weights of steering also how much more often a second it reverses; in a solvable world also
+    how many more it solves, as a share. None where no game was played by both.
     """
     _, mine, theirs = np.intersect1d(one.seeds, other.seeds, return_indices=True)
     if not len(mine):
@@ -61,6 +68,8 @@ def paired(one: Played, other: Played, weights: tuple[float, ...] = (), fps: flo
     if weights:
         rates = [reversals(games, weights) * fps / games.lengths for games in (one, other)]
         found["reversals"] = about(rates[0][mine] - rates[1][theirs])
+    if solvable:
+        found["solved"] = about(one.over[mine].astype(float) - other.over[theirs])
     return found
 
 

@@ -1,7 +1,8 @@
-"""Heads on a world model's features: what the next latent step earns, and whether the game ends within it.
+"""Heads on a world model: what the next latent step earns, whether the game ends within it, and the simulator's state.
 
 The frame after a fatal action does not exist, so no latent step shows an end. The heads therefore read the features of
-the step before, which has seen all of the past, and the actions of the step to come.
+the step before, which has seen all of the past, and the actions of the step to come. The state of a step is read off
+its own latents.
 """
 
 from __future__ import annotations
@@ -39,6 +40,18 @@ class Reading(NamedTuple):
         return 1 - self.logits.softmax(-1)[..., 0]
 
 
+class Look(nn.Sequential):
+    """The standardised state "n k" of latent steps "n c h w"."""
+
+    def __init__(self, channels: int, height: int, width: int, states: int, hidden: int) -> None:
+        halves = -(-height // 2) * -(-width // 2)
+        super().__init__(
+            nn.Conv2d(channels, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.SiLU(),
+            nn.Conv2d(64, 64, 3, stride=2, padding=1), nn.GroupNorm(8, 64), nn.SiLU(),
+            nn.Flatten(), nn.Linear(64 * halves, hidden), nn.SiLU(), nn.Linear(hidden, states),
+        )  # fmt: skip
+
+
 class Heads(ModelMixin, ConfigMixin):
     """Reward and end of a latent step, from the features of the step before and the actions of the step.
 
@@ -53,13 +66,16 @@ class Heads(ModelMixin, ConfigMixin):
         reward_mean, reward_std: of the training steps' rewards.
         end_weight: how much more a step with an end counted in training; probabilities are put right by it.
         world, transformer_hash: of the world model that was frozen.
+        state, state_mean, state_std: names of the state columns that are read too, and what standardises them.
+        latents: channels, height and width of a latent step, where a state is read.
     """
 
     @register_to_config
     def __init__(
         self, features: int, tokens: int, actions: int, stride: int, block: int, width: int = 32, hidden: int = 256,
         reward_mean: float = 0.0, reward_std: float = 1.0, end_weight: float = 1.0, world: str = "",
-        transformer_hash: str = "",
+        transformer_hash: str = "", state: tuple[str, ...] = (), state_mean: tuple[float, ...] = (),
+        state_std: tuple[float, ...] = (), latents: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self.norm, self.token = nn.LayerNorm(features), nn.Linear(features, width)
@@ -67,11 +83,21 @@ class Heads(ModelMixin, ConfigMixin):
             nn.Linear(width * tokens + actions, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
             nn.Linear(hidden, stride + 2),
         )  # fmt: skip
+        self.look = Look(*latents, len(state), hidden) if state else None
 
-    def forward(self, features: Float[Tensor, "b t s d"], actions: Float[Tensor, "b t g"]) -> Float[Tensor, "b t o"]:
-        """The standardised reward, then the k+1 logits as they were trained; o = k+2."""
+    def forward(
+        self, features: Float[Tensor, "b t s d"], actions: Float[Tensor, "b t g"],
+        latents: Float[Tensor, "b t c h w"] | None = None,
+    ) -> Float[Tensor, "b t o"]:  # fmt: skip
+        """The standardised reward, then the k+1 logits as they were trained, then the states of given latents.
+
+        o = k+2, and as many more as there are state columns.
+        """
         tokens = self.token(self.norm(features.float())).flatten(2)
-        return self.layers(torch.cat([tokens, actions.float()], dim=-1)).float()
+        said = self.layers(torch.cat([tokens, actions.float()], dim=-1)).float()
+        if latents is None or self.look is None:
+            return said
+        return torch.cat([said, self.look(latents.flatten(0, 1)).float().unflatten(0, said.shape[:2])], dim=-1)
 
     def read(self, features: Float[Tensor, "b t s d"], actions: Float[Tensor, "b t g"]) -> Reading:
         """The reward in the game's own units, and logits whose probabilities are those of the training data.
@@ -83,6 +109,17 @@ class Heads(ModelMixin, ConfigMixin):
         return Reading(
             reward[..., 0] * self.config.reward_std + self.config.reward_mean, torch.cat([logits[..., :1], ends], -1)
         )
+
+    def see(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """The state of latent steps, float32, in standard deviations of the training data.
+
+        Raises:
+            UserError: these heads read no state.
+        """
+        if self.look is None:
+            raise UserError("these heads read no state: train them with state=[...], on latents that were encoded with "
+                            "--states")  # fmt: skip
+        return self.look(latents.float())
 
     def save(self, run: Path) -> None:
         """Put the heads into a world model's folder, in the place of others."""

@@ -176,6 +176,10 @@ METRICS: tuple[Metric, ...] = (
            "lower", "videowm.train.tasks.heads", floor="1, the mean reward"),
     Metric("heads/done_loss", "Cross-entropy of the place of an end in the next latent step, in training; ends count "
            "more.", "nats", "lower", "videowm.train.tasks.heads"),
+    Metric("heads/state_loss", "Squared error of standardised state columns, read off latents, in training.", "MSE",
+           "lower", "videowm.train.tasks.heads", floor="1, the mean state"),
+    Metric("heads/state_{}_r2", "R² of a state column, read off held-out latents.", "R²", "higher", OUTCOMES,
+           ceiling="1", floor="0, the mean"),
     Metric("heads/{}_reward_r2", "R² of the reward of the next latent step, of held-out latents (`real`) or of "
            "rollouts under the same actions (`dream`).", "R²", "higher", OUTCOMES, ceiling="1", floor="0, the mean"),
     Metric("heads/{}_reward_error", "Mean absolute error of that reward.", "reward", "lower", OUTCOMES),

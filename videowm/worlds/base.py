@@ -87,6 +87,10 @@ class World:
         """The present picture, uint8 "H W 3"."""
         raise NotImplementedError
 
+    def goal(self) -> np.ndarray:
+        """A picture uint8 "H W 3" of what a player shall reach; it needs no `reset`."""
+        raise NotImplementedError
+
     def state(self) -> np.ndarray:
         """The simulator's own state, float32 "k" in the order of `state_names`."""
         return np.zeros(0, np.float32)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from videowm import config as configuration
+from videowm.config import suggest
 from videowm.data.clips import pick
-from videowm.data.latents import normalised
+from videowm.data.latents import Latents, normalised
 from videowm.data.mixture import Mixture, listed, opened
 from videowm.data.outcomes import Targets
 from videowm.dit.heads import Heads
@@ -23,12 +24,15 @@ from videowm.dit.sample import Sampler, sampler_of
 from videowm.dit.saved import network_hash
 from videowm.dit.stream import rollout
 from videowm.evaluate.outcomes import Frozen, following_of, held_out, read_dreams, read_real, report
+from videowm.evaluate.scores import r2
 from videowm.files import write_atomic
 from videowm.limits import Count, Positive, Seed, Share, Whole
 from videowm.pipeline import WorldModelPipeline
 from videowm.train.config import TrainConfig
 from videowm.train.task import Draws, Task
 from videowm.types import UserError
+
+LOOK_NOISE = 0.1  # on the latents that a state is read off in training: a rollout's are never clean
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class HeadsRun:
     clips: Count = 64  # held-out clips of each kind that are measured on
     batch: Count = 32  # of these at once
     sampler: Sampler | None = None  # of the rollouts that are measured on; None: the world model's own
+    state: list[str] = field(default_factory=list)  # columns that are read too; the latents must hold states
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -70,6 +75,8 @@ class HeadsTask(Task):
         self.refuse_misfits()
         self.window = min(self.pipeline.trained_on.window, self.regular.index.steps)
         self.targets, self.following = self.outcomes()
+        self.states = torch.cat([states_of(part, config.state) for mixture in (self.regular, self.final)
+                                 for part in mixture.parts])  # fmt: skip
         self.sampler = config.sampler or sampler_of(Path(config.world))
         self.model = self.make_heads()
 
@@ -103,11 +110,15 @@ class HeadsTask(Task):
         """Heads of the configuration's size, with the statistics of the training rewards."""
         model, config = self.pipeline.transformer, self.config
         reward = self.targets.reward[self.targets.known].double()
+        states = self.states.flatten(0, 1).double()
+        shape = (model.config.channels, model.config.height, model.config.width)
         return Heads(
             model.hidden, model.tokens, model.config.actions, self.regular.stride,
             model.depth // 2 if config.block is None else config.block, config.width, config.hidden,
             float(reward.mean()), max(float(reward.std(correction=0)), 1e-6), config.end_weight,
             self.regular.index.world, self.pipeline.config.transformer_hash or network_hash(model),
+            tuple(config.state), tuple(states.mean(0).tolist()),
+            tuple(states.std(0, correction=0).clamp_min(1e-6).tolist()), shape,
         )  # fmt: skip
 
     def to(self, device: torch.device) -> None:
@@ -136,7 +147,7 @@ class HeadsTask(Task):
         reward, end, known, _ = (part[at] for part in self.targets)
         known[:, : self.config.context - 1] = False
         return {"latents": latents, "actions": actions, "following": self.following[at], "reward": reward, "end": end,
-                "weight": known.float()}  # fmt: skip
+                "weight": known.float(), "states": self.states[at]}  # fmt: skip
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of standardised rewards, and cross-entropy of the place of the end, where ends count more."""
@@ -144,14 +155,21 @@ class HeadsTask(Task):
         level = self.config.level * draws.uniform(1).expand(-1, self.window)
         noise = draws.normal(*latents.shape[1:])
         features = self.frozen.features(latents, batch["actions"], about.block, level, noise)
-        out, weight = model(features, batch["following"]), batch["weight"]
+        out = model(features, batch["following"], latents + LOOK_NOISE * noise)
+        out, looked = out[..., : about.stride + 2], out[..., about.stride + 2 :]
+        weight = batch["weight"]
         total = weight.sum().clamp_min(1)
         reward = (batch["reward"] - about.reward_mean) / about.reward_std
         error = ((out[..., 0] - reward).square() * weight).sum() / total
         rare = torch.where(batch["end"] > 0, self.config.end_weight, 1.0)
         ends = F.cross_entropy(out[..., 1:].flatten(0, 1), batch["end"].flatten(), reduction="none").view_as(weight)
         ended = (ends * weight * rare).sum() / total
-        return error + ended, {"heads/reward_loss": error.detach(), "heads/done_loss": ended.detach()}
+        parts = {"heads/reward_loss": error.detach(), "heads/done_loss": ended.detach()}
+        if not self.config.state:
+            return error + ended, parts
+        mean, std = (looked.new_tensor(values) for values in (about.state_mean, about.state_std))
+        missed = (looked - (batch["states"] - mean) / std).square().mean()
+        return error + ended + missed, parts | {"heads/state_loss": missed.detach()}
 
     @torch.no_grad()
     def seen(
@@ -170,14 +188,29 @@ class HeadsTask(Task):
     def evaluate(self) -> Iterator[tuple[str, Any]]:
         """Scores on held-out latents and on rollouts of the world model from them, and their reliability figure."""
         config, heads = self.config, self.model.eval()
-        both = (opened(self.folder, "test", **self.how, final=final) for final in (False, True))
+        both = [opened(self.folder, "test", **self.how, final=final) for final in (False, True)]
         clips = held_out(*both, config.clips, config.context)
         found = {"real": read_real(self.frozen, heads, clips, config.batch),
                  "dream": read_dreams(self.frozen, heads, clips, config.batch, config.context)}  # fmt: skip
         values = [pair for kind, read in found.items() for pair in report(kind, read)]
         yield from values
+        yield from self.look_scores(both[0])
         if Path(config.out).is_dir():
             write_atomic(Path(config.out) / "reliability.png", reliability_figure(dict(values)))
+
+    def look_scores(self, latents: Latents) -> Iterator[tuple[str, float]]:
+        """R² of every state column, read off real held-out latents."""
+        if not self.config.state:
+            return
+        chosen = np.unique(np.linspace(0, len(latents) - 1, min(self.config.clips, len(latents)), dtype=int))
+        steps, _ = latents.windows(chosen, np.zeros_like(chosen), latents.index.steps)
+        true, about = states_of(latents, self.config.state, chosen).numpy(), self.model.config
+        read = self.model.see(normalised(steps, latents.scale).flatten(0, 1).to(self.model.device)).cpu().numpy()
+        read = (read * about.state_std + about.state_mean).reshape(true.shape)
+        for i, name in enumerate(self.config.state):
+            score, error = r2(read[..., [i]], true[..., [i]], latents.episodes(chosen).numpy())
+            yield f"heads/state_{name}_r2", score
+            yield f"heads/state_{name}_r2_se", error
 
     def summary(self, metrics: dict[str, Any]) -> str:
         """One sentence on the held-out ends."""
@@ -206,6 +239,23 @@ class HeadsTask(Task):
             "hashes": {"data": self.regular.index.data_hash, "vae": self.regular.index.vae_hash,
                        "world": self.model.config.transformer_hash},
         }  # fmt: skip
+
+
+def states_of(latents: Latents, names: list[str], chosen: np.ndarray | None = None) -> Tensor:
+    """State columns of the last frame of each step of all or chosen clips, float32 "n t k".
+
+    Raises:
+        UserError: the latents hold no such column.
+    """
+    chosen = np.arange(len(latents)) if chosen is None else chosen
+    if not names:
+        return torch.zeros(len(chosen), latents.index.steps, 0)
+    known = list(latents.index.state_names)
+    for name in names:
+        if name not in known:
+            raise UserError(f"{latents.folder} holds no state {name!r}{suggest(name, known)}: encode a recording that "
+                            "has it with --states")  # fmt: skip
+    return latents.states(chosen)[:, :: latents.stride, [known.index(name) for name in names]]
 
 
 def reliability_figure(metrics: dict[str, Any]) -> bytes:
