@@ -21,7 +21,7 @@ from videowm.device import default_device
 from videowm.evaluate.rollouts import RolloutConfig, Start, roll, start_from
 from videowm.evaluate.text_control import in_words
 from videowm.pipeline import WorldModelPipeline
-from videowm.show import draw_actions, encode_mp4, encode_png, grid, side_by_side
+from videowm.show import draw_actions, encode_mp4, encode_png, encode_webp, grid, side_by_side, text
 from videowm.vae.codec import to_uint8
 from videowm.worlds import find_world
 
@@ -84,6 +84,17 @@ def headline(rolled: Rolled, curve: bytes) -> bytes:
     canvas.paste(Image.fromarray(ends), (0, 0))
     canvas.paste(below, ((canvas.width - below.width) // 2, len(ends)))
     return encode_png(np.asarray(canvas))
+
+
+def moving_headline(rolled: Rolled) -> bytes:
+    """The calmest and the liveliest start as a moving WebP: truth and every budget side by side, the prompt beneath."""
+    blocks = []
+    for i in sorted({0, len(rolled.start.frames) - 1}):
+        drawn = side_by_side(rolled.of_start(i), cell=192)
+        note = np.full((24, drawn.shape[2], 3), 255, np.uint8)
+        note = text(note, (2, 2), f"“{rolled.prompts[i]}”", size=12) if rolled.prompts else note
+        blocks += [drawn, np.broadcast_to(note, (len(drawn), *note.shape))]
+    return encode_webp(np.concatenate(blocks, axis=1), rolled.pipeline.trained_on.fps)
 
 
 def headers(shown: np.ndarray) -> list[str]:

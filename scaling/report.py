@@ -163,6 +163,8 @@ def draw_rollouts(study: Study, parts: Parts) -> None:
     if made is None:
         return
     parts.video("strip", lambda: futures.strip(made))
+    moving = parts.attempt("headline", lambda: futures.moving_headline(made))
+    parts.files |= {} if moving is None else {"headline.webp": moving}
     parts.video("futures", lambda: futures.two_futures(made))
     if "loss.png" in parts.files:
         headline = parts.attempt("headline", lambda: futures.headline(made, parts.files["loss.png"]))

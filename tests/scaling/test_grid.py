@@ -180,7 +180,7 @@ def test_frozen_then_measured(trained, capsys, listed):
     assert rows[-1]["FLOPs spent"] == f"{spent:.3g}" and f"<td>{spent:.3g}</td>" in page
     assert (folder / "notes.txt").exists() and not (folder / "check-lr.svg").exists()
     made = {path.name for path in folder.iterdir()}
-    assert {"loss.svg", "isoflop.svg", "panels.svg", "strip.mp4", "headline.png"} <= made
+    assert {"loss.svg", "isoflop.svg", "panels.svg", "strip.mp4", "headline.png", "headline.webp"} <= made
     assert page.count("data:image/png;base64,") == 6 and law.law.form in page
     table = read_table(folder / "points.csv", n="N", d="D", c="C", loss="heldout/loss")
     assert np.array_equal(table.loss, records.runs_of(found).loss) and np.array_equal(table.c, records.runs_of(found).c)
