@@ -67,7 +67,8 @@ def settings(args: argparse.Namespace) -> list[PlanOptions]:
     """Every number of futures at every horizon, the cheapest first."""
     pairs = sorted(itertools.product(args.futures, args.horizons), key=lambda pair: pair[0] * pair[1])
     return [PlanOptions(by=args.by, futures=futures, horizon=horizon, iterations=args.iterations, batch=args.batch,
-                        sampling_steps=args.sampling_steps) for futures, horizon in pairs]  # fmt: skip
+                        sampling_steps=args.sampling_steps, goal=args.goal, actions=args.actions)
+            for futures, horizon in pairs]  # fmt: skip
 
 
 def opened(args: argparse.Namespace) -> Imagination:
@@ -150,6 +151,8 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--iterations", type=int, default=1)
         p.add_argument("--sampling-steps", type=int, default=2)
         p.add_argument("--batch", type=int, default=2048)
+        p.add_argument("--goal", default="reward", help="reward, latents or state")
+        p.add_argument("--actions", default="auto", help="auto, named or box")
         p.add_argument("--device")
         p.add_argument("--eager", action="store_true", help="record no graphs")
         p.add_argument("--out", type=Path)

@@ -17,7 +17,7 @@ from videowm.options import PlanOptions
 from videowm.pipeline import WorldModelPipeline
 from videowm.types import UserError, pixel_frames
 from videowm.vae.codec import to_float
-from videowm.worlds import open_world, world_class
+from videowm.worlds import find_world, open_world, world_class
 
 SETTLED = 3  # latent steps for which the goal is shown before it is encoded, so that none of them is a video's first
 
@@ -46,10 +46,11 @@ class StateGoal:
 
     heads: Heads
     wanted: Float[Tensor, " k"]
+    counts: list[int]  # columns of the state that count
 
     def nearness(self, latents: Float[Tensor, "m c h w"]) -> Float[Tensor, " m"]:
         """Minus the distance of the states."""
-        return -(self.heads.see(latents) - self.wanted).norm(dim=1)
+        return -(self.heads.see(latents) - self.wanted)[:, self.counts].norm(dim=1)
 
 
 @torch.no_grad()
@@ -62,7 +63,11 @@ def goal_of(options: PlanOptions, pipeline: WorldModelPipeline, heads: Heads) ->
     if options.goal == "reward":
         return None
     wanted = encoded(goal_picture(options.goal_picture, pipeline), pipeline)
-    return LatentGoal(wanted) if options.goal == "latents" else StateGoal(heads, heads.see(wanted[None])[0])
+    if options.goal == "latents":
+        return LatentGoal(wanted)
+    world, names = find_world(pipeline.trained_on.world), list(heads.config.state)
+    about = [names.index(name) for name in (world.GOAL if world else ()) if name in names]
+    return StateGoal(heads, heads.see(wanted[None])[0], about or list(range(len(names))))
 
 
 def encoded(picture: UInt8[np.ndarray, "H W 3"], pipeline: WorldModelPipeline) -> Float[Tensor, "c h w"]:

@@ -168,6 +168,6 @@ def panel(side: Side, label: str, names: list[str]) -> np.ndarray:
     """Large frames under a label and what was earned so far, above the actions."""
     frames = side_by_side({label: np.stack(side.frames)}, cell=CELL)
     for i, earned in enumerate(side.earned):
-        words = f"{'over, ' * (side.over and i >= side.ended)}{earned:.0f}"
+        words = f"{'over, ' * (side.over and i >= side.ended)}{earned:.{0 if abs(earned) >= 10 else 2}f}"
         frames[i] = text(frames[i], (frames.shape[2] - 8 * len(words) - 6, 4), words, ink=FAINT)
     return draw_actions(frames, np.stack(side.actions), names)

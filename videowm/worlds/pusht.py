@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,10 @@ COLOURS = {"table": (255, 255, 255), "wall": (211, 211, 211), "goal": (144, 238,
            "finger": (65, 105, 225)}  # fmt: skip
 LEVER = 50.0  # how far off its middle a push turns the T as much as it moves it
 ROUND = 100.0  # how far from the T's middle the driver walks about it
+ENOUGH = 2.0  # what a push must help, in units of the table
+STEADY = 0.1  # noise of the expert
 PATIENCE = 40  # frames for which it keeps to a place to push at
+Look = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 
 class PushT(World):
@@ -56,6 +59,7 @@ class PushT(World):
         "up": (0.0, -0.8),
         "down": (0.0, 0.8),
     }
+    GOAL = ("block_x", "block_y", "block_cos", "block_sin")
     FORCED = ("left", "right", "up", "down")
 
     def __init__(self, noise: float | None = None) -> None:
@@ -71,26 +75,25 @@ class PushT(World):
         """
         try:
             import pymunk
-            import shapely
+            import shapely  # noqa: F401 - `area` needs it
         except ImportError as error:
             raise UserError(f"pusht cannot start ({error}): pip install 'videowm[robots]'") from None
-        self._shapely, rng = shapely, np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
         self.space, self.finger, self.block = table(pymunk)
-        self._goal = self._bars(np.array(GOAL))
         place = [*rng.integers(50, 450, 1), *rng.integers(50, 450, 1), *rng.integers(100, 400, 1),
                  *rng.integers(100, 400, 1), rng.uniform(-np.pi, np.pi)]  # fmt: skip
         self.finger.position = tuple(map(float, place[:2]))
         self.block.position = tuple(map(float, place[2:4]))
         self.block.angle = place[4]  # turns about the middle of mass, so it comes to lie elsewhere, as in gym-pusht
         self.space.step(SECONDS)
-        self.earned = self.covered = self._coverage()
+        self.earned = self.covered = coverage(pose(self.block))
 
     def step(self, action: np.ndarray) -> tuple[float, bool]:
         """The reward is what is covered more, so a game earns the share that is covered in the end."""
         low, high = EDGE, TABLE - EDGE
         ahead = np.array(self.finger.position) + REACH * np.clip(np.asarray(action, np.float64), -1, 1)
         push(self.space, self.finger, ahead.clip(low, high).tolist())
-        before, self.covered = self.covered, self._coverage()
+        before, self.covered = self.covered, coverage(pose(self.block))
         return self.covered - before, self.covered > SOLVED
 
     def state(self) -> np.ndarray:
@@ -110,42 +113,15 @@ class PushT(World):
 
     def expert(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """The driver with a steady hand: with no noise at all it often gets stuck in one place."""
-        return self._pushes(rng, 0.1)
+        return pushes(self.look, rng, STEADY)
 
     def driver(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Goes behind the T and pushes where it helps most, more or less clumsily; now and then it wanders about."""
-        return self._pushes(rng, rng.uniform() if self.noise is None else self.noise)
+        return pushes(self.look, rng, rng.uniform() if self.noise is None else self.noise)
 
-    def _pushes(self, rng: np.random.Generator, noise: float) -> Iterator[np.ndarray]:
-        """The driver's actions, each chosen from the state when it is drawn."""
-        chosen, left = 0, 0
-        while True:
-            if rng.random() < 0.1 * noise:
-                yield from [self.random(rng)] * int(rng.integers(2, 12))
-                left = 0
-            points, inward = sides(pose(self.block))
-            gain = helps(pose(self.block), points, inward)
-            if left == 0 or gain[chosen] < 2:
-                chosen, left = self._best(points, inward, gain + 15 * noise * rng.normal(size=len(gain))), PATIENCE
-            action = self._towards(points[chosen], inward[chosen], float(gain[chosen]))
-            left -= 1
-            yield np.clip(action + 0.6 * noise * rng.normal(size=2), -1, 1).astype(np.float32)
-
-    def _best(self, points: np.ndarray, inward: np.ndarray, gain: np.ndarray) -> int:
-        """The point of the outline to push at: where it helps, is not far, and there is room for the finger."""
-        behind = points - (FINGER + 4) * inward
-        room = ((behind > EDGE) & (behind < TABLE - EDGE)).all(1)
-        return int(np.argmax(gain - 0.05 * np.linalg.norm(behind - self.finger.position, axis=1) - 1e3 * ~room))
-
-    def _towards(self, point: np.ndarray, inward: np.ndarray, gain: float) -> np.ndarray:
-        """The push at a point of the outline, or the way to it; "2"."""
-        finger, middle = np.array(self.finger.position), moved(MIDDLE[None], pose(self.block))[0]
-        offset = finger - (point - FINGER * inward)
-        along = float(offset @ inward)
-        aside = offset - along * inward
-        if np.linalg.norm(aside) < 6 and -20 < along < 10:
-            return inward * min(1.0, 0.15 + gain / 60) - aside / REACH
-        return around(finger - middle, point - (FINGER + 8) * inward - middle)
+    def look(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the finger is, "2", and where the T lies: x, y, angle."""
+        return np.array(self.finger.position), pose(self.block)
 
     def caption(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator, *, over: bool = False) -> str:
         moved = np.hypot(*np.diff(states[:, 2:4], axis=0).T).sum()
@@ -166,13 +142,18 @@ class PushT(World):
         )
         return f"The finger ends in the {where} of the table, and the gray T {covers[more]}."
 
-    def _bars(self, place: np.ndarray) -> Any:
-        """The T's area at some place."""
-        return self._shapely.MultiPolygon([self._shapely.Polygon(moved(np.array(bar, float), place)) for bar in BARS])
 
-    def _coverage(self) -> float:
-        """The share of the painted T that the block covers."""
-        return float(self._goal.intersection(self._bars(pose(self.block))).area / self._goal.area)
+def area(place: np.ndarray) -> Any:
+    """What the T covers at some place, as shapely says it."""
+    import shapely
+
+    return shapely.MultiPolygon([shapely.Polygon(moved(np.array(bar, float), place)) for bar in BARS])
+
+
+def coverage(place: np.ndarray) -> float:
+    """The share of the painted T that a T at some place covers."""
+    goal = area(np.array(GOAL))
+    return float(goal.intersection(area(place)).area / goal.area)
 
 
 def table(pymunk: Any) -> tuple[Any, Any, Any]:
@@ -223,6 +204,47 @@ def draw(place: np.ndarray, finger: tuple[float, float]) -> np.ndarray:
     (x, y), radius = (scale * value for value in finger), scale * FINGER
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=COLOURS["finger"])
     return np.asarray(canvas.reduce(DRAWN // PushT.size[0]))
+
+
+def pushes(look: Look, rng: np.random.Generator, noise: float) -> Iterator[np.ndarray]:
+    """Endless actions float32 "2" of the driver, each chosen when it is drawn from what it sees of the table.
+
+    Args:
+        look: where the finger is, "2", and the T: x, y, angle.
+        rng: of the noise.
+        noise: how clumsy it is, 0 to 1.
+    """
+    chosen, left = 0, 0
+    while True:
+        if rng.random() < 0.1 * noise:
+            yield from [rng.uniform(-1, 1, 2).astype(np.float32)] * int(rng.integers(2, 12))
+            left = 0
+        finger, place = look()
+        points, inward = sides(place)
+        gain = helps(place, points, inward)
+        if left == 0 or gain[chosen] < ENOUGH:
+            noisy = gain + 15 * noise * rng.normal(size=len(gain))
+            chosen, left = best(finger, points, inward, noisy), PATIENCE
+        action = towards(finger, place, points[chosen], inward[chosen], float(gain[chosen]))
+        left -= 1
+        yield np.clip(action + 0.6 * noise * rng.normal(size=2), -1, 1).astype(np.float32)
+
+
+def best(finger: np.ndarray, points: np.ndarray, inward: np.ndarray, gain: np.ndarray) -> int:
+    """The point of the outline to push at: where it helps, is not far, and there is room for the finger."""
+    behind = points - (FINGER + 4) * inward
+    room = ((behind > EDGE) & (behind < TABLE - EDGE)).all(1)
+    return int(np.argmax(gain - 0.05 * np.linalg.norm(behind - finger, axis=1) - 1e3 * ~room))
+
+
+def towards(finger: np.ndarray, place: np.ndarray, point: np.ndarray, inward: np.ndarray, gain: float) -> np.ndarray:
+    """The push at a point of the outline, or the way to it; "2"."""
+    middle, offset = moved(MIDDLE[None], place)[0], finger - (point - FINGER * inward)
+    along = float(offset @ inward)
+    aside = offset - along * inward
+    if np.linalg.norm(aside) < 6 and -20 < along < 10:
+        return inward * min(1.0, 0.15 + gain / 60) - aside / REACH
+    return around(finger - middle, point - (FINGER + 8) * inward - middle)
 
 
 def sides(place: np.ndarray, apart: float = 10.0) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,98 @@
+"""PushT in imagination: policies in the dream and on the real table, and the futures of a decision."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import robots
+
+from videowm.data.dataset import Dataset
+from videowm.data.encode import encode_dataset
+from videowm.data.recording import record_episodes
+from videowm.train.loop import launch
+from videowm.vae.codec import to_float
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def pushing(codec, vae_run, world_sizes, tmp_path_factory) -> Path:
+    """A tiny world model of PushT with heads that read all of its pose."""
+    folder = tmp_path_factory.mktemp("pushing")
+    data = Dataset(record_episodes("pusht", folder / "data", episodes=6, frames=24, test_share=1 / 3))
+    encode_dataset(data, codec, folder / "latents", vae=str(vae_run), to_frames=to_float, frames=17, states=True)
+    small = ["train.trackers=[]", "train.precision=fp32", "train.steps=3", "train.batch=2"]
+    launch(ROOT / "configs/world/quickstart.yaml",
+           [f"out={folder / 'world'}", f"latents={folder / 'latents'}", *world_sizes, "window=4", "heldout.window=4",
+            "rollout.clips=0", *small])  # fmt: skip
+    launch(ROOT / "configs/heads/base.yaml",
+           [f"out={folder / 'heads'}", f"world={folder / 'world'}", "hidden=16", "width=4", "context=2", "clips=2",
+            f"state=[{','.join(robots.POSE)}]", *small])  # fmt: skip
+    return folder / "world"
+
+
+def test_policies_are_judged_and_futures_drawn(pushing, tmp_path, capsys):
+    """Guards commands of minutes on a GPU that end at once, that begin anew, and a dream from other starts."""
+    small = ["--device", "cpu", "--horizon", "8", "--sampling-steps", "1", "--futures", "3"]
+    command = [
+        "judge",
+        str(pushing),
+        "--episodes",
+        "2",
+        "--frames",
+        "8",
+        "--out",
+        str(tmp_path / "judged.json"),
+        *small,
+    ]
+    robots.main(command)
+    found = json.loads((tmp_path / "judged.json").read_text())["runs"]["world"]
+    assert len(found["policies"]) == 8 and set(found["correlations"]) == set(robots.MEASURES)
+    still = found["policies"]["still"]
+    assert still["real"]["earned"] == still["real"]["most"] and still["real"]["solved"] == [0, 0]
+    assert {len(values) for where in still.values() for values in where.values()} == {2}
+    before = (tmp_path / "judged.json").read_bytes()
+    capsys.readouterr()
+    robots.main(command)
+    assert (tmp_path / "judged.json").read_bytes() == before and "planner 3 {" not in capsys.readouterr().out
+    for goal in ("state", "latents"):
+        out = tmp_path / f"{goal}.png"
+        robots.main(["picture", str(pushing), "--begin", "8", "--goal", goal, "--out", str(out), *small])
+        assert np.asarray(Image.open(out)).shape[1] > 500
+
+
+def test_correlations_by_hand():
+    """Guards a correlation over starts instead of policies, ranks that are none, and intervals of something else."""
+    real = np.array([[0.0, 0.2], [0.2, 0.4], [0.6, 0.8]])
+    dream = np.array([[1.0, 1.0], [1.0, 3.0], [100.0, 100.0]])
+    blank = np.zeros((3, 2))
+    judged = {str(i): {"real": {"earned": real[i], "most": blank[i], "solved": blank[i]},
+                       "dream": {"earned": dream[i], "covered": -dream[i], "most": blank[i], "solved": blank[i]}}
+              for i in range(3)}  # fmt: skip
+    found = robots.correlations(judged)
+    assert found["earned, by heads"]["spearman"][0] == 1 and found["covered, as read"]["spearman"][0] == -1
+    expected = np.corrcoef([1, 2, 100], [0.1, 0.3, 0.7])[0, 1]
+    assert found["earned, by heads"]["pearson"][0] == pytest.approx(expected, abs=1e-4)
+    assert found["earned, by heads"]["pearson"][1] < expected <= found["earned, by heads"]["pearson"][2] + 1e-4
+    assert found["solved, by heads"]["pearson"] == [None, None, None]
+
+
+def test_the_driver_with_eyes_is_the_scripted_one():
+    """Guards a driver that takes the finger for the T: it acts on what is read as the script on the truth."""
+    from videowm.worlds.pusht import PushT, pushes
+
+    world = PushT()
+    world.reset(3)
+    state = world.state()
+    finger, place = robots.split(state[:6].astype(float))
+    np.testing.assert_allclose(place, world.look()[1], atol=1e-4)
+    ours, theirs = (next(pushes(look, np.random.default_rng(0), 0.2)) for look in (lambda: (finger, place), world.look))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
