@@ -42,15 +42,15 @@ class LatentGoal:
 
 @dataclass(frozen=True)
 class StateGoal:
-    """Nearness in the state that heads read off a moment, in standard deviations of the recording."""
+    """Nearness in the state that heads read off a moment."""
 
     heads: Heads
     wanted: Float[Tensor, " k"]
-    counts: list[int]  # columns of the state that count
+    weight: Float[Tensor, " k"]  # of each column's difference
 
     def nearness(self, latents: Float[Tensor, "m c h w"]) -> Float[Tensor, " m"]:
         """Minus the distance of the states."""
-        return -(self.heads.see(latents) - self.wanted)[:, self.counts].norm(dim=1)
+        return -((self.heads.see(latents) - self.wanted) * self.weight).norm(dim=1)
 
 
 @torch.no_grad()
@@ -65,9 +65,17 @@ def goal_of(options: PlanOptions, pipeline: WorldModelPipeline, heads: Heads) ->
     wanted = encoded(goal_picture(options.goal_picture, pipeline), pipeline)
     if options.goal == "latents":
         return LatentGoal(wanted)
-    world, names = find_world(pipeline.trained_on.world), list(heads.config.state)
-    about = [names.index(name) for name in (world.GOAL if world else ()) if name in names]
-    return StateGoal(heads, heads.see(wanted[None])[0], about or list(range(len(names))))
+    return StateGoal(heads, heads.see(wanted[None])[0], weights_of(pipeline.trained_on.world, heads).to(wanted.device))
+
+
+def weights_of(name: str | None, heads: Heads) -> Float[Tensor, " k"]:
+    """What a standard deviation of each state column counts: as the world says, with 0 for all others; else 1."""
+    world, about = find_world(name) if name else None, heads.config
+    alike = world.GOAL if world else {}
+    if not set(alike) & set(about.state):
+        return torch.ones(len(about.state))
+    return torch.tensor([std / alike[column] if column in alike else 0.0
+                         for column, std in zip(about.state, about.state_std)])  # fmt: skip
 
 
 def encoded(picture: UInt8[np.ndarray, "H W 3"], pipeline: WorldModelPipeline) -> Float[Tensor, "c h w"]:

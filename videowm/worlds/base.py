@@ -60,7 +60,7 @@ class World:
     longest: int | None = None  # actions of a scored game, at most
     earned: float = 0.0  # reward of what `reset` played before the first picture, which counts in a scored game
     state_names: tuple[str, ...] = ()  # of `state`
-    GOAL: tuple[str, ...] = ()  # of these, what `goal` is about; without any, all
+    GOAL: dict[str, float] = {}  # what `goal` is about of the state, and differences that count alike; empty: all of it
     NAMED_ACTIONS: dict[str, tuple[float, ...]] = {}  # what users write, as in left*8
     FORCED: tuple[str, ...] = ()  # named actions that evaluations force; without any, the first three
     FACTS: tuple[Fact, ...] = ()  # facts of captions that can be changed and read off frames
