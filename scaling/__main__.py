@@ -31,6 +31,7 @@ examples:
   python -m scaling predict study.yaml --budget 1e17              freeze the law's loss of a larger run
   python -m scaling seal study.yaml --budget 1e17                 draw the target's seed from the committed prediction
   python -m scaling verify benchmarks/studies/takecover           did predictions come first
+  python -m scaling emergence benchmarks/decisions/takecover      at which compute each ability appears
   python -m scaling report configs/sweep/quickstart.yaml"""
 
 
@@ -69,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--budget", type=float, action="append", required=True, help="training FLOPs; may be repeated")
     verb(verify, "verify", "say what is proven of the order of predictions and targets, and what must be trusted",
          source="sweep YAML, or folder with predictions and records")  # fmt: skip
+    verb(emergence, "emergence", "say at which compute each ability appears: table, figure and JSON",
+         api.EmergenceOptions, source="sweep YAML, or folder with records and evaluations")  # fmt: skip
     verb(report, "report", "write report.html and log the curve to wandb", api.ReportOptions)
     return top
 
@@ -177,6 +180,13 @@ def verify(args: argparse.Namespace) -> int:
     for path, findings in found.items():
         print("\n".join([str(path), *map(str, findings)]))
     return int(any(finding.word == "BROKEN" for findings in found.values() for finding in findings))
+
+
+def emergence(args: argparse.Namespace) -> None:
+    """The table, and where it is."""
+    folder = args.sweep if args.sweep.is_dir() else api.load(args.sweep, args.overrides).out
+    table, files = api.emergence(folder, options_from(api.EmergenceOptions, args))
+    print("\n".join([table, *map(str, files)]))
 
 
 def report(args: argparse.Namespace) -> None:

@@ -157,6 +157,13 @@ class ReportOptions:
     no_wandb: bool = False  # do not log a summary run
 
 
+@dataclass(frozen=True)
+class EmergenceOptions:
+    """Where the table of abilities is written."""
+
+    out: Path | None = None  # folder (default: that of the runs)
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """The sweep of a YAML file with `key=value` overrides."""
     return load_sweep(path, tuple(overrides))
@@ -380,6 +387,15 @@ def verify(folder: str | Path) -> dict[Path, list[Finding]]:
     from scaling.verify import verify as check
 
     return check(folder)
+
+
+def emergence(folder: str | Path, options: EmergenceOptions = EmergenceOptions()) -> tuple[str, list[Path]]:  # noqa: B008
+    """At which compute each ability appears in the runs of a folder: the table as Markdown, and the files written."""
+    from scaling import emergence as emerging
+
+    folder = Path(folder)
+    found = emerging.emergence(emerging.runs_in(folder))
+    return emerging.markdown(found), emerging.write(options.out or folder, found)
 
 
 def report(sweep: SweepConfig, options: ReportOptions = ReportOptions()) -> Page:  # noqa: B008

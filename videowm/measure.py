@@ -232,4 +232,7 @@ def instruments_of(
         own = own | RunRecord.read(options.leaks).metrics
     named = options.features or ("reader" if reader is not None else None)
     features = open_features(named, reader, device) if named else None
-    return Instruments(reader, features, options.counterfactuals, options.text_guidance, detector), own
+    return (
+        Instruments(reader, features, options.counterfactuals, options.returns, options.text_guidance, detector),
+        own,
+    )

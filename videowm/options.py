@@ -324,6 +324,7 @@ class EvaluateOptions:
     context: Count | None = None  # context frames; default: the run's rollout.context_frames
     batch: Count | None = None  # clips at the same time; default: the run's rollout.batch
     counterfactuals: Whole = 16  # starts that the real game continues under other actions
+    returns: Whole = 0  # starts from which a view is left and seen again; 0: none
     text_guidance: Guidance = 1.0  # where the effect of captions is measured; 1: none
     decisions: Whole = 0  # moments from which courses of actions are ranked, of a world model with heads; 0: none
     futures: Count = 4  # dreams of each of these courses; 32 tell whether chance is calibrated

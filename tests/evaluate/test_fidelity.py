@@ -11,7 +11,7 @@ import torch
 
 from videowm.bootstrap import standard_error
 from videowm.evaluate.fidelity import fidelity
-from videowm.evaluate.pictures import finite, lpips, ms_ssim, psnr, scales, ssim
+from videowm.evaluate.pictures import finite, gradients, lpips, ms_ssim, psnr, scales, ssim
 from videowm.types import UserError
 
 
@@ -31,6 +31,16 @@ def test_ssim_is_one_for_equal_frames_only():
     assert got.shape == (2, 3) and got[1, 2] < 0.95
     got[1, 2] = 1
     torch.testing.assert_close(got, torch.ones(2, 3))
+
+
+def test_a_blurred_frame_has_smaller_gradients():
+    """Guards frames that mix, and a ratio turned over: half the contrast is half the gradients, in one frame alone."""
+    true = torch.rand(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    other = true.clone()
+    other[1, 2] *= 0.5
+    expected = torch.ones(2, 3)
+    expected[1, 2] = 0.5
+    torch.testing.assert_close(gradients(other, true), expected)
 
 
 def test_the_error_of_a_mean_over_episodes():

@@ -63,6 +63,16 @@ def ms_ssim(predicted: Float[Tensor, "b f 3 H W"], true: Float[Tensor, "b f 3 H 
     return flat.unflatten(0, predicted.shape[:2])
 
 
+def gradients(predicted: Float[Tensor, "b f 3 H W"], true: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f"]:
+    """Differences of neighbouring pixels over those of the true frame, "b f": 1 is as sharp, less is blurred."""
+
+    def differences(frames: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f"]:
+        across, down = (frames.float().diff(dim=axis).abs().mean((2, 3, 4)) for axis in (-1, -2))
+        return across + down
+
+    return differences(predicted) / differences(true).clamp_min(1e-6)
+
+
 def lpips(device: torch.device) -> Frames | None:
     """Learned perceptual distance (Zhang et al. 2018, AlexNet) of every frame, or None where its package or weights
     are not here: they are no dependency."""

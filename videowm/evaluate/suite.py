@@ -25,6 +25,7 @@ from videowm.evaluate.heldout import Bank, acted, bank_losses, shuffled
 from videowm.evaluate.leaks import leaks
 from videowm.evaluate.reader import Reader, check_reader
 from videowm.evaluate.readings import read_scenes
+from videowm.evaluate.returns import returns
 from videowm.evaluate.rollouts import RolloutConfig
 from videowm.evaluate.scenes import Scenes
 from videowm.evaluate.state import state
@@ -44,6 +45,7 @@ class Instruments:
     reader: Reader | None = None
     features: Features | None = None
     counterfactuals: int = 16  # starts that the real game is played from; 0: none
+    returns: int = 0  # starts from which a view is left and seen again; 0: none
     text_guidance: float = 1.0  # of the sampler where the effect of text is measured
     detector: Detector | None = None  # counts what cannot happen
 
@@ -78,6 +80,8 @@ def suite(scenes: Scenes, pipeline: WorldModelPipeline, dataset: Dataset, config
             guided = replace(config, sampler=replace(config.sampler, text_guidance=instruments.text_guidance))
             yield from text_control(pipeline, dataset, scenes, guided, reader)
             yield from text_facts(pipeline, dataset, scenes, guided, reader)
+    if instruments.returns:
+        yield from returns(pipeline, dataset, config, instruments.returns, reader)
     if instruments.detector is not None:
         check_detector(instruments.detector, dataset)
         yield from leaks(scenes, instruments.detector)

@@ -22,6 +22,7 @@ FACTS_FLOOR = (
 )
 FACTS_READ = "the reader on the real continuation through the autoencoder; `_ceiling_real`: on it as it is"
 TEXT_FACTS = "videowm.evaluate.text_facts"
+MEMORY = "another episode's view; `_real`: the picture that was left, which a perfect memory would show"
 PER_1000 = "per 1,000 frames"
 OUTCOMES = "videowm.evaluate.outcomes"
 LABELLED = "videowm.train.tasks.label"
@@ -124,6 +125,9 @@ METRICS: tuple[Metric, ...] = (
            "lower", ceiling=THROUGH_VAE, floor=REPEATED),
     Metric("fidelity/lpips_to_vae", "Learned perceptual distance (AlexNet) of predicted frames and the autoencoder's "
            "picture of the true ones.", "LPIPS", "lower", floor=REPEATED),
+    Metric("fidelity/gradients", "Differences of neighbouring pixels over those of the true frames: below 1 the "
+           "rollout is blurred.", "share of the truth's", "higher", ceiling=THROUGH_VAE,
+           floor="the mean of all true clips", sentence="The rollout is as sharp as a share of {value} of the truth"),
     Metric("control/delta_psnr", "PSNR under the true actions minus PSNR under random ones (Genie, arXiv 2402.15391, "
            "section 3).", "dB", "higher", ceiling="the real game under the same random actions, through the "
            "autoencoder", floor=IGNORED, sentence="True actions instead of random ones are worth {value} dB"),
@@ -292,6 +296,30 @@ METRICS: tuple[Metric, ...] = (
     Metric("surprise/television_{}", "What a place in the patch of pure noise holds of a signal, over the average of "
            "all places; 1 does not care, more is drawn to the noise.", "ratio", "lower",
            floor="1 for a signal that does not care"),
+    Metric("returns/psnr", "PSNR of the rollout's frames behind a return to the view that the context showed.", "dB",
+           "higher", ceiling=THROUGH_VAE, floor=MEMORY),
+    Metric("returns/gap", "What that PSNR is below the same model's, at the same time, of a view that it never left.",
+           "dB", "lower", ceiling="0, where nothing is lost by leaving"),
+    Metric("returns/kept", "Where that PSNR lies between another episode's view (0) and the autoencoder's picture of "
+           "the true one (1).", "share kept", "higher", ceiling="1", floor="0, a view of elsewhere",
+           sentence="Of a view that was left and is seen again a share of {value} is kept"),
+    Metric("returns/pose", "Absolute error of the state that the reader reads off the frames behind a return, mean "
+           "over columns.", "std. deviations", "lower", ceiling=READ_TRUTH, floor="another episode's view"),
+    Metric("returns/half_life", "Seconds away after which half of a view is lost, with looks aside of several lengths.",
+           "seconds away", "higher"),
+    Metric("returns/longest", "The longest of these looks.", "seconds away", None),
+    Metric("returns/starts", "How many real moments the courses begin in.", "starts", None),
+    Metric("returns/game", "Why no view could be left and seen again.", "text", None),
+    Metric("returns/{}_psnr", "PSNR behind the return of one course.", "dB", "higher", ceiling=THROUGH_VAE,
+           floor=MEMORY),
+    Metric("returns/{}_gap", "What it is below the PSNR of a view that was never left.", "dB", "lower",
+           ceiling="0, where nothing is lost by leaving"),
+    Metric("returns/{}_kept", "Where it lies between another episode's view (0) and the autoencoder's picture (1).",
+           "share kept", "higher", ceiling="1", floor="0, a view of elsewhere"),
+    Metric("returns/{}_pose", "Absolute error of the state that is read behind the return of one course.",
+           "std. deviations", "lower", ceiling=READ_TRUTH, floor="another episode's view"),
+    Metric("returns/{}_seconds", "Time from the view to its return.", "seconds away", None),
+    Metric("returns/{}_starts", "From how many starts the real game's view was left and came back.", "starts", None),
     Metric("drift/{}_area", "Mean over the horizon of the metric between its floor (0) and its ceiling (1).",
            "share kept", "higher", ceiling="1", floor="0"),
     Metric("drift/{}_half_life", "The first predicted frame in which half of the distance between ceiling and floor is "
