@@ -8,7 +8,7 @@ what we use. Without one the benchmark says so and ends.
 - lerobot writes: two cameras, one folder in its default codec (AV1) and one in H.264; one has an episode deleted by
   lerobot's own tool, one is two folders that lerobot merged. It then decodes all frames itself. We import each camera,
   losslessly, and compare.
-- We record CarRacing, and import videos with actions. `LeRobotDataset` opens both, and gives what we read.
+- We record CarRacing and PushT, and import videos with actions. `LeRobotDataset` opens both, and gives what we read.
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ def theirs_of_ours(folder: Path, python: str) -> list[dict[str, Any]]:
 
     record_episodes("carracing", folder / "carracing", episodes=4, frames=40, seed=1, group=2, lossless=True)
     record_episodes("carracing", folder / "carracing_lossy", episodes=4, frames=40, seed=1)
+    record_episodes("pusht", folder / "pusht", episodes=4, frames=60, seed=1, group=2, lossless=True)
     (folder / "videos").mkdir()
     Video().write(folder / "videos")
     plain(folder / "videos", action(np.arange(COUNT)))

@@ -2,6 +2,7 @@
 
     python benchmarks/robots.py judge RUN [RUN ...] --episodes 100 --frames 160 --workers 16 --out judged.json
     python benchmarks/robots.py picture RUN --goal state --out futures.png
+    python benchmarks/robots.py near scores/pusht --out near.json
 
 `judge` plays policies of different skill from the same starts, once on the real table through the autoencoder and once
 in the dream that begins with the same first picture. None sees the game's own state: a driver acts on the state that
@@ -11,6 +12,9 @@ bootstrap over starts. Several runs, such as those of a sweep, show them against
 not played again.
 
 `picture` shows a moment, the goal, and how some of the imagined futures end; the framed one is taken.
+
+`near` plays the games of a folder of scores again, and says in how many the T came within 20 units and 20 degrees of
+its goal. That is what stable-worldmodel calls a success; 95 % of the area is a success here.
 """
 
 from __future__ import annotations
@@ -26,13 +30,14 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
+from videowm.agents import tally
+from videowm.agents.entry import Entry
 from videowm.agents.eyes import Eyes
 from videowm.agents.games import Games, GameSettings, game_seeds
 from videowm.agents.goal import goal_picture
 from videowm.agents.plan import WEIGHTS, Planner, imagination_of
 from videowm.agents.player import Player, Seen, Wants
 from videowm.agents.score import joined, nothing
-from videowm.agents.tally import most
 from videowm.agents.wave import play_wave
 from videowm.bootstrap import group_counts
 from videowm.dit import flow
@@ -41,7 +46,7 @@ from videowm.files import as_json, write_atomic
 from videowm.options import PlanOptions
 from videowm.record import RunRecord
 from videowm.vae.codec import to_uint8
-from videowm.worlds.pusht import coverage, pushes
+from videowm.worlds.pusht import GOAL, PushT, coverage, pushes
 
 POSE = ("finger_x", "finger_y", "block_x", "block_y", "block_cos", "block_sin")
 NOISES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -120,7 +125,7 @@ def really(eyes: Eyes, player: Player, seeds: Sequence[int], args: argparse.Name
     """What the player earns, the most it had covered, and what it solved on the real table; one number a start."""
     with Games(GameSettings("pusht"), len(seeds), args.workers) as games:
         played = joined(nothing(), play_wave(games, seeds, args.frames, player=player, eyes=eyes))
-    return listed({"earned": played.returns, "most": most(played), "solved": played.over})
+    return listed({"earned": played.returns, "most": tally.most(played), "solved": played.over})
 
 
 @torch.no_grad()
@@ -265,11 +270,37 @@ def draw(path: Path, now: np.ndarray, wanted: np.ndarray, ends: np.ndarray, wort
     figure.savefig(path, dpi=120)
 
 
+def near(args: argparse.Namespace) -> dict[str, Any]:
+    """Of every player the share of games that came so near, with its interval."""
+    found = {}
+    for entry in Entry.all_of(args.runs[0]):
+        games = entry.games
+        came = [came_near(int(seed), actions[:length])
+                for seed, actions, length in zip(games.seeds, games.actions, games.lengths)]  # fmt: skip
+        found[entry.name] = {"games": len(came), **tally.about(np.array(came, float))}
+        print(entry.name, found[entry.name], flush=True)
+    write_atomic(args.out, as_json(found))
+    return found
+
+
+def came_near(seed: int, actions: np.ndarray) -> bool:
+    """Whether these actions "n 2" of a game ever brought the T within 20 units and 20 degrees of its goal."""
+    world = PushT()
+    world.reset(seed)
+    for action in actions:
+        world.step(action)
+        place = world.look()[1]
+        turn = (place[2] - GOAL[2] + np.pi) % (2 * np.pi) - np.pi
+        if np.hypot(*(place[:2] - GOAL[:2])) < 20 and abs(turn) < np.pi / 9:
+            return True
+    return False
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = top.add_subparsers(dest="verb", required=True)
-    for name, function in (("judge", judge), ("picture", picture)):
+    for name, function in (("judge", judge), ("picture", picture), ("near", near)):
         p = verbs.add_parser(name)
         p.set_defaults(function=function)
         p.add_argument("runs", type=Path, nargs="+")
@@ -280,12 +311,13 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--goal", default="state", choices=["reward", "latents", "state"])
         p.add_argument("--seed", type=int, default=0)
         p.add_argument("--device")
-        p.add_argument("--out", type=Path, default=Path("judged.json" if name == "judge" else "futures.png"))
+        suffix = ".png" if name == "picture" else ".json"
+        p.add_argument("--out", type=Path, default=Path(name).with_suffix(suffix))
         if name == "judge":
             p.add_argument("--episodes", type=int, default=100)
             p.add_argument("--frames", type=int, default=160)
             p.add_argument("--workers", type=int, default=1)
-        else:
+        elif name == "picture":
             p.add_argument("--game", type=int, default=0)
             p.add_argument("--begin", type=int, default=40, help="frames that the planner plays before")
             p.add_argument("--shown", type=int, default=6, help="futures besides the one that is taken")

@@ -96,3 +96,14 @@ def test_the_driver_with_eyes_is_the_scripted_one():
     np.testing.assert_allclose(place, world.look()[1], atol=1e-4)
     ours, theirs = (next(pushes(look, np.random.default_rng(0), 0.2)) for look in (lambda: (finger, place), world.look))
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_a_game_that_came_near_is_known_from_its_actions():
+    """Guards a game that is played again from another start: the expert solves this one, and comes near before."""
+    world = robots.PushT()
+    world.reset(2)
+    actions, script, over = [], world.expert(np.random.default_rng(2)), False
+    while not over:
+        actions.append(next(script))
+        _, over = world.step(actions[-1])
+    assert robots.came_near(2, np.stack(actions)) and not robots.came_near(2, np.stack(actions)[:20])
