@@ -50,8 +50,8 @@ class Size:
 FULL = {
     "takecover": Size(episodes=800, frames=261, clip=33, play=12_000, budgets=(4e16, 1.28e17), cap=2.2e17),
     "carracing": Size(episodes=800, frames=301, clip=65, play=4500, budgets=(4e16, 1.28e17), cap=2.2e17, share=0.375),
-    "doomrooms": Size(episodes=800, frames=261, clip=33, play=12_000, budgets=(4e17, 1.28e18), cap=2.3e18, words=True,
-                      vae=["configs/vae/large.yaml", "vae.size.channels=32", "loss.noise=0.2", "train.minutes=4"]),
+    "doomrooms": Size(episodes=800, frames=261, clip=33, play=10_000, budgets=(4e17, 1.28e18), cap=2.3e18, words=True,
+                      vae=["configs/vae/large.yaml", "vae.size.channels=32", "loss.noise=0.2", "train.steps=6500"]),
 }  # fmt: skip
 SMALL = {
     "grid": {"budgets": [1e10, 2e10, 4e10, 8e10], "sizes": [1, 2, 3], "optimum": {"tokens_per_parameter": 1.0},
