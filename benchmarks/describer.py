@@ -61,7 +61,8 @@ class Clips:
         states = self.states[i][start : start + CLIP_FRAMES]
         actions = self.actions[i][start : start + CLIP_FRAMES - 1]
         words = np.random.default_rng(0)
-        short = self.world.caption(states, actions, words)
+        facts = self.world.facts(states)  # all of them, where a caption may leave some out
+        short = self.world.sentence(facts, words) if facts else self.world.caption(states, actions, words)
         answer = {"short": short, "detailed": f"{short} {self.world.details(states, actions, words)}"}
         return self.frames[i][start + self.shown], json.dumps(answer)
 

@@ -248,8 +248,8 @@ def test_words_of_clips_that_were_played(worded, codec, vae_run, train_world, tm
     encode_dataset(data, codec, out, vae=str(vae_run), to_frames=to_float, frames=33, played=played, states=True)
     with pytest.raises(UserError, match="clips without captions: encode with --states, then run videowm"):
         train_world(tmp_path / "run", f"latents={out}", "text={}")
-    with pytest.raises(UserError, match="have 33 frames: give --clip-frames 33"):
-        caption_from_state(out, clip_frames=17)
+    with pytest.raises(UserError, match="have 33 frames: give --clip-frames 33, or fewer by a multiple of 4"):
+        caption_from_state(out, clip_frames=18)
     name, count = caption_from_state(out, clip_frames=33)
     latents = Latents.open(out, "train")
     assert count == len(latents) and caption_from_state(out, clip_frames=33) == (name, count)
@@ -265,3 +265,15 @@ def test_words_of_clips_that_were_played(worded, codec, vae_run, train_world, tm
     assert record["text"]["captions"]["state"]["clips"] == count
     with pytest.raises(UserError, match="caption that recording"):
         caption_from_state(worded / "latents", clip_frames=33)
+    name, count = caption_from_state(out, clip_frames=29)
+    assert count == 2 * len(latents)
+    source = {"state": captions_beside(out, [name], played_hash(latents.index))["state"]}
+    found = WindowCaptions.of(latents, source, 8, [""])
+    for clip, (episode, start) in enumerate(zip(*(part.tolist() for part in latents.places()))):
+        for step in (0, 1):  # the last frame of the window is the last one that its caption knows
+            first, taped = start + 4 * step, episodes[episode]
+            said = open_world(data.name).caption(
+                taped.states[first : first + 29], taped.actions[first : first + 28],
+                np.random.default_rng([episode, first]),
+            )  # fmt: skip
+            assert found.captions[found.choose(clip, step, synthetic=False, short=True)[0]] == said

@@ -66,14 +66,18 @@ class ByteText:
 
     def encode(self, captions: list[str]) -> TextTokens:
         """Ids int16 "b m p" (padding 0, end 1, byte + 3) and mask; what is too long is cut off before the end."""
-        rows = torch.zeros(len(captions), self.length, LETTERS, dtype=torch.int16)
-        for row, caption in zip(rows, captions):
+        known: dict[bytes, int] = {b"": 0}  # each piece of a word once: many captions have few words
+        rows = torch.zeros(len(captions), self.length, dtype=torch.int64)
+        for row, caption in zip(rows.numpy(), captions):
             words = [word.encode(errors="replace") for word in re.findall(r"\w+|[^\w\s]", caption)]
             pieces = [word[i : i + LETTERS] for word in words for i in range(0, len(word), LETTERS)][: self.length - 1]
-            for place, piece in zip(row, pieces):
-                place[: len(piece)] = torch.tensor(list(piece), dtype=torch.int16) + 3
-            row[len(pieces), 0] = 1
-        return rows, (rows > 0).any(2)
+            row[: len(pieces) + 1] = [known.setdefault(piece, len(known)) for piece in pieces] + [-1]
+        table = torch.zeros(len(known) + 1, LETTERS, dtype=torch.int16)
+        for piece, place in zip(known, table):
+            place[: len(piece)] = torch.tensor(list(piece), dtype=torch.int16) + 3
+        table[-1, 0] = 1  # the end
+        tokens = table[rows]
+        return tokens, (tokens > 0).any(2)
 
 
 class FrozenText:

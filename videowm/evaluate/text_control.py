@@ -38,12 +38,13 @@ def captions_of(scenes: Scenes, dataset: Dataset) -> list[str]:
 
 
 def in_words(dataset: Dataset, where: list[tuple[int, int]], context: int, horizon: int) -> list[str]:
-    """Short captions of the `horizon` frames behind the `context` ones from each (episode, frame) on."""
+    """Captions with all facts of the world, of the `horizon` frames behind the `context` ones from each moment on."""
     world, said = open_world(dataset.name), []
     for episode, first in where:
         begin, end = first + context - 1, first + context + horizon
-        rng = np.random.default_rng([episode, first])
-        said.append(world.caption(dataset.states(episode)[begin:end], dataset.actions(episode)[begin : end - 1], rng))
+        rng, states = np.random.default_rng([episode, first]), dataset.states(episode)[begin:end]
+        whole = world.sentence(world.facts(states), rng)  # where a caption may leave facts out
+        said.append(whole or world.caption(states, dataset.actions(episode)[begin : end - 1], rng))
     return said
 
 
