@@ -3,6 +3,7 @@
     python benchmarks/robots.py judge RUN [RUN ...] --episodes 100 --frames 160 --workers 16 --out judged.json
     python benchmarks/robots.py picture RUN --goal state --out futures.png
     python benchmarks/robots.py near scores/pusht --out near.json
+    python benchmarks/robots.py physics --futures 1 4 16 64 --episodes 100 --workers 16 --out physics.json
 
 `judge` plays policies of different skill from the same starts, once on the real table through the autoencoder and once
 in the dream that begins with the same first picture. None sees the game's own state: a driver acts on the state that
@@ -15,12 +16,16 @@ not played again.
 
 `near` plays the games of a folder of scores again, and says in how many the T came within 20 units and 20 degrees of
 its goal. That is what stable-worldmodel calls a success; 95 % of the area is a success here.
+
+`physics` plans with the game itself in the place of a dream, by the same search and the true state: what a perfect
+world model would give.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +36,7 @@ import torch
 from scipy.stats import rankdata
 
 from videowm.agents import tally
+from videowm.agents.courses import Numbers
 from videowm.agents.entry import Entry
 from videowm.agents.eyes import Eyes
 from videowm.agents.games import Games, GameSettings, game_seeds
@@ -53,6 +59,7 @@ NOISES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MEASURES = {"earned, by heads": ("earned", "earned"), "covered, as read": ("covered", "earned"),
             "most covered, as read": ("most", "most"), "solved, by heads": ("solved", "solved")}  # fmt: skip
 DRAWS = 1000
+HELD, SPREAD = 4, 0.64  # frames of a decision, and deviation of the recorded actions, where no model says them
 
 
 @torch.no_grad()
@@ -296,16 +303,71 @@ def came_near(seed: int, actions: np.ndarray) -> bool:
     return False
 
 
+def physics(args: argparse.Namespace) -> dict[str, Any]:
+    """What a planner whose dreams are the game's own physics gets done, for each number of futures."""
+    found = json.loads(args.out.read_text()) if args.out.exists() else {}
+    seeds = game_seeds(args.seed, args.episodes)
+    for count in args.futures:
+        name = f"{count} futures, {args.horizon} frames, {args.frames} in all"
+        if len(found.get(name, {}).get("earned", ())) >= len(seeds):
+            continue
+        with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
+            played = np.array(pool.starmap(foreseen, [(seed, count, args.horizon, args.frames) for seed in seeds]))
+        found[name] = listed(dict(zip(("earned", "most", "solved"), played.T)))
+        print(name, {key: tally.about(values) for key, values in zip(found[name], played.T)}, flush=True)
+        write_atomic(args.out, as_json(found))
+    return found
+
+
+def foreseen(seed: int, futures: int, horizon: int, frames: int) -> tuple[float, float, bool]:
+    """One game of that planner: what is covered in the end, the most that was, and whether it was solved."""
+    world, inner, steps = PushT(), PushT(), -(-horizon // HELD)
+    world.reset(seed)
+    inner.reset(seed)
+    torch.set_num_threads(1)
+    courses, generator = Numbers(torch.zeros(2), torch.full((2,), SPREAD), PlanOptions().hold), torch.Generator()
+    plan, best, over = courses.blank(1, steps), world.covered, False
+    generator.manual_seed(seed)
+    for _ in range(frames // HELD):
+        drawn = courses.draw(plan, futures, generator)
+        worth = torch.tensor([[nearness(world, inner, course) for course in courses.actions(drawn)[0].numpy()]])
+        plan = courses.refit(drawn, WEIGHTS["cem"](worth, PlanOptions()))
+        action, plan = courses.first(plan)[0].numpy(), courses.later(plan)
+        for _ in range(HELD):
+            if not over:
+                _, over = world.step(action)
+                best = max(best, world.covered)
+    return world.covered, best, over
+
+
+def nearness(world: PushT, inner: PushT, course: np.ndarray) -> float:
+    """Minus the mean distance of the T from its goal, as a `StateGoal` has it, over the steps of a course "h 2"."""
+    copy_body(world.finger, inner.finger)
+    copy_body(world.block, inner.block)
+    weight, wanted, missed = 1 / np.array(list(PushT.GOAL.values())), [*GOAL[:2], np.cos(GOAL[2]), np.sin(GOAL[2])], []
+    for action in course:
+        for _ in range(HELD):
+            inner.move(action)
+        missed.append(np.linalg.norm(weight * (inner.state()[2:6] - wanted)))
+    return -float(np.mean(missed))
+
+
+def copy_body(body: Any, other: Any) -> None:
+    """Put one body of a space where another one is; the angle first, since it turns about the middle of mass."""
+    other.angle = body.angle
+    other.position, other.velocity, other.angular_velocity = body.position, body.velocity, body.angular_velocity
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = top.add_subparsers(dest="verb", required=True)
-    for name, function in (("judge", judge), ("picture", picture), ("near", near)):
+    for name, function in (("judge", judge), ("picture", picture), ("near", near), ("physics", physics)):
         p = verbs.add_parser(name)
         p.set_defaults(function=function)
-        p.add_argument("runs", type=Path, nargs="+")
+        p.add_argument("runs", type=Path, nargs="*" if name == "physics" else "+")
         p.add_argument("--futures", type=int, nargs="*", default=[16])
-        p.add_argument("--horizon", type=int, default=24)
+        p.add_argument("--horizon", type=int, default=16)
         p.add_argument("--sampling-steps", type=int, default=2)
         p.add_argument("--batch", type=int, default=2048)
         p.add_argument("--goal", default="state", choices=["reward", "latents", "state"])
@@ -313,7 +375,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--device")
         suffix = ".png" if name == "picture" else ".json"
         p.add_argument("--out", type=Path, default=Path(name).with_suffix(suffix))
-        if name == "judge":
+        if name in ("judge", "physics"):
             p.add_argument("--episodes", type=int, default=100)
             p.add_argument("--frames", type=int, default=160)
             p.add_argument("--workers", type=int, default=1)

@@ -107,3 +107,21 @@ def test_a_game_that_came_near_is_known_from_its_actions():
         actions.append(next(script))
         _, over = world.step(actions[-1])
     assert robots.came_near(2, np.stack(actions)) and not robots.came_near(2, np.stack(actions)[:20])
+
+
+def test_planning_with_the_game_itself(tmp_path):
+    """Guards an inner game that does not begin where the real one is: it must foresee what the real one then does."""
+    world, inner = robots.PushT(), robots.PushT()
+    world.reset(5)
+    inner.reset(6)
+    course = np.float32([[0.5, -0.5], [1, 0.2]])
+    for action in course:
+        world.step(action)
+    robots.nearness(world, inner, course)
+    for action in course:
+        for _ in range(robots.HELD):
+            world.step(action)
+    np.testing.assert_allclose(inner.state()[:6], world.state()[:6], atol=1)  # it forgets how hard they press
+    robots.main(["physics", "--futures", "2", "--episodes", "2", "--frames", "8", "--out", str(tmp_path / "p.json")])
+    (found,) = json.loads((tmp_path / "p.json").read_text()).values()
+    assert len(found["earned"]) == 2 and found["solved"] == [0, 0] and found["most"] >= found["earned"]

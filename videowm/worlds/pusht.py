@@ -90,11 +90,14 @@ class PushT(World):
 
     def step(self, action: np.ndarray) -> tuple[float, bool]:
         """The reward is what is covered more, so a game earns the share that is covered in the end."""
-        low, high = EDGE, TABLE - EDGE
-        ahead = np.array(self.finger.position) + REACH * np.clip(np.asarray(action, np.float64), -1, 1)
-        push(self.space, self.finger, ahead.clip(low, high).tolist())
+        self.move(action)
         before, self.covered = self.covered, coverage(pose(self.block))
         return self.covered - before, self.covered > SOLVED
+
+    def move(self, action: np.ndarray) -> None:
+        """A frame of physics, and nothing else: what is covered is not looked at."""
+        ahead = np.array(self.finger.position) + REACH * np.clip(np.asarray(action, np.float64), -1, 1)
+        push(self.space, self.finger, ahead.clip(EDGE, TABLE - EDGE).tolist())
 
     def state(self) -> np.ndarray:
         turned = np.cos(self.block.angle), np.sin(self.block.angle)
