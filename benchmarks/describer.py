@@ -33,7 +33,7 @@ import torch
 from caption_server import FRAMES, IMAGE, Counting, Size, make_model, question, serve
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from videowm.data.captions import Captions
+from videowm.data.captions import Captions, ClipKey, captions_of, captions_path, read_lines, write_lines
 from videowm.data.dataset import Dataset
 from videowm.worlds import open_world, world_class
 
@@ -155,14 +155,46 @@ def serve_until_stopped(args: argparse.Namespace) -> None:
 
 
 def describe(args: argparse.Namespace) -> None:
-    """Let the model caption a recording through its servers, as `videowm caption` does with any model."""
+    """Let the model caption a recording through its servers, as `videowm caption` does with any model.
+
+    It states every fact that it was taught. Some are then left out of its short captions, as in those of the state.
+    """
     with served_by_many(args.model, args.servers) as counter:
         threading.Thread(target=counter.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{counter.server_port}/v1"
-        sys.exit(subprocess.run([
+        code = subprocess.run([
             sys.executable, "-m", "videowm", "caption", str(args.data), "--base-url", url, "--model", str(args.model),
             "--frames", str(FRAMES), "--clip-frames", str(CLIP_FRAMES), "--image-size", str(IMAGE),
-            "--max-tokens", "200", "--concurrency", str(4 * args.servers)]).returncode)  # fmt: skip
+            "--max-tokens", "200", "--concurrency", str(4 * args.servers)]).returncode  # fmt: skip
+    leave_facts_out(args.data, str(args.model))
+    sys.exit(code)
+
+
+def leave_facts_out(data: Path, model: str) -> None:
+    """Keep one to all facts of each short caption by a model, where the world states several; twice changes nothing."""
+    if not (facts := len(told_of(Dataset(data), next(iter(Captions.open(data, model)))))):
+        return
+    name = next(n for n, header in captions_of(data).items() if header.get("model") == model)
+    lines = list(read_lines(path := captions_path(data, name)).values())
+    for line in lines:
+        rng = np.random.default_rng([line["episode"], line["start"]])
+        line["short"] = fewer(line["short"], facts, rng)
+    write_lines(path, lines)
+
+
+def fewer(caption: str, facts: int, rng: np.random.Generator) -> str:
+    """A sentence of `facts` phrases after "seen", with one to all of them; another sentence comes back as it is."""
+    who, seen, rest = caption.partition(" seen ")
+    phrases = rest.rstrip(".").split(", ")
+    if not seen or len(phrases) != facts:
+        return caption
+    some = sorted(rng.permutation(facts)[: rng.integers(1, facts + 1)])
+    return f"{who}{seen}{', '.join(phrases[i] for i in some)}."
+
+
+def told_of(dataset: Dataset, key: ClipKey) -> dict[str, str]:
+    """The facts that the state tells of a clip."""
+    return world_class(dataset.name)().facts(dataset.states(key.episode)[key.start : key.start + key.frames])
 
 
 def score(args: argparse.Namespace) -> None:
@@ -178,6 +210,10 @@ def score(args: argparse.Namespace) -> None:
         opposite = (told * seen == -1).mean()
         print(f"{fact.name} ({fact.high[0]}, {fact.low[0]} or neither): {(told == seen).mean():.1%} alike, "
               f"{opposite:.1%} say the opposite; always the commonest would be {commonest:.1%} alike")  # fmt: skip
+    told = [told_of(dataset, key) for key in both]
+    for name in told[0] if told else ():
+        said = [facts[name] in model[key].detailed for facts, key in zip(told, both, strict=True)]
+        print(f"{name}: {np.mean(said):.1%} of the detailed captions say what the state tells")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ the points of configs/sweep/captions.yaml are trained and evaluated. The same co
 stopped. OUT/words.json holds the numbers, OUT/words.png shows how far the frames follow a changed word.
 
     python benchmarks/words.py --out runs/words                # two GPUs
+    python benchmarks/words.py --out runs/words-doom --world doomrooms --budget 5e15      # prompts of one to five facts
     python benchmarks/words.py --out /tmp/words --tiny         # all of it on 2 CPU cores
 
 `--parts runs/evaluation/carracing` takes the recording, the autoencoder and the reader of benchmarks/evaluation.py.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stages import ROOT, Stage, run, write_summary
@@ -23,8 +24,10 @@ from stages import ROOT, Stage, run, write_summary
 from videowm.config import read
 
 CLIP, GUIDANCE = 33, 2
-FACTS = ("text/turn_free", "text/speed_free", "text/turn", "text/speed")
-TITLES = {"text/turn": "turning left for right", "text/speed": "fast for slow"}
+COUNTS = tuple(f"text/{count}_facts_obeyed" for count in range(1, 6))
+FACTS = ("text/turn_free", "text/speed_free", "text/walk_free", "text/turn", "text/speed", *COUNTS)
+TITLES = {"text/turn": "turning left for right", "text/speed": "fast for slow", "text/walk": "ahead for standing",
+          **{name: f"obeyed of {name[5]}" for name in COUNTS}}  # fmt: skip
 PARTS = {"record": "data", "vae": "vae", "reader": "reader"}  # {stage: the folder that it makes}
 KEPT = ("heldout/", "rollout/psnr_mean", "text/")
 SWEEP = ROOT / "configs/sweep/captions.yaml"
@@ -43,10 +46,21 @@ class Size:
     clips: int = 256
     horizon: int = 32
     vae: list[str] = field(default_factory=lambda: ["configs/vae/base.yaml"])
+    encode: list[str] = field(default_factory=list)
     reader: list[str] = field(default_factory=list)
     world: dict[str, object] = field(default_factory=dict)
 
 
+FULL = {
+    "carracing": Size(),
+    "doomrooms": Size(
+        episodes=1600, frames=261, servers=12, minutes=6,
+        vae=["configs/vae/large.yaml", "vae.size.channels=32", "loss.noise=0.2", "train.minutes=3"],
+        encode=["--frames", f"{CLIP}"],
+        reader=["reader.width=64", "reader.features=128", "train.steps=6000", "train.batch=16"],
+        world={"text.length": 64},
+    ),
+}  # fmt: skip
 TINY = Size(
     episodes=12, frames=101, teach=24, minutes=2.0, batch=4, servers=1, clips=8, horizon=16,
     vae=["configs/vae/quickstart.yaml", "train.steps=60", "evaluate.clips=4"], reader=["train.steps=30"],
@@ -54,17 +68,19 @@ TINY = Size(
 )  # fmt: skip
 
 
-def chain(out: Path, size: Size, workers: int, budget: float, parts: Path | None = None) -> list[Stage]:
+def chain(
+    out: Path, size: Size, workers: int, budget: float, parts: Path | None = None, world: str = "carracing"
+) -> list[Stage]:
     """All commands, those first that the longest chain begins with; where `parts` are given, none that makes them."""
     home, lessons, latents = parts or out, out / "lessons", out / "latents"
     data, vae, reader = (home / name for name in PARTS.values())
     quiet = "train.trackers=[]"
     found = [
         Stage("lessons", [
-            "videowm", "record", "carracing", "--out", f"{lessons}", "--episodes", f"{size.teach}", "--frames",
+            "videowm", "record", world, "--out", f"{lessons}", "--episodes", f"{size.teach}", "--frames",
             f"{size.frames}", "--seed", "7", "--test-share", "0.1", "--workers", f"{workers}"], gpu=False),
         Stage("record", [
-            "videowm", "record", "carracing", "--out", f"{data}", "--episodes", f"{size.episodes}", "--frames",
+            "videowm", "record", world, "--out", f"{data}", "--episodes", f"{size.episodes}", "--frames",
             f"{size.frames}", "--test-share", "0.2", "--workers", f"{workers}"], ("lessons",),
             gpu=False),
         Stage("teach", [
@@ -79,10 +95,10 @@ def chain(out: Path, size: Size, workers: int, budget: float, parts: Path | None
             ("teach", "record")),
         Stage("score", ["describer.py", "score", f"{data}"], ("describe", "original captions"), gpu=False),
         Stage("encode", [
-            "videowm", "encode", f"{data}", "--vae", f"{vae}", "--out", f"{latents}", "--workers", f"{workers}"],
-            ("vae",)),
+            "videowm", "encode", f"{data}", "--vae", f"{vae}", "--out", f"{latents}", "--workers", f"{workers}",
+            *size.encode], ("vae",)),
         Stage("reader", [
-            "videowm", "train", "configs/reader/carracing.yaml", f"data={data}", f"out={reader}", quiet,
+            "videowm", "train", f"configs/reader/{world}.yaml", f"data={data}", f"out={reader}", quiet,
             *size.reader], ("record",)),
     ]  # fmt: skip
     settings = {"latents": f"{latents}", "train.trackers": [], "budget": budget} | size.world
@@ -135,6 +151,7 @@ def draw(found: dict[str, dict[str, float]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--world", choices=FULL, default="carracing")
     parser.add_argument("--budget", type=float, default=2e16, help="FLOPs of each world model")
     parser.add_argument("--parts", type=Path, help="folder with data, vae and reader (default: they are made)")
     parser.add_argument("--clips", type=int, default=Size.clips, help="held-out clips that words are changed for")
@@ -142,9 +159,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, help="stages at a time that need a GPU (default: one a GPU)")
     parser.add_argument("--tiny", action="store_true", help="all of it, tiny, on a CPU")
     args = parser.parse_args()
-    out, size = args.out.resolve(), TINY if args.tiny else Size(clips=args.clips)
+    out, size = args.out.resolve(), TINY if args.tiny else replace(FULL[args.world], clips=args.clips)
     parts = args.parts and args.parts.resolve()
-    for name, took in run(chain(out, size, args.workers, args.budget, parts), out, args.jobs):
+    for name, took in run(chain(out, size, args.workers, args.budget, parts, args.world), out, args.jobs):
         write_summary(out / "words.json", {name: took}, found := numbers(out))
         if any(fact in metrics for metrics in found.values() for fact in FACTS):
             draw(found, out / "words.png")
