@@ -7,9 +7,11 @@ arXiv 2105.13626, without files). A frozen one is any text encoder of transforme
 from __future__ import annotations
 
 import re
+from functools import cache
 from itertools import chain
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -67,16 +69,22 @@ class ByteText:
     def encode(self, captions: list[str]) -> TextTokens:
         """Ids int16 "b m p" (padding 0, end 1, byte + 3) and mask; what is too long is cut off before the end."""
         known: dict[bytes, int] = {b"": 0}  # each piece of a word once: many captions have few words
-        rows = torch.zeros(len(captions), self.length, dtype=torch.int64)
-        for row, caption in zip(rows.numpy(), captions):
-            words = [word.encode(errors="replace") for word in re.findall(r"\w+|[^\w\s]", caption)]
-            pieces = [word[i : i + LETTERS] for word in words for i in range(0, len(word), LETTERS)][: self.length - 1]
-            row[: len(pieces) + 1] = [known.setdefault(piece, len(known)) for piece in pieces] + [-1]
+
+        @cache
+        def numbers(chunk: str) -> list[int]:
+            words = [word.encode(errors="replace") for word in re.findall(r"\w+|[^\w\s]", chunk)]
+            pieces = [word[i : i + LETTERS] for word in words for i in range(0, len(word), LETTERS)]
+            return [known.setdefault(piece, len(known)) for piece in pieces]
+
+        rows = np.zeros((len(captions), self.length), np.int64)
+        for row, caption in zip(rows, captions):
+            said = [*chain.from_iterable(map(numbers, caption.split(" ")))][: self.length - 1]
+            row[: len(said) + 1] = [*said, -1]
         table = torch.zeros(len(known) + 1, LETTERS, dtype=torch.int16)
         for piece, place in zip(known, table):
             place[: len(piece)] = torch.tensor(list(piece), dtype=torch.int16) + 3
         table[-1, 0] = 1  # the end
-        tokens = table[rows]
+        tokens = table[torch.from_numpy(rows)]
         return tokens, (tokens > 0).any(2)
 
 
