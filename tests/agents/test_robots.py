@@ -12,6 +12,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import pusht_package
 import robots
 
 from videowm.data.dataset import Dataset
@@ -125,3 +126,8 @@ def test_planning_with_the_game_itself(tmp_path):
     robots.main(["physics", "--futures", "2", "--episodes", "2", "--frames", "8", "--out", str(tmp_path / "p.json")])
     (found,) = json.loads((tmp_path / "p.json").read_text()).values()
     assert len(found["earned"]) == 2 and found["solved"] == [0, 0] and found["most"] >= found["earned"]
+
+
+def test_without_gym_pusht_nothing_is_compared(capsys):
+    """Guards a traceback where the package is not there; what it said of one game is in tests/data/test_worlds.py."""
+    assert pusht_package.main([]) is None and "has no gym-pusht" in capsys.readouterr().out
