@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -155,8 +156,15 @@ def area(place: np.ndarray) -> Any:
 
 def coverage(place: np.ndarray) -> float:
     """The share of the painted T that a T at some place covers."""
+    goal, whole = painted()
+    return float(goal.intersection(area(place)).area / whole)
+
+
+@cache
+def painted() -> tuple[Any, float]:
+    """The painted T, and the size of its area."""
     goal = area(np.array(GOAL))
-    return float(goal.intersection(area(place)).area / goal.area)
+    return goal, goal.area
 
 
 def table(pymunk: Any) -> tuple[Any, Any, Any]:
@@ -250,18 +258,24 @@ def towards(finger: np.ndarray, place: np.ndarray, point: np.ndarray, inward: np
     return around(finger - middle, point - (FINGER + 8) * inward - middle)
 
 
-def sides(place: np.ndarray, apart: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
+def sides(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points along the T's outline on the table, and the unit vectors that point into it; "n 2" each."""
-    outline = np.array([(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)], float)
+    points, inward = outline()
+    return moved(points, place), moved(inward, np.array([0, 0, place[2]]))
+
+
+@cache
+def outline(apart: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
+    """The same in the T's own axes."""
+    corners = np.array([(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)], float)
     points, inward = [], []
-    for start, end in zip(outline, np.roll(outline, -1, 0)):
+    for start, end in zip(corners, np.roll(corners, -1, 0)):
         length = np.linalg.norm(end - start)
         along = (end - start) / length
         places = np.arange(apart / 2, length, apart)
         points.append(start + places[:, None] * along)
         inward.append(np.tile((-along[1], along[0]), (len(places), 1)))
-    turn = np.array([0, 0, place[2]])
-    return moved(np.concatenate(points), place), moved(np.concatenate(inward), turn)
+    return np.concatenate(points), np.concatenate(inward)
 
 
 def helps(place: np.ndarray, points: np.ndarray, inward: np.ndarray) -> np.ndarray:
