@@ -40,7 +40,7 @@ def test_files_of_latents_and_runs(listed, latents, world_run, worded_run, vae_r
     """Guards a key of latents.json, record.json or a checkpoint that the page forgot, or that is gone."""
     assert keys_of(latents / "latents.json") == listed("latents.json")
     records = [keys_of(run / "record.json") for run in (world_run, worded_run, vae_run)]
-    assert set().union(*records) | GATED | {"prediction", "sources"} == listed("record.json")
+    assert set().union(*records) | GATED | {"prediction", "sources", "share"} == listed("record.json")
     (state,) = world_run.glob("checkpoints/step-00000004/state.json")
     assert keys_of(state) == listed("checkpoints/step-N/state.json")
     with pytest.raises(UserError, match="is not finite"):

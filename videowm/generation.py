@@ -24,6 +24,7 @@ from videowm.show import comparison_video
 from videowm.types import UserError
 from videowm.vae.codec import to_float, to_uint8
 from videowm.worlds import find_world
+from videowm.worlds.base import discovered
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def named_actions(world: str, names: Sequence[str]) -> dict[str, tuple[float, ..
     if tuple(names) == (NO_ACTIONS,):
         raise UserError(f"the model was trained on {world} without actions: give none")
     known = find_world(world)
-    named = known.named_actions(names) if known else {}
+    named = (known.named_actions(names) if known else discovered(names)) or {}
     if not named:
         raise UserError(f"the model's world {world!r} has no named actions: give a table ({', '.join(TABLES)})")
     return named

@@ -1,4 +1,4 @@
-"""`videowm label`: learn from the actions of a share of the episodes, and label the other ones by their frames."""
+"""`videowm label`: actions read off frames: labels learned from a share of the episodes, or discovered codes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from videowm import shipped
 from videowm.data.action_table import ActionTable, read_about, tables
 from videowm.data.dataset import Dataset
 from videowm.device import default_device
+from videowm.evaluate import coder
+from videowm.evaluate.coder import Coder
 from videowm.evaluate.labeller import Labeller
 from videowm.files import writing
 from videowm.options import LabelOptions
@@ -37,6 +39,8 @@ class Labelled:
     @property
     def summary(self) -> str:
         """One line: what was made, and how a world model takes it."""
+        if self.name.startswith(f"{coder.KIND}/"):
+            return f"{self.labelled} episodes have codes for actions: train a world model with actions={self.name}"
         return (f"{self.labelled} episodes are labelled and {self.kept} keep their recorded actions: train a world "
                 f"model with actions={self.name}")  # fmt: skip
 
@@ -44,13 +48,16 @@ class Labelled:
 def label(data: Path, options: LabelOptions) -> Labelled:
     """Train a labeller unless there is one, and write the labels of a recording into it.
 
-    The same call again goes on with an interrupted training, and makes no labels twice.
+    The same call again goes on with an interrupted training, and makes no labels twice. A run of discovered actions
+    labels with codes.
 
     Raises:
         UserError: no episode of the share is long enough, the labeller is of another frame size, or its run is not
             finished.
     """
     dataset, run = Dataset(data), options.by or trained(data, options)
+    if (run / f"{Coder.kind}.safetensors").exists():
+        return code(dataset, run)
     labeller, record = Labeller.open(run), RunRecord.read(run)
     config = registry.load(run / "config.yaml")
     own = record.hashes["data"] == dataset.hash
@@ -106,4 +113,28 @@ def write_labels(dataset: Dataset, labeller: Labeller, kept: list[int], note: di
     table = ActionTable.of(KIND, labeller.readable.actions, values, dataset.split("train"))
     with writing(dataset.root):
         table.save(dataset.root, dataset.hash, note, {"spread": np.concatenate(spreads).astype(np.float32)})
+    return table.name
+
+
+def code(dataset: Dataset, run: Path) -> Labelled:
+    """Give every episode the codes of a finished run of discovered actions, unless it has them.
+
+    Raises:
+        UserError: its autoencoder is gone or another one, or takes no frames of this size.
+    """
+    model, record = Coder.open(run), RunRecord.read(run)
+    note = {"labeller": model.hash, "vae": model.about.vae_hash}
+    name = made_before(dataset, model.hash) or write_codes(dataset, model.to(default_device()), note)
+    return Labelled(name, dataset.num_episodes, 0, record.metrics)
+
+
+def write_codes(dataset: Dataset, model: Coder, note: dict[str, Any]) -> str:
+    """Write the codes of every episode; returns the name of the table. Rows of one latent step have the same code."""
+    codec, values = model.codec(), []
+    codec.vae.to(default_device())
+    for episode in tqdm(range(dataset.num_episodes), desc="code", unit="episode", dynamic_ncols=True):
+        values.append(model.rows(codec, dataset.frames(episode, range(dataset.lengths[episode]))))
+    table = ActionTable.of(coder.KIND, model.config.names, values, dataset.split("train"))
+    with writing(dataset.root):
+        table.save(dataset.root, dataset.hash, note)
     return table.name

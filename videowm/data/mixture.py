@@ -138,6 +138,13 @@ class Mixture:
         """The number of each part's first clip, int64 "parts", and behind it how many clips there are."""
         return np.cumsum([0, *map(len, self.rows)])
 
+    @property
+    def extent(self) -> dict[str, float]:
+        """How many recorded episodes have clips here, and how many hours of video these are."""
+        found = [np.unique(part.placed[0][rows]).tolist() for part, rows in zip(self.parts, self.rows)]
+        hours = sum(Dataset(part.index.data).hours(own) for part, own in zip(self.parts, found))
+        return {"episodes": sum(map(len, found)), "hours": hours}
+
     def __len__(self) -> int:
         return int(self.firsts[-1])
 

@@ -14,6 +14,7 @@ from videowm.data.clips import even_clips
 from videowm.data.dataset import Dataset
 from videowm.dit.sample import Sampler
 from videowm.evaluate import pictures
+from videowm.evaluate.coder import KIND
 from videowm.evaluate.curves import Pairs, mean_and_error
 from videowm.evaluate.reconstruction import reconstructed, through
 from videowm.limits import Count, Seed, Whole
@@ -63,7 +64,10 @@ def starting_points(dataset: Dataset, config: RolloutConfig, k: int) -> list[tup
             f"context_frames {config.context_frames} and horizon {config.horizon} do not fit the time stride {k}: "
             f"context must be 1 + {k}n, the horizon a multiple of {k}"
         )
-    return even_clips(dataset, frames=config.context_frames + config.horizon, split="test", count=config.clips)
+    where = even_clips(dataset, frames=config.context_frames + config.horizon, split="test", count=config.clips)
+    if not dataset.source.startswith(f"{KIND}/"):
+        return where
+    return [(episode, start - start % k) for episode, start in where]  # a code holds for the frames of a latent step
 
 
 def start_from(

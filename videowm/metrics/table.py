@@ -26,6 +26,7 @@ MEMORY = "another episode's view; `_real`: the picture that was left, which a pe
 PER_1000 = "per 1,000 frames"
 OUTCOMES = "videowm.evaluate.outcomes"
 LABELLED = "videowm.train.tasks.label"
+CODED = "videowm.evaluate.codes"
 IGNORED = "0, where the actions are ignored"
 
 # One entry a metric; a family stands before another that its names would fit too.
@@ -109,6 +110,18 @@ METRICS: tuple[Metric, ...] = (
            ceiling="0"),
     Metric("label/episodes", "Training episodes whose recorded actions were seen.", "episodes", None, LABELLED),
     Metric("label/hours", "The same, in hours of video.", "h", None, LABELLED),
+    Metric("latent/loss", "Error of the next latent step as a discovered action predicts it, on held-out clips.",
+           "MSE of normalised latents", "lower", CODED, floor="the same under another step's code"),
+    Metric("latent/perplexity", "Discrete codes in use on held-out clips: the exponential of their entropy.", "codes",
+           None, CODED, ceiling="all codes, evenly"),
+    Metric("latent/delta_psnr", "PSNR of the next latent step under its own code, above that under another step's.",
+           "dB", "higher", CODED, floor=IGNORED),
+    Metric("latent/consistency", "Share of what codes change that a code explains whatever the state.", "share",
+           "higher", CODED, ceiling="1", floor="one part of the states, by chance"),
+    *(Metric(f"latent/{{}}_{score}_{kind}", f"{what} of {kind} probes on held-out episodes: of a true action, or all "
+             "(action), told by the code; or of the code, told by true actions.", unit, "higher", CODED, ceiling="1",
+             floor=floor) for kind in ("linear", "mlp") for score, what, unit, floor in (
+                 ("r2", "R²", "R²", "0, the mean"), ("accuracy", "Accuracy", "share right", "the most frequent one"))),
     Metric("fidelity/psnr", "Peak signal-to-noise ratio of predicted frames and the true ones.", "dB", "higher",
            ceiling=THROUGH_VAE, floor=REPEATED, sentence="PSNR of the rollout is {value} dB"),
     Metric("fidelity/psnr_to_vae", "Peak signal-to-noise ratio of predicted frames and the autoencoder's picture of "

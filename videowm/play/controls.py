@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from videowm.pipeline import TrainedOn
 from videowm.play.messages import Control
 from videowm.worlds import find_world
+from videowm.worlds.base import discovered
 
 ARROWS = {  # last word of a name -> its keys, as browsers name them
     "left": ("ArrowLeft", "KeyA"),
@@ -30,6 +33,8 @@ DEVIATIONS = 2.0  # how far a key moves a number of an unnamed action, in standa
 
 def controls(trained_on: TrainedOn) -> list[Control]:
     """Every action that the page offers, the one without keys first."""
+    if codes := discovered(trained_on.action_names):
+        return of_codes(codes, trained_on.action_mean)
     world = find_world(trained_on.world)
     named = (dict(world.named_actions(trained_on.action_names)) if world else {}) or dict(unnamed(trained_on))
     neutral = next((name for name, action in named.items() if not any(action)), next(iter(named)))
@@ -44,6 +49,13 @@ def controls(trained_on: TrainedOn) -> list[Control]:
             taken |= set(keys)
         found.append(Control(name=name, action=list(named[name]), of=list(parts), keys=list(keys)))
     return found
+
+
+def of_codes(codes: dict[str, tuple[float, ...]], mean: Sequence[float]) -> list[Control]:
+    """Discovered actions on the number keys, the most frequent one first: it lasts while no key is pressed."""
+    order = sorted(codes, key=lambda name: -float(np.dot(codes[name], mean)))
+    keys = {name: [f"Digit{i + 1}"] for i, name in enumerate(codes) if i < 9}
+    return [Control(name=name, action=list(codes[name]), of=[name], keys=keys.get(name, [])) for name in order]
 
 
 def parts_of(name: str, named: dict[str, tuple[float, ...]]) -> tuple[str, ...]:

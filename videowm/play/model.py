@@ -117,7 +117,7 @@ def check_together(models: list[Model], dataset: Dataset) -> None:
                 f"{model.name} plays {other.world} ({', '.join(other.action_names)}), {models[0].name} {first.world} "
                 f"({', '.join(first.action_names)}): name runs of one world"
             )
-    if first.action_names == [NO_ACTIONS] and dataset.action_names != (NO_ACTIONS,):
+    if first.action_names == [NO_ACTIONS] and dataset.recorded.action_names != (NO_ACTIONS,):
         raise UserError(f"{models[0].name} was trained with actions=none, so no key would move it: play a run with "
                         "actions=recorded, or continue frames with videowm generate")  # fmt: skip
     if list(dataset.action_names) != list(first.action_names):

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
-from videowm.data.dataset import Dataset
 from videowm.play import messages as m
 from videowm.play.dream import Dream
 from videowm.play.pilot import Pilot
@@ -51,7 +50,7 @@ class Session:
     """
 
     def __init__(self, stage: Stage, *, form: m.Format = "raw") -> None:
-        self.stage, self.form, self.dataset = stage, form, Dataset(stage.data)
+        self.stage, self.form, self.dataset = stage, form, stage.dataset()
         self.dataset.open_readers = 1  # of many players each would hold eight
         self.dreams = [Dream(model) for model in stage.models]
         self.names = distinct([model.name for model in stage.models])

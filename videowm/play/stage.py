@@ -12,6 +12,7 @@ import torch
 
 from videowm.agents.agent import Agent
 from videowm.data.dataset import Dataset
+from videowm.data.starts import acted_dataset
 from videowm.options import PlanOptions
 from videowm.play.controls import controls
 from videowm.play.messages import By, Hello
@@ -44,13 +45,18 @@ class Stage:
         Raises:
             UserError: worlds, actions or frame sizes differ, there is no such recording, or an agent fits no model.
         """
-        check_together(models, Dataset(data))
         stage = cls(models, data, out, agents or {}, plan)
+        check_together(models, stage.dataset())
         for number in range(len(stage.agents)):
             refusals = [stage.refusal(f"agent {number}", model) for model in models]
             if all(refusals):
                 raise UserError(refusals[0])
         return stage
+
+    def dataset(self) -> Dataset:
+        """The recording, with the actions that the first model takes."""
+        run = self.models[0].run
+        return Dataset(self.data) if run is None else acted_dataset(run, self.data)
 
     def pilot(self, by: By, model: Model, seed: int) -> Pilot | None:
         """Who acts on a dream's latents; None where a person plays, or another who does not look at them.
@@ -84,7 +90,7 @@ class Stage:
     @cached_property
     def hello(self) -> Hello:
         """The first message to a page."""
-        dataset, first = Dataset(self.data), self.models[0]
+        dataset, first = self.dataset(), self.models[0]
         trained_on, why = first.pipeline.trained_on, refusal(dataset)
         world, device = find_world(trained_on.world), first.pipeline.device
         threads = torch.get_num_threads()

@@ -1,5 +1,7 @@
 """What can be trained: a task's name is its module's, in `videowm.train.tasks` or an entry point `videowm.tasks`.
 
+In the name of a task a hyphen stands for an underscore of the module's.
+
 A module has `CONFIG`, a configuration class whose key `task` holds the name, and `TASK`, a `videowm.train.task.Task`
 made from such a configuration. So a new trainable thing is a new file.
 """
@@ -19,7 +21,9 @@ from videowm.types import UserError
 def own_modules() -> dict[str, str]:
     """Name -> module of the tasks of this package."""
     package = import_module("videowm.train.tasks")
-    return {found.name: f"{package.__name__}.{found.name}" for found in iter_modules(package.__path__)}
+    return {
+        found.name.replace("_", "-"): f"{package.__name__}.{found.name}" for found in iter_modules(package.__path__)
+    }
 
 
 def modules() -> dict[str, str]:

@@ -159,11 +159,22 @@ class World:
 
     @classmethod
     def named_actions(cls, names: Sequence[str]) -> dict[str, tuple[float, ...]]:
-        """What users write, of a recording whose action has the parts `names`; empty where the world names none."""
-        return cls.NAMED_ACTIONS
+        """What users write, of a recording whose action has the parts `names`; empty where the world names none.
+
+        Discovered actions, which are no parts of the world's own, are named by `discovered`.
+        """
+        return cls.NAMED_ACTIONS if (found := discovered(names)) is None else found
 
     @classmethod
     def forced_actions(cls, names: Sequence[str]) -> dict[str, tuple[float, ...]]:
         """The named actions that evaluations force; `names` as in `named_actions`."""
         named = cls.named_actions(names)
-        return {name: named[name] for name in cls.FORCED or tuple(named)[:3]}
+        return {name: named[name] for name in [n for n in cls.FORCED if n in named] or tuple(named)[:3]}
+
+
+def discovered(names: Sequence[str]) -> dict[str, tuple[float, ...]] | None:
+    """The named actions of discovered ones: values of a discrete code, none of a continuous one; None for others."""
+    if not names or not re.fullmatch(r"(code|latent)0", names[0]):
+        return None
+    alone = np.eye(len(names)).tolist()
+    return dict(zip(names, map(tuple, alone), strict=True)) if names[0] == "code0" else {}

@@ -21,7 +21,7 @@ from PIL import Image
 from videowm.config import suggest
 from videowm.limits import frame_size
 from videowm.types import UserError, first_line
-from videowm.worlds.base import HELD, World
+from videowm.worlds.base import HELD, World, discovered
 from videowm.worlds.gym_actions import Columns, columns_of, named_actions
 from videowm.worlds.gym_policy import Policy, import_from_here, open_policy
 
@@ -85,7 +85,7 @@ class GymWorld(World):
 
     @classmethod
     def named_actions(cls, names: Sequence[str]) -> dict[str, tuple[float, ...]]:
-        return named_actions(names)
+        return named_actions(names) if (found := discovered(names)) is None else found
 
     def reset(self, seed: int) -> None:
         self._open(seed)

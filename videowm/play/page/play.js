@@ -331,14 +331,14 @@ const typing = (event) => event.target.closest?.("textarea, select, input:not([t
 
 addEventListener("keydown", (event) => {
   if (!s.hello || typing(event) || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (known(event.code)) {
+  const digit = /^(Digit|Numpad)[1-9]$/.test(event.code) && s.futures ? () => pick(Number(event.code.slice(-1)) - 1) : null;
+  if (known(event.code) && !digit) {
     event.preventDefault();
     if (!event.repeat) press(event.code, "keyboard", event.timeStamp);
     return;
   }
   const does = { KeyP: () => $("pause").click(), Period: () => $("single").click(), KeyR: () => $("restart").click(),
     KeyB: () => $("chance").click(), KeyN: () => $("each").click() }[event.code];
-  const digit = /^(Digit|Numpad)[1-9]$/.test(event.code) && s.futures ? () => pick(Number(event.code.slice(-1)) - 1) : null;
   if ((does ?? digit) && !event.repeat) { event.preventDefault(); (does ?? digit)(); }
 });
 addEventListener("keyup", (event) => s.hello && release(event.code, "keyboard", event.timeStamp));
@@ -346,7 +346,7 @@ addEventListener("blur", () => { if (s.hello) for (const code of [...s.held.keys
 
 function showKeys() {
   const buttons = primaries().map((control) => {
-    const caps = control.keys.map((code) => LABELS[code] ?? code.replace(/^Key/, "")).join(" ");
+    const caps = control.keys.map((code) => LABELS[code] ?? code.replace(/^(Key|Digit)/, "")).join(" ");
     const button = make("button", { codes: control.keys }, make("kbd", { textContent: caps }), make("span", { textContent: control.name.replaceAll("_", " ") }));
     button.dataset.action = control.name;
     const [row, column] = PLACES[control.keys[0]] ?? [];

@@ -291,19 +291,13 @@ class WorldTask(Task):
             "tokens": {"target": processed, "processed": processed},
             "frames": {"seen": seen, "unique": min(seen, round(unique))},
             "flops": {"train": self.clip_flops * samples, "encode": None},
-            **({"share": self.share()} if config.share < 1 else {}),
+            **({"share": {"share": config.share, **self.latents.extent}} if config.share < 1 else {}),
             **({"sources": self.sources(drawn)} if len(drawn) > 1 else {}),
             "hashes": {"data": index.data_hash, "vae": index.vae_hash, "bank": self.bank.hash},
             "actions": self.latents.source,
             **({"prediction": config.prediction} if config.prediction else {}),
             **({"text": self.text.record_fields()} if self.text else {}),
         }
-
-    def share(self) -> dict[str, float]:
-        """The share of the training episodes that is seen, how many these are, and the hours of video in them."""
-        found = [np.unique(part.placed[0][rows]).tolist() for part, rows in zip(self.latents.parts, self.latents.rows)]
-        hours = sum(Dataset(part.index.data).hours(own) for part, own in zip(self.latents.parts, found))
-        return {"share": self.config.share, "episodes": sum(map(len, found)), "hours": hours}
 
     def sources(self, drawn: list[int]) -> list[dict[str, Any]]:
         """Of each folder: where it is, what it holds, and how many of the frames that were seen are its own."""
