@@ -181,7 +181,7 @@ def combinations(
                  for part, like in ((held[:split], train), (held[split:], test)))  # fmt: skip
 
 
-def flat(rows: Tensor | np.ndarray) -> Float[np.ndarray, "n d"]:
+def flat(rows: Float[Tensor, "*shape d"] | Float[np.ndarray, "*shape d"]) -> Float[np.ndarray, "n d"]:
     """Every step as one row of float32."""
     return np.asarray(rows, np.float32).reshape(-1, rows.shape[-1])
 
