@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from caption_server import FRAMES, IMAGE, Counting, Size, make_model, question, serve
+from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from videowm.data.captions import Captions, ClipKey, captions_of, captions_path, read_lines, write_lines
@@ -49,7 +50,7 @@ class Clips:
 
     def __init__(self, dataset: Dataset, split: str) -> None:
         self.world, self.episodes = open_world(dataset.name), dataset.split(split)
-        self.frames = [dataset.frames(e, np.arange(dataset.lengths[e])) for e in self.episodes]
+        self.frames = [scaled(dataset.frames(e, np.arange(dataset.lengths[e]))) for e in self.episodes]
         self.states = [dataset.states(e) for e in self.episodes]
         self.actions = [dataset.actions(e) for e in self.episodes]
         self.shown = np.linspace(0, CLIP_FRAMES - 1, FRAMES).round().astype(int)
@@ -65,6 +66,15 @@ class Clips:
         short = self.world.sentence(facts, words) if facts else self.world.caption(states, actions, words)
         answer = {"short": short, "detailed": f"{short} {self.world.details(states, actions, words)}"}
         return self.frames[i][start + self.shown], json.dumps(answer)
+
+
+def scaled(frames: np.ndarray) -> np.ndarray:
+    """Frames "f H W 3" with a longer side of IMAGE pixels, as `videowm caption` sends them."""
+    height, width = frames.shape[1:3]
+    if max(height, width) == IMAGE:
+        return frames
+    size = width * IMAGE // max(height, width), height * IMAGE // max(height, width)
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)) for frame in frames])
 
 
 @dataclass

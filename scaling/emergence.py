@@ -49,6 +49,8 @@ ABILITIES = {  # what it is called -> metrics, by pattern, in the order of the t
     "decides": "decision/regret",
 }
 
+DIFFERENCES = {("rollout/lead", "ceiling"): ("rollout/psnr_vae_mean", "rollout/psnr_repeat_mean")}  # bounds
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -209,6 +211,9 @@ def floor_text(record: Finished, name: str, sign: int) -> str:
 def bound(record: Finished, name: str, suffix: str) -> float | None:
     """A bound as it was measured, else the number that the registry gives."""
     value = record.number(name_beside(name, suffix))
+    above, below = map(record.number, DIFFERENCES.get((name, suffix), ("", "")))
+    if above is not None and below is not None:
+        return above - below
     return stated(getattr(metric_of(name), suffix)) if value is None else value
 
 
