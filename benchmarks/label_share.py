@@ -12,6 +12,7 @@ goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from typing import Any
 from stages import ROOT, Stage, log_of, run
 
 from videowm.data.dataset import Dataset
-from videowm.files import read_json, write_atomic, write_json
+from videowm.files import write_atomic, write_json
 from videowm.record import RunRecord
 
 SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -126,7 +127,7 @@ def row(out: Path, name: str, whole: float) -> dict[str, Any]:
     """What a world model was trained on, and its numbers. `whole` are the hours of all training episodes."""
     source, _, text = name.partition("-")
     share = {"all": 1.0, "none": 0.0}.get(source) if not text else float(text)
-    measured = read_json(out / f"world-{name}" / "evaluation.json")
+    measured = json.loads((out / f"world-{name}" / "evaluation.json").read_text())
     found = {number: measured.get(number) for number in NUMBERS}
     found |= {f"{number}_se": measured[f"{number}_se"] for number in NUMBERS if f"{number}_se" in measured}
     about: dict[str, Any] = {"source": source, "share": share, "hours": share * whole if not text else None}
@@ -194,7 +195,7 @@ def main(words: list[str] | None = None) -> None:
     data = Dataset(out / "data")
     whole = data.hours(data.split("train"))
     rows = [row(out, name, whole) for name in models(out, labels) if (out / f"done/evaluate-{name}").exists()]
-    before = read_json(out / "labels.json").get("seconds", {}) if (out / "labels.json").exists() else {}
+    before = json.loads((out / "labels.json").read_text()).get("seconds", {}) if (out / "labels.json").exists() else {}
     write_json(out / "labels.json", {"world": args.world, "budget": size.budget, "episodes": len(data.split("train")),
                                      "hours": whole, "rows": rows, "seconds": before | seconds})  # fmt: skip
     if any(one["source"] == "all" and one[args.y] for one in rows):

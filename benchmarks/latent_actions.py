@@ -11,6 +11,7 @@ command again goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 from label_share import QUIET, table_of
 from stages import ROOT, Stage, run
 
-from videowm.files import read_json, write_json
+from videowm.files import write_json
 
 VAE = {"takecover": "takecover-2", "carracing": "carracing-2", "carracing-noisy": "carracing-2"}
 KINDS = {"codes8": ["model.codes=8"], "code4": ["model.code=4"]}
@@ -34,7 +35,7 @@ class Size:
     )
     frames: int = 257
     codes: list[str] = field(default_factory=lambda: ["model.width=128", "train.batch=256", "train.steps=4000",
-                                                      "train.lr=2e-3"])  # fmt: skip
+                                                      "train.lr=2e-3", "train.workers=4"])  # fmt: skip
     world: list[str] = field(default_factory=lambda: ["budget=1e15"])
     clips: int = 64
 
@@ -78,11 +79,11 @@ def model_chain(world: str, out: Path, size: Size, source: str) -> list[Stage]:
 def scores(out: Path, worlds: list[str]) -> dict[str, dict[str, float]]:
     """The metrics of every finished run."""
     paths = [path for world in worlds for path in sorted((out / world).glob("code*/record.json"))]
-    found = {f"{path.parent.parent.name} {path.parent.name}": read_json(path)["metrics"] for path in paths}
+    found = {f"{path.parent.parent.name} {path.parent.name}": json.loads(path.read_text())["metrics"] for path in paths}
     for world in worlds:
         if (path := out / world / "world/evaluation.json").exists():
             kept = ("heldout/loss", "heldout/action_gap", "rollout/lead", "control/delta_psnr")
-            measured = read_json(path)
+            measured = json.loads(path.read_text())
             found[f"{world} world"] = {key: measured[key] for name in kept for key in (name, f"{name}_se")
                                        if key in measured}  # fmt: skip
     return found
@@ -113,7 +114,7 @@ def main(words: list[str] | None = None) -> None:
                  for stage in model_chain(world, out, size, table_of(out, label[world]))]  # fmt: skip
         seconds |= dict(run(after, out, args.jobs))
     path = out / "codes.json"
-    before = read_json(path).get("seconds", {}) if path.exists() else {}
+    before = json.loads(path.read_text()).get("seconds", {}) if path.exists() else {}
     write_json(path, {"scores": scores(out, args.worlds), "seconds": before | seconds})
     for name, found in scores(out, args.worlds).items():
         told = {key: round(value, 3) for key, value in found.items() if value is not None and key.endswith(

@@ -24,7 +24,9 @@ import design
 import dream
 import evaluation
 import gym_worlds
+import label_share
 import large_latents
+import latent_actions
 import law_coverage
 import peers
 import play
@@ -139,6 +141,14 @@ def test_a_model_that_fails_is_a_row(tmp_path):
           for world, size in [*words.FULL.items(), ("carracing", words.TINY)]),
         *(partial(study.chain, world, size=size, workers=2, jobs=2, vae=None)
           for sizes in (study.FULL, study.TINY) for world, size in sizes.items()),
+        *(partial(label_share.first_chain, world, size=size, vae=None, shares=[0.001, 0.3], workers=2)
+          for sizes in (label_share.FULL, label_share.TINY) for world, size in sizes.items()),
+        *(partial(label_share.second_chain, world, size=size, labels={0.001: "labelled/0"}, decisions=8)
+          for sizes in (label_share.FULL, label_share.TINY) for world, size in sizes.items()),
+        *(partial(latent_actions.chain, world, size=size, workers=2)
+          for size in (latent_actions.FULL, latent_actions.TINY) for world in latent_actions.VAE),
+        *(partial(latent_actions.model_chain, world, size=size, source="latent/0")
+          for size in (latent_actions.FULL, latent_actions.TINY) for world in latent_actions.VAE),
     ],
 )  # fmt: skip
 def test_every_stage_of_a_study_is_a_command(chain, tmp_path, monkeypatch):
@@ -366,3 +376,20 @@ def test_a_law_of_decisions(tmp_path):
     assert found["law"]["slope"] == pytest.approx(-0.1) and found["law"]["at_highest"] == pytest.approx(0.5 * 10**-0.5)
     assert set(found["ranking"]) == {"heldout/loss", "rollout/lead"} and picture.read_bytes()[1:4] == b"PNG"
     assert all(value == pytest.approx(1) for value, *_ in found["ranking"].values())
+
+
+def test_the_curve_of_label_shares(tmp_path):
+    """Guards a share of full control that is of another model, and hours of another share."""
+    for name, gain in {"all": 2.0, "none": None, "labels-0.01": 1.8, "alone-0.01": 0.5}.items():
+        (tmp_path / f"world-{name}").mkdir()
+        numbers = {"control/delta_psnr": gain, "control/delta_psnr_se": 0.1, "heldout/loss": 0.5}
+        (tmp_path / f"world-{name}/evaluation.json").write_text(json.dumps(numbers))
+    (tmp_path / "label-0.01").mkdir()
+    metrics = {"label/hours": 0.2, "label/left_accuracy": 0.9}
+    RunRecord("label", 0, 1, 1, 1.0, 1.0, "CPU", {}, metrics).write(tmp_path / "label-0.01")
+    rows = [label_share.row(tmp_path, name, 20.0) for name in label_share.models(tmp_path, {0.01: "labelled/0"})]
+    found = {row["source"]: (row["share"], row["hours"], row["control/delta_psnr"]) for row in rows}
+    assert found == {"all": (1.0, 20.0, 2.0), "none": (0.0, 0.0, None), "labels": (0.01, 0.2, 1.8),
+                     "alone": (0.01, 0.2, 0.5)}  # fmt: skip
+    assert rows[2]["labeller"] == {"label/left_accuracy": 0.9}
+    assert label_share.figure(rows, "control/delta_psnr").startswith(b"\x89PNG")
