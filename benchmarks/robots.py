@@ -367,7 +367,7 @@ def parser() -> argparse.ArgumentParser:
         p.set_defaults(function=function)
         p.add_argument("runs", type=Path, nargs="*" if name == "physics" else "+")
         p.add_argument("--futures", type=int, nargs="*", default=[16])
-        p.add_argument("--horizon", type=int, default=16)
+        p.add_argument("--horizon", type=int, default=24)
         p.add_argument("--sampling-steps", type=int, default=2)
         p.add_argument("--batch", type=int, default=2048)
         p.add_argument("--goal", default="state", choices=["reward", "latents", "state"])

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import planning
 
+from videowm.agents.courses import Numbers
 from videowm.agents.entry import Entry
 from videowm.agents.imagine import Imagination, tree
 from videowm.agents.plan import Delayed, Planner
@@ -181,6 +182,15 @@ def test_a_plan_stays_with_its_game(imagination, seen):
     assert torch.equal(row, planner.plans[7]) and row.shape == (3, 3)
     new = planner.remembered(Seen(seen.latents[:1, :1], seen.grouped[:1, :1]), (7,))
     assert torch.equal(new, torch.full((1, 3, 3), 1 / 3))
+
+
+def test_a_plan_of_numbers_is_kept_among_its_courses():
+    """Guards a plan that is lost where no drawn course is as good; and one future alone, which would never move."""
+    courses = Numbers(torch.zeros(2), torch.ones(2), 0.8)
+    plan = torch.cat([torch.rand(3, 4, 2), torch.ones(3, 4, 2)], dim=-1)
+    drawn = courses.draw(plan, 5, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn[:, 0], plan[..., :2]) and (drawn[:, 1:] != plan[:, None, :, :2]).all()
+    assert (courses.draw(plan, 1, torch.Generator().manual_seed(0))[:, 0] != plan[..., :2]).all()
 
 
 class Watching:

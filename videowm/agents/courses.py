@@ -97,11 +97,15 @@ class Numbers:
         return torch.cat([zeros, zeros + 1], dim=-1)
 
     def draw(self, plan: Float[Tensor, "n h p"], count: int, generator: torch.Generator) -> Float[Tensor, "n N h a"]:
-        """Normalised numbers, at most `DEVIATIONS` from 0; the noise of a step follows that of the one before."""
+        """Normalised numbers, at most `DEVIATIONS` from 0; the noise of a step follows that of the one before.
+
+        Of several courses the first is the plan as it is, so that a good one is given up only for a better one.
+        """
         mean, std = plan[:, None].chunk(2, dim=-1)
         noise = torch.randn(len(plan), count, plan.shape[1], len(self.mean), generator=generator)
         for step in range(1, plan.shape[1]):
             noise[:, :, step] = self.hold * noise[:, :, step - 1] + (1 - self.hold**2) ** 0.5 * noise[:, :, step]
+        noise[:, : count > 1] = 0
         return (mean + std * noise).clamp(-DEVIATIONS, DEVIATIONS)
 
     def actions(self, drawn: Float[Tensor, "n N h a"]) -> Float[Tensor, "n N h a"]:
