@@ -66,8 +66,13 @@ class Field:
         self.walks = Walks(self.replay.world)
         longest = max(course.length(self.k) for course in self.walks.courses(None))
         standing = 1 + -(-SETTLE // self.k) * self.k
-        self.config = replace(config, clips=SPARE * count, horizon=longest,
-                              context_frames=max(config.context_frames, standing))  # fmt: skip
+        self.config = replace(
+            config,
+            clips=SPARE * count,
+            horizon=longest,
+            context_frames=max(config.context_frames, standing),
+            batch=max(1, config.batch * config.horizon // longest),  # as many frames at once as in other rollouts
+        )
         self.before = self.config.context_frames - 1 - SETTLE  # frames of a start before it stands still
         where = starting_points(dataset, self.config, self.k)
         self.places, turn = chosen(self.replay, self.walks, [(e, first + self.before) for e, first in where], count)
