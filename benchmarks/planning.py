@@ -67,7 +67,8 @@ def settings(args: argparse.Namespace) -> list[PlanOptions]:
     """Every number of futures at every horizon, the cheapest first."""
     pairs = sorted(itertools.product(args.futures, args.horizons), key=lambda pair: pair[0] * pair[1])
     return [PlanOptions(by=args.by, futures=futures, horizon=horizon, iterations=args.iterations, batch=args.batch,
-                        sampling_steps=args.sampling_steps, goal=args.goal, actions=args.actions)
+                        sampling_steps=args.sampling_steps, goal=args.goal, actions=args.actions,
+                        elite=args.elite)
             for futures, horizon in pairs]  # fmt: skip
 
 
@@ -152,6 +153,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--sampling-steps", type=int, default=2)
         p.add_argument("--batch", type=int, default=2048)
         p.add_argument("--goal", default="reward", help="reward, latents or state")
+        p.add_argument("--elite", type=float, default=PlanOptions().elite, help="share of the courses that cem takes")
         p.add_argument("--actions", default="auto", help="auto, named or box")
         p.add_argument("--device")
         p.add_argument("--eager", action="store_true", help="record no graphs")

@@ -59,6 +59,7 @@ NOISES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MEASURES = {"earned, by heads": ("earned", "earned"), "covered, as read": ("covered", "earned"),
             "most covered, as read": ("most", "most"), "solved, by heads": ("solved", "solved")}  # fmt: skip
 DRAWS = 1000
+ELITE = 0.001  # the best course alone: those to the left and to the right of the T have no mean that is any good
 HELD, SPREAD = 4, 0.64  # frames of a decision, and deviation of the recorded actions, where no model says them
 
 
@@ -125,7 +126,7 @@ def policies(run: Path, heads: Heads, args: argparse.Namespace) -> dict[str, Pla
 def plan_of(args: argparse.Namespace, futures: int) -> PlanOptions:
     """How a planner of the command line searches."""
     return PlanOptions(futures=futures, horizon=args.horizon, iterations=1, sampling_steps=args.sampling_steps,
-                       actions="box", goal=args.goal, batch=args.batch)  # fmt: skip
+                       actions="box", goal=args.goal, batch=args.batch, elite=ELITE)  # fmt: skip
 
 
 def really(eyes: Eyes, player: Player, seeds: Sequence[int], args: argparse.Namespace) -> dict[str, list[float]]:
@@ -331,7 +332,7 @@ def foreseen(seed: int, futures: int, horizon: int, frames: int) -> tuple[float,
     for _ in range(frames // HELD):
         drawn = courses.draw(plan, futures, generator)
         worth = torch.tensor([[nearness(world, inner, course) for course in courses.actions(drawn)[0].numpy()]])
-        plan = courses.refit(drawn, WEIGHTS["cem"](worth, PlanOptions()))
+        plan = courses.refit(drawn, WEIGHTS["cem"](worth, PlanOptions(elite=ELITE)))
         action, plan = courses.first(plan)[0].numpy(), courses.later(plan)
         for _ in range(HELD):
             if not over:
