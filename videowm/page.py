@@ -45,6 +45,8 @@ ROOMS = {
     "counterfactual": "Other actions, against the real game",
     "decision": "Whether it is good to decide in",
     "count": "Whether things last",
+    "returns": "Whether a view is remembered that was left and is seen again",
+    "leaks": "What happens that cannot happen",
     "frechet": "Distance between sets of videos",
     "surprise": "What is predicted badly",
     "drift": "How fast it is lost: 1 is the ceiling, 0 the floor",
