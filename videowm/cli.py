@@ -133,7 +133,8 @@ def model_verbs(verb: Verb) -> None:
 
     p = verb(label, "label a recording with actions by its frames, learned from a share of its episodes",
              "videowm label data/carracing --share 0.05 --out runs/label\n"
-             "  videowm label data/videos --learn-from data/carracing --out runs/label")  # fmt: skip
+             "  videowm label data/videos --learn-from data/carracing --out runs/label\n"
+             "  videowm label data/carracing --by runs/codes            actions that were discovered")  # fmt: skip
     p.add_argument("data", type=Path, help="dataset directory")
     add_options(p, api.LabelOptions)
 
@@ -226,7 +227,7 @@ def config_verb(verb: Verb) -> None:
     for sub in (show, copy):
         sub.add_argument("name", help="such as world/quickstart")
     listed = whats.add_parser("keys", help="every key of a task, with its type, limits, default and what it does")
-    listed.add_argument("task", help="vae, world, reader, label, or a task of an installed package")
+    listed.add_argument("task", help="vae, world, reader, label, latent-actions, …, or a task of a package")
     copy.add_argument("to", type=Path, nargs="?", help="file or folder (default: configs/NAME.yaml here)")
 
 

@@ -123,7 +123,7 @@ class LabelOptions:
 
     share: Fraction = 1.0  # of the training episodes whose recorded actions are learned from
     out: Path = Path("runs/label")  # run directory of the labeller, which is trained there
-    by: Path | None = None  # finished run of task: label that labels; default: the one in --out
+    by: Path | None = None  # finished run of task: label, or latent-actions; default: the one in --out
     learn_from: Path | None = None  # another recording with actions to learn from; default: the one to label
     steps: Count | None = None  # of the training; default: those of configs/label/base.yaml
     minutes: Positive | None = None  # of the training, in place of steps
