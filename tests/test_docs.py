@@ -70,6 +70,7 @@ BEHIND = {
     "train configs/world/": WORLD,
     "train my-world.yaml": WORLD,
     "train configs/heads/": [*TRAIN, "train.batch=2", "clips=2", "context=2"],
+    "train configs/latent-actions/": [*TRAIN, "train.batch=4", "model.width=8", "probe_clips=4", "heldout_clips=2"],
     "train configs/reader/": [*TRAIN, "train.batch=2", "heldout_clips=2", "reader.width=8"],
     "train": TRAIN,
     "dream train": [
