@@ -116,3 +116,5 @@ def test_the_facts_of_dooms_rooms_are_true_and_can_be_read():
     errors = [0, 12, 0.1, 0.1, 0.1, 1, 1, 0]
     read = {name: states[:, i] + rng.normal(0, errors[i], 32) for i, name in enumerate(world.state_names)}
     assert world.facts(world.states_from(read)) == facts and world.states_from({"x": states[:, 0]}) is None
+    for few in range(1, 7):
+        assert world.states_from({name: values[:few] for name, values in read.items()}).shape == (few, 8)

@@ -207,8 +207,8 @@ def whereabouts(states: np.ndarray) -> str:
 
 def smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
     """The mean of the `width` numbers of "f" about each one, fewer at the ends."""
-    ones = np.ones(width)
-    return np.convolve(values, ones, "same")[: len(values)] / np.convolve(np.ones(len(values)), ones, "same")
+    ones = np.ones(min(width, 2 * ((len(values) - 1) // 2) + 1))  # odd, and no longer than the values
+    return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
 
 
 def room_at(x: float, y: float) -> int:
