@@ -115,12 +115,15 @@ class Field:
 
 
 def near(videos: Videos, course: Course, stay: Videos, k: int, batch: int) -> dict[str, Float64[np.ndarray, " n"]]:
-    """PSNR of the latent step behind the return, by bound: through the autoencoder, another episode's real frames, and
-    the picture that was left. And of a rollout that never left it, at the same time."""
+    """PSNR of the latent step behind the return, by bound: through the autoencoder, the mean of other episodes' real
+    frames, and the picture that was left. And of a rollout that never left it, at the same time.
+
+    The mean is nearer than any single view of elsewhere, and a blurred dream comes near it too: that is no memory.
+    """
     span = slice(course.back - 1, course.back - 1 + k)
     real, device = videos.real[:, span], torch.device("cpu")
     shown = {"": videos.dreamed[:, span], "ceiling": videos.decoded[:, span],
-             "floor": real[torch.from_numpy(of_other_episode(videos.episode))],
+             "floor": torch.stack([real[torch.from_numpy(videos.episode != e)].mean(0) for e in videos.episode]),
              "real": videos.view.expand_as(real)}  # fmt: skip
     found = {bound: by_frame(psnr, video, real, device, batch).mean(1) for bound, video in shown.items()}
     at = np.searchsorted(stay.rows, videos.rows)
@@ -196,7 +199,7 @@ def scores(found: list[Returned], name: str) -> Pairs:
 
 
 def kept(found: list[Returned]) -> Float64[np.ndarray, " draws"]:
-    """How far the return is from another episode's view (0) to the autoencoder's picture of the true one (1).
+    """How far the return is from the mean of other episodes' views (0) to the autoencoder's picture of the true one (1).
 
     The share over all, then that of every resample of episodes.
     """

@@ -22,7 +22,7 @@ FACTS_FLOOR = (
 )
 FACTS_READ = "the reader on the real continuation through the autoencoder; `_ceiling_real`: on it as it is"
 TEXT_FACTS = "videowm.evaluate.text_facts"
-MEMORY = "another episode's view; `_real`: the picture that was left, which a perfect memory would show"
+MEMORY = "the mean of other episodes' views; `_real`: the picture that was left, which a perfect memory would show"
 PER_1000 = "per 1,000 frames"
 OUTCOMES = "videowm.evaluate.outcomes"
 LABELLED = "videowm.train.tasks.label"
@@ -313,8 +313,8 @@ METRICS: tuple[Metric, ...] = (
            "higher", ceiling=THROUGH_VAE, floor=MEMORY),
     Metric("returns/gap", "What that PSNR is below the same model's, at the same time, of a view that it never left.",
            "dB", "lower", ceiling="0, where nothing is lost by leaving"),
-    Metric("returns/kept", "Where that PSNR lies between another episode's view (0) and the autoencoder's picture of "
-           "the true one (1).", "share kept", "higher", ceiling="1", floor="0, a view of elsewhere",
+    Metric("returns/kept", "Where that PSNR lies between the mean of other episodes' views (0) and the autoencoder's "
+           "picture of the true one (1).", "share kept", "higher", ceiling="1", floor="0, a mean picture",
            sentence="Of a view that was left and is seen again a share of {value} is kept"),
     Metric("returns/pose", "Absolute error of the state that the reader reads off the frames behind a return, mean "
            "over columns.", "std. deviations", "lower", ceiling=READ_TRUTH, floor="another episode's view"),
@@ -327,8 +327,8 @@ METRICS: tuple[Metric, ...] = (
            floor=MEMORY),
     Metric("returns/{}_gap", "What it is below the PSNR of a view that was never left.", "dB", "lower",
            ceiling="0, where nothing is lost by leaving"),
-    Metric("returns/{}_kept", "Where it lies between another episode's view (0) and the autoencoder's picture (1).",
-           "share kept", "higher", ceiling="1", floor="0, a view of elsewhere"),
+    Metric("returns/{}_kept", "Where it lies between a mean picture (0) and the autoencoder's picture (1).",
+           "share kept", "higher", ceiling="1", floor="0, a mean picture"),
     Metric("returns/{}_pose", "Absolute error of the state that is read behind the return of one course.",
            "std. deviations", "lower", ceiling=READ_TRUTH, floor="another episode's view"),
     Metric("returns/{}_seconds", "Time from the view to its return.", "seconds away", None),
