@@ -199,7 +199,7 @@ def scores(found: list[Returned], name: str) -> Pairs:
 
 
 def kept(found: list[Returned]) -> Float64[np.ndarray, " draws"]:
-    """How far the return is from the mean of other episodes' views (0) to the autoencoder's picture of the true one (1).
+    """How far the return is from the mean of other episodes' views (0) to the autoencoder's picture (1).
 
     The share over all, then that of every resample of episodes.
     """
