@@ -182,10 +182,11 @@ def describe(args: argparse.Namespace) -> None:
 
 def leave_facts_out(data: Path, model: str) -> None:
     """Keep one to all facts of each short caption by a model, where the world states several; twice changes nothing."""
-    if not (facts := len(told_of(Dataset(data), next(iter(Captions.open(data, model)))))):
+    name = next((n for n, header in captions_of(data).items() if header.get("model") == model), "")
+    lines = read_lines(path := captions_path(data, name))
+    if not lines or not (facts := len(told_of(Dataset(data), next(iter(lines))))):
         return
-    name = next(n for n, header in captions_of(data).items() if header.get("model") == model)
-    lines = list(read_lines(path := captions_path(data, name)).values())
+    lines = list(lines.values())
     for line in lines:
         rng = np.random.default_rng([line["episode"], line["start"]])
         line["short"] = fewer(line["short"], facts, rng)
