@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,10 +92,18 @@ def moving_headline(rolled: Rolled) -> bytes:
     blocks = []
     for i in sorted({0, len(rolled.start.frames) - 1}):
         drawn = side_by_side(rolled.of_start(i), cell=192)
-        note = np.full((24, drawn.shape[2], 3), 255, np.uint8)
-        note = text(note, (2, 2), f"“{rolled.prompts[i]}”", size=12) if rolled.prompts else note
+        note = words_beneath(f"“{rolled.prompts[i]}”" if rolled.prompts else "", drawn.shape[2])
         blocks += [drawn, np.broadcast_to(note, (len(drawn), *note.shape))]
     return encode_webp(np.concatenate(blocks, axis=1), rolled.pipeline.trained_on.fps)
+
+
+def words_beneath(words: str, width: int) -> np.ndarray:
+    """Words on white, uint8 "H width 3", in as many lines as they need."""
+    lines = textwrap.wrap(words, width // 7)
+    note = np.full((8 + 16 * len(lines), width, 3), 255, np.uint8)
+    for number, line in enumerate(lines):
+        note = text(note, (2, 2 + 16 * number), line, size=12)
+    return note
 
 
 def headers(shown: np.ndarray) -> list[str]:

@@ -66,7 +66,7 @@ class PushT(World):
     def __init__(self, noise: float | None = None) -> None:
         if noise is not None and not 0 <= noise <= 1:
             raise UserError(f"noise {noise} cannot be used: give 0 to 1")
-        self.noise = noise
+        self.noise, self.space = noise, None
 
     def reset(self, seed: int) -> None:
         """As `World.reset`; the same seed begins as gym-pusht does.
@@ -80,6 +80,7 @@ class PushT(World):
         except ImportError as error:
             raise UserError(f"pusht cannot start ({error}): pip install 'videowm[robots]'") from None
         rng = np.random.default_rng(seed)
+        self.close()
         self.space, self.finger, self.block = table(pymunk)
         place = [*rng.integers(50, 450, 1), *rng.integers(50, 450, 1), *rng.integers(100, 400, 1),
                  *rng.integers(100, 400, 1), rng.uniform(-np.pi, np.pi)]  # fmt: skip
@@ -88,6 +89,12 @@ class PushT(World):
         self.block.angle = place[4]  # turns about the middle of mass, so it comes to lie elsewhere, as in gym-pusht
         self.space.step(SECONDS)
         self.earned = self.covered = coverage(pose(self.block))
+
+    def close(self) -> None:
+        """Take the table apart in order: where the garbage collector did it, Python 3.12 crashed now and then."""
+        if self.space is not None:
+            self.space.remove(*self.space.shapes, *self.space.bodies)
+        self.space = None
 
     def step(self, action: np.ndarray) -> tuple[float, bool]:
         """The reward is what is covered more, so a game earns the share that is covered in the end."""
