@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"types"},
+    {"types", "metric_table"},
     {"limits", "files", "lock", "bootstrap", "metrics", "device", "shipped", "template"},
     {"config", "record", "options", "parts", "hub"},
     {"reference", "worlds"},

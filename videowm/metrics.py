@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from videowm.metrics.metric import Metric
-from videowm.metrics.table import METRICS
+from videowm.metric_table import METRICS, Metric
 
 __all__ = ["BESIDE", "BOUNDS", "METRICS", "SUFFIXES", "Metric"]
 
