@@ -45,6 +45,7 @@ class Size:
     vae: list[str] = field(default_factory=lambda: SMALL_VAE)
     sweep: dict[str, object] = field(default_factory=dict)
     words: bool = False  # captions from the state, of recorded and of played clips
+    window: int = 29  # frames that a training window shows; played clips have a caption for each
 
 
 FULL = {
@@ -108,7 +109,7 @@ def chain(world: str, out: Path, size: Size, workers: int, jobs: int | None, vae
         "encode": [*spread, "videowm", "encode", data, "--vae", vae or f"{out}/vae", "--out", f"{out}/latents",
                    "--frames", f"{size.clip}", "--workers", f"{max(1, workers // max(1, gpus))}", *play],
         "caption": ["videowm", "caption", data, "--from-state", "--clip-frames", f"{size.clip}"],
-        "caption-played": ["videowm", "caption", f"{out}/latents", "--from-state", "--clip-frames", f"{size.clip}"],
+        "caption-played": ["videowm", "caption", f"{out}/latents", "--from-state", "--clip-frames", f"{size.window}"],
         "check": ["scaling", "check-lr", sweep, *share],
         "study": ["scaling", "run", sweep, *share],
         "fit": ["scaling", "fit", sweep, "--out", law, "--figure", f"{out}/law.png"],
