@@ -101,12 +101,12 @@ def write_labels(dataset: Dataset, labeller: Labeller, kept: list[int], note: di
     """
     count, binary = len(labeller.readable.actions), np.array(labeller.readable.binary)
     values, spreads = [], []
+    unseen = dataset.read_ahead(episode for episode in range(dataset.num_episodes) if episode not in kept)
     for episode in tqdm(range(dataset.num_episodes), desc="label", unit="episode", dynamic_ncols=True):
         if episode in kept:
             mean, spread = dataset.recorded.all_actions(episode), np.float32(0)
         else:
-            frames = to_float(dataset.frames(episode, range(dataset.lengths[episode])))
-            mean, spread = (part.numpy()[:, :count] for part in labeller.rows(frames))
+            mean, spread = (part.numpy()[:, :count] for part in labeller.rows(to_float(next(unseen))))
             mean = np.where(binary[:count], mean > 0.5, mean).astype(np.float32)
         values.append(mean)
         spreads.append(np.broadcast_to(spread, mean.shape))
@@ -132,8 +132,9 @@ def write_codes(dataset: Dataset, model: Coder, note: dict[str, Any]) -> str:
     """Write the codes of every episode; returns the name of the table. Rows of one latent step have the same code."""
     codec, values = model.codec(), []
     codec.vae.to(default_device())
-    for episode in tqdm(range(dataset.num_episodes), desc="code", unit="episode", dynamic_ncols=True):
-        values.append(model.rows(codec, dataset.frames(episode, range(dataset.lengths[episode]))))
+    episodes = dataset.read_ahead(range(dataset.num_episodes))
+    for frames in tqdm(episodes, desc="code", total=dataset.num_episodes, unit="episode", dynamic_ncols=True):
+        values.append(model.rows(codec, frames))
     table = ActionTable.of(coder.KIND, model.config.names, values, dataset.split("train"))
     with writing(dataset.root):
         table.save(dataset.root, dataset.hash, note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,17 @@ def test_codes_become_actions(run, dataset, latents, train_world, tmp_path):
     assert record["actions"] == made.name and np.isfinite(record["metrics"]["heldout/loss"])
     where = starting_points(recording.acting(table), RolloutConfig(clips=4, context_frames=5, horizon=8), 4)
     assert where and not any(start % 4 for _, start in where)
+
+
+def test_buttons_are_buttons_again(run, dataset, latents):
+    """Guards buttons that pass for numbers, once they were scaled and scaled back."""
+    random, split = np.random.default_rng(0), Latents.open(latents, "train")
+    pressed = [(random.random((69, 3)) < 0.37).astype(np.float32) for _ in Dataset(dataset).lengths]
+    table = ActionTable.of("labelled", ["a", "b", "c"], pressed, [0, 1, 2])
+    done = codes.coded(Coder.open(run), replace(split, table=table), 3)
+    grouped = done.actions.reshape(3, 32, 3)
+    for row, episode in enumerate(done.episode):
+        assert any((grouped[row] == pressed[episode][start : start + 32]).all() for start in (0, 32))
 
 
 def test_the_record_of_a_run(run):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections import OrderedDict
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,25 @@ class Dataset:
 
             list(pool.map(read, range(count)))
         return frames
+
+    def read_ahead(self, episodes: Iterable[int], ahead: int = 8) -> Iterator[np.ndarray]:
+        """All frames "f H W 3" of each of some episodes, in their order; threads read up to `ahead` of them early."""
+        own = threading.local()
+
+        def begin() -> None:
+            own.dataset = Dataset(self.root, self.video_key)
+
+        def read(episode: int) -> np.ndarray:
+            return own.dataset.frames(episode, range(self._length(episode)))
+
+        coming: deque[Future[np.ndarray]] = deque()
+        with ThreadPoolExecutor(min(ahead, os.cpu_count() or 1), initializer=begin) as pool:
+            for episode in episodes:
+                coming.append(pool.submit(read, episode))
+                if len(coming) > ahead:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
 
     def actions(self, episode: int) -> np.ndarray:
         """Actions between the frames of an episode, float32 "f-1 a"; the last row's leads to an unrecorded frame."""

@@ -46,6 +46,8 @@ def coded(coder: Coder, latents: Latents, count: int, batch: int = 64) -> Coded:
     stored, grouped = latents.windows(chosen, np.zeros_like(chosen), latents.index.steps)
     mean, std = latents.described.action_scale
     actions = grouped[:, 1:, :-1].unflatten(-1, (latents.stride, -1)) * std + mean
+    whole = actions.round()  # a button is 0 or 1 again, which scaling there and back is not
+    actions = torch.where((actions - whole).abs() < 1e-4, whole, actions)
     steps, device = normalised(stored, latents.scale), next(coder.parameters()).device
     code = torch.cat([coder.network.codes(part.to(device)).cpu() for part in steps.split(batch)])
     return Coded(steps, code, actions.numpy(), latents.episodes(chosen).numpy())
