@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from videowm.evaluate.coder import CodedOn, Coder
 from videowm.evaluate.rollouts import RolloutConfig, starting_points
 from videowm.options import LabelOptions
 from videowm.play.controls import controls
+from videowm.play.model import Model
+from videowm.play.stage import Stage
 from videowm.train.loop import launch
 from videowm.types import UserError
 from videowm.worlds import find_world
@@ -129,6 +132,10 @@ def test_codes_become_actions(run, dataset, latents, train_world, tmp_path):
     record = train_world(tmp_path / "world", f"latents={folder}", f"actions={made.name}", "train.steps=2",
                          "rollout.clips=0")  # fmt: skip
     assert record["actions"] == made.name and np.isfinite(record["metrics"]["heldout/loss"])
+    model = Model.open(tmp_path / "world", torch.device("cpu"), threading.RLock())
+    stage = Stage.of([model], dataset, tmp_path)
+    assert stage.dataset().source == made.name and len(stage.hello.controls) == 4
+    assert f"was trained with actions={made.name}" in stage.hello.real
     where = starting_points(recording.acting(table), RolloutConfig(clips=4, context_frames=5, horizon=8), 4)
     assert where and not any(start % 4 for _, start in where)
 
@@ -163,6 +170,7 @@ def test_codes_are_on_the_number_keys():
              "vae_hash": "", "drop_actions": 0.0, "text": None, "action_std": [1.0] * 10}  # fmt: skip
     found = controls(TrainedOn(action_names=names, action_mean=[0.05] * 3 + [0.55] + [0.05] * 6, **about))
     assert (found[0].name, found[0].action, found[0].keys) == ("code3", [0, 0, 0, 1, *[0] * 6], ["Digit4"])
+    assert [control.name for control in found[1:4]] == ["code0", "code1", "code2"]
     assert {key for control in found for key in control.keys} == {f"Digit{i}" for i in range(1, 10)}
     world = find_world("carracing")
     assert world.named_actions(names)["code2"][2] == 1 and world.named_actions(["latent0", "latent1"]) == {}

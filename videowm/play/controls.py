@@ -53,7 +53,8 @@ def controls(trained_on: TrainedOn) -> list[Control]:
 
 def of_codes(codes: dict[str, tuple[float, ...]], mean: Sequence[float]) -> list[Control]:
     """Discovered actions on the number keys, the most frequent one first: it lasts while no key is pressed."""
-    order = sorted(codes, key=lambda name: -float(np.dot(codes[name], mean)))
+    neutral = max(codes, key=lambda name: float(np.dot(codes[name], mean)))
+    order = sorted(codes, key=lambda name: name != neutral)
     keys = {name: [f"Digit{i + 1}"] for i, name in enumerate(codes) if i < 9}
     return [Control(name=name, action=list(codes[name]), of=[name], keys=keys.get(name, [])) for name in order]
 
