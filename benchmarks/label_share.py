@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages import ROOT, Stage, log_of, run
+from stages import ROOT, Stage, log_of, options, run
 
 from videowm.data.dataset import Dataset
 from videowm.files import write_atomic, write_json
@@ -164,18 +163,14 @@ def figure(rows: list[dict[str, Any]], y: str) -> bytes:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found = options(__doc__)
     found.add_argument("--world", choices=FULL, required=True)
-    found.add_argument("--out", type=Path, required=True)
     found.add_argument("--vae", help="run or folder of an autoencoder; none is trained then")
     found.add_argument("--shares", type=float, nargs="+", default=list(SHARES))
     found.add_argument("--episodes", type=int, help="recorded (default: 800 of TakeCover, 500 of CarRacing)")
     found.add_argument("--budget", type=float, help="FLOPs of each world model (default: 1e15)")
     found.add_argument("--decisions", type=int, default=0, help="moments at which decisions are judged; 0: none")
     found.add_argument("--y", default="control/delta_psnr", help="what the figure shows")
-    found.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that play (default: cores)")
-    found.add_argument("--jobs", type=int, help="stages at once (default: one a GPU)")
-    found.add_argument("--tiny", action="store_true", help="all of it, tiny, on a CPU")
     return found
 
 

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from label_share import QUIET, table_of
-from stages import ROOT, Stage, run
+from stages import ROOT, Stage, options, run
 
 from videowm.files import write_json
 
@@ -91,13 +90,9 @@ def scores(out: Path, worlds: list[str]) -> dict[str, dict[str, float]]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found = options(__doc__)
     found.add_argument("--worlds", nargs="+", choices=VAE, default=list(VAE))
-    found.add_argument("--out", type=Path, required=True)
     found.add_argument("--models", action="store_true", help="also train a world model on each world's 8 codes")
-    found.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that play (default: cores)")
-    found.add_argument("--jobs", type=int, help="stages at once (default: one a GPU)")
-    found.add_argument("--tiny", action="store_true", help="all of it, tiny, on a CPU")
     return found
 
 

@@ -6,6 +6,7 @@ Stages that need a GPU take one of the slots, round robin over the GPUs there ar
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -20,6 +21,16 @@ from videowm.files import write_json
 
 ROOT = Path(__file__).parents[1]
 POLL = 0.2  # s
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """A command line with what every chain takes."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--out", type=Path, required=True)
+    found.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that play (default: cores)")
+    found.add_argument("--jobs", type=int, help="stages at once (default: one a GPU)")
+    found.add_argument("--tiny", action="store_true", help="all of it, tiny, on a CPU")
+    return found
 
 
 @dataclass(frozen=True)

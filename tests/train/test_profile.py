@@ -19,6 +19,7 @@ def test_a_profile_changes_nothing_and_sums_up(videowm, train_world, world_argum
     """
     steps, out = FIRST + STEPS + 2, tmp_path / "profiled"
     options = [f"train.steps={steps}", "train.save_every=7", "train.log_every=5"]
+    options += ["train.batch=16"]  # so that operators fill a step, on a busy machine too
     said = videowm("train", CONFIG, "--profile", *world_arguments, *options, f"out={out}")
     train_world(tmp_path / "plain", *options)
     same(out, tmp_path / "plain")
@@ -29,7 +30,7 @@ def test_a_profile_changes_nothing_and_sums_up(videowm, train_world, world_argum
     families = {row["family"]: row for row in report["families"]}
     assert report["steps"] == STEPS and sum(row["share"] for row in families.values()) == pytest.approx(1)
     assert sum(row["ms"] for row in families.values()) == pytest.approx(report["explained"] * report["step_ms"])
-    assert 0.02 < report["explained"] < 1.05  # a busy machine waits in between
+    assert 0.3 < report["explained"] < 1.05
     assert all(families[name]["ms"] > 0 for name in ("matrix", "attention", "elementwise", "optimiser", "copies"))
     assert families["matrix"]["tflops"] > 0 and families["attention"]["tflops"] > 0
     assert table(report) in said.out and {p.name for p in out.glob("profile/*")} == {"trace.json.gz", "kernels.json"}

@@ -371,9 +371,9 @@ class Latents:
         return self._numbers(clips, 1, self.index.tensors["actions"])
 
     def _numbers(self, clips: Sequence[int], column: int, held: tuple[str, list[int], int]) -> Tensor:
-        """One tensor of some clips, by its place in `begins` and its type, shape and bytes."""
+        """One tensor of some clips, "b 1" of single numbers: its place in `begins`, and its type, shape and bytes."""
         clips, (kind, shape, size) = np.asarray(clips, np.int64), held
-        found = torch.empty(len(clips), *shape, dtype=NUMBERS[kind])
+        found = torch.empty(len(clips), *(shape or [1]), dtype=NUMBERS[kind])
         shards = self.shards_of(clips)
         places = self.begins[shards, column] + size * (clips - (self.ends - self.counts)[shards])
         for shard, place, memory in zip(shards, places.tolist(), raw(found)):
@@ -405,12 +405,7 @@ class Latents:
 
     def episodes(self, clips: Sequence[int]) -> Tensor:
         """The episodes of some clips "b", int64 "b"."""
-        found = torch.empty(len(clips), 1, dtype=torch.int64)
-        shards = self.shards_of(clips)
-        places = self.begins[shards, 2] + 8 * (np.asarray(clips) - (self.ends - self.counts)[shards])
-        for shard, place, memory in zip(shards, places.tolist(), raw(found)):
-            read_into(self.folder / self.names[shard], [(place, memory)])
-        return found[:, 0]
+        return self._numbers(clips, 2, self.index.tensors["episode"])[:, 0]
 
 
 def without_outcomes(folder: Path) -> UserError:

@@ -91,7 +91,7 @@ class PushT(World):
         self.earned = self.covered = coverage(pose(self.block))
 
     def close(self) -> None:
-        """Take the table apart in order: where the garbage collector did it, Python 3.12 crashed now and then."""
+        """Take the table apart in order, rather than leave that to the garbage collector."""
         if self.space is not None:
             self.space.remove(*self.space.shapes, *self.space.bodies)
         self.space = None
