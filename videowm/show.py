@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ def text(canvas: np.ndarray, at: tuple[int, int], words: str, *, size: int = 13,
 
 def grid(
     rows: list[np.ndarray], labels: list[str], *, columns: list[str], cell: int, margin: int = 56, block: int = 0,
-    notes: list[str] = [],  # noqa: B006 - never changed
+    notes: Sequence[str] = (),
 ) -> np.ndarray:  # fmt: skip
     """A picture of labelled rows "f H W 3" of stills, a header above each column; a gap after every `block` rows.
 
