@@ -1,11 +1,11 @@
 """A world model as an environment: how fast it is, and how good it is to decide in.
 
 `speed` steps N dreams at once under random actions and prints frames a second, days of play a day and memory, for each
-N, with what a second of video costs and how fast the real game is. `decide` encodes a recording with rewards and ends
-by the run's own autoencoder, trains heads on the frozen run, whose folder gets them, and ranks real courses of actions.
-`randomness` ranks them by a run with heads at several temperatures and levels of noise. `practice` times what agents
-learn in: a latent step, dreams that begin anew from the stock or from video, and an update of PPO. All print JSON, and
-write it with `--out`.
+N, with what a second of video costs and how fast the real game is. The sampler is the run's. `decide` encodes a
+recording with rewards and ends by the run's own autoencoder, trains heads on the frozen run, whose folder gets them,
+and ranks real courses of actions. `randomness` ranks them by a run with heads at several temperatures and levels of
+noise. `practice` times what agents learn in: a latent step, dreams that begin anew from the stock or from video, and an
+update of PPO. All print JSON, and write it with `--out`.
 
     python benchmarks/dream.py speed runs/world --rows 1 16 256 1024 --steps 400 --out benchmarks/dream_speed.json
     python benchmarks/dream.py decide runs/world --data data/takecover --moments 128 --out benchmarks/decision.json
@@ -49,12 +49,16 @@ from videowm.types import UserError
 from videowm.vae.codec import to_float
 
 CONFIG = Path(__file__).parents[1] / "configs/heads/base.yaml"
+PEAKS = 10  # readings of the memory in a measurement of speed
 
 
 def memory() -> float:
     """Peak so far in MB, of the device where there is one."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else host_memory()
+
+
+def host_memory() -> float:
+    """Peak so far of the process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
@@ -67,15 +71,18 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
         env.reset(seed=0)
         for _ in range(args.warm):
             env.step(env.action_space.sample())
-        before, began, ends = memory(), time.perf_counter(), 0
-        for _ in range(args.steps):
+        before, began, ends, peaks = memory(), time.perf_counter(), 0, []
+        for step in range(1, args.steps + 1):
             _, _, terminated, truncated, _ = env.step(env.action_space.sample())
             ends += int((terminated | truncated).sum())
+            if step * PEAKS // args.steps > len(peaks):
+                peaks.append([round(memory(), 1), round(host_memory(), 1)])
         seconds = time.perf_counter() - began
         frames = args.steps * rows * env.dreams.stride / seconds
         table.append({"dreams": rows, "frames_per_second": round(frames, 1), "step_ms": 1000 * seconds / args.steps,
                       "days_a_day": round(frames / env.dreams.dataset.fps, 1), "begun_anew": ends,
-                      "memory_mb": round(memory(), 1), "grown_mb": round(memory() - before, 1)})  # fmt: skip
+                      "memory_mb": round(memory(), 1), "grown_mb": round(memory() - before, 1),
+                      "device_and_host_mb_by_tenth": peaks})  # fmt: skip
         print(table[-1], flush=True)
     return {"run": Path(args.run).name, "observation": args.observation, **price(env.dreams), "speed": table}
 
