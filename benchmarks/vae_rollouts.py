@@ -48,7 +48,8 @@ def overrides(settings: dict) -> tuple[str, ...]:
 def world(name: str, vae: Path, args: argparse.Namespace, seed: int) -> Path:
     """A trained world model on the latents of an autoencoder."""
     latents, out = args.runs / name / "latents", args.runs / name / f"world-{seed}"
-    stride = json.loads((vae / "vae/config.json").read_text()).get("time_stride", 4)
+    folder = vae / "vae" if (vae / "vae").is_dir() else vae
+    stride = json.loads((folder / "config.json").read_text()).get("time_stride", 4)
     api.encode(args.data, vae, latents, api.EncodeOptions(frames=FRAMES))
     window = (FRAMES - 1) // stride
     settings = {
@@ -104,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a recorded dataset")
     parser.add_argument("--runs", type=Path, required=True, help="folder of all runs and of rollouts.json")
-    parser.add_argument("--before", type=Path, help="an autoencoder that the trials are compared with")
+    parser.add_argument("--before", type=Path, help="a run or folder of an autoencoder that the trials are compared with")
     parser.add_argument("--trials", nargs="+", default=list(TRIALS), choices=TRIALS, metavar="TRIAL")
     parser.add_argument("--budget", type=float, default=3e15, help="training FLOPs of a world model")
     parser.add_argument("--depth", type=int, default=6)
