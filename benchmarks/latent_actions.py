@@ -3,9 +3,9 @@
     python benchmarks/latent_actions.py --worlds takecover carracing carracing-noisy --jobs 3 --out runs/codes
     python benchmarks/latent_actions.py --worlds carracing --tiny --out /tmp/codes        # all of it on 2 CPU cores
 
-Of each world codes of 8 values and of 4 numbers are learned; where things move by themselves also with 1 % of the
-labels. With `--models` a world model is trained on each world's 8 codes. OUT/codes.json has the scores. The same
-command again goes on where it was stopped.
+Of each world codes of 8 values and of 4 numbers are learned; where things move by themselves also with a few labels.
+With `--models` a world model is trained on each world's 8 codes. OUT/codes.json has the scores. The same command again
+goes on where it was stopped. An autoencoder of time stride 1 (`--vae`) gives every frame a code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from videowm.files import write_json
 
 VAE = {"takecover": "takecover-2", "carracing": "carracing-2", "carracing-noisy": "carracing-2"}
 KINDS = {"codes8": ["model.codes=8"], "code4": ["model.code=4"]}
-LABELS = 0.01
 
 
 @dataclass(frozen=True)
@@ -46,17 +45,18 @@ TINY = Size(dict.fromkeys(VAE, 5), 81, ["model.width=8", "model.blocks=1", "trai
              "rollout.clips=2"], 2)  # fmt: skip
 
 
-def chain(world: str, out: Path, size: Size, workers: int) -> list[Stage]:
+def chain(world: str, out: Path, size: Size, args: argparse.Namespace) -> list[Stage]:
     """The recording of a world, its latents, and what is learned on them."""
-    at, vae = out / world, ROOT / "benchmarks/studies" / VAE[world] / "vae"
+    at, vae = out / world, (args.vae and args.vae.resolve()) or ROOT / "benchmarks/studies" / VAE[world] / "vae"
     found = [
         Stage(f"{world} record", ["videowm", "record", world, "--out", f"{at}/data", "--episodes",
                                   f"{size.episodes[world]}", "--frames", f"{size.frames}", "--test-share", "0.2",
-                                  "--lossless", "--workers", f"{workers}"], gpu=False),
+                                  "--lossless", "--workers", f"{args.workers}"], gpu=False),
         Stage(f"{world} encode", ["videowm", "encode", f"{at}/data", "--vae", f"{vae}", "--out", f"{at}/latents",
                                   "--frames", "33"], (f"{world} record",)),
     ]  # fmt: skip
-    labels = {f"{kind}-labels": [*more, f"labels={LABELS}"] for kind, more in KINDS.items()}
+    labels = {f"{kind}-labels{share:g}": [*more, f"labels={share}"] for kind, more in KINDS.items()
+              for share in args.labels}  # fmt: skip
     for kind, more in (KINDS | (labels if world == "carracing-noisy" else {})).items():
         found.append(Stage(f"{world} {kind}", [
             "videowm", "train", "configs/latent-actions/base.yaml", f"latents={at}/latents", f"out={at}/{kind}", QUIET,
@@ -92,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = options(__doc__)
     found.add_argument("--worlds", nargs="+", choices=VAE, default=list(VAE))
+    found.add_argument("--vae", type=Path, help="another autoencoder than that of the world's study")
+    found.add_argument("--labels", type=float, nargs="*", default=[0.01], help="shares of labels in the noisy world")
     found.add_argument("--models", action="store_true", help="also train a world model on each world's 8 codes")
     return found
 
@@ -99,8 +101,7 @@ def parser() -> argparse.ArgumentParser:
 def main(words: list[str] | None = None) -> None:
     args = parser().parse_args(words)
     out, size, seconds = args.out.resolve(), TINY if args.tiny else FULL, {}
-    seconds |= dict(run([stage for world in args.worlds for stage in chain(world, out, size, args.workers)], out,
-                        args.jobs))  # fmt: skip
+    seconds |= dict(run([stage for world in args.worlds for stage in chain(world, out, size, args)], out, args.jobs))
     label = {world: Stage(f"{world} label", ["videowm", "label", f"{out}/{world}/data", "--by",
                                              f"{out}/{world}/codes8"]) for world in args.worlds}  # fmt: skip
     if args.models:

@@ -145,7 +145,7 @@ def test_a_model_that_fails_is_a_row(tmp_path):
           for sizes in (label_share.FULL, label_share.TINY) for world, size in sizes.items()),
         *(partial(label_share.second_chain, world, size=size, labels={0.001: "labelled/0"}, decisions=8)
           for sizes in (label_share.FULL, label_share.TINY) for world, size in sizes.items()),
-        *(partial(latent_actions.chain, world, size=size, workers=2)
+        *(partial(latent_actions.chain, world, size=size, args=latent_actions.parser().parse_args(["--out", "x"]))
           for size in (latent_actions.FULL, latent_actions.TINY) for world in latent_actions.VAE),
         *(partial(latent_actions.model_chain, world, size=size, source="latent/0")
           for size in (latent_actions.FULL, latent_actions.TINY) for world in latent_actions.VAE),
