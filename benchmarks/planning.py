@@ -68,7 +68,7 @@ def settings(args: argparse.Namespace) -> list[PlanOptions]:
     pairs = sorted(itertools.product(args.futures, args.horizons), key=lambda pair: pair[0] * pair[1])
     return [PlanOptions(by=args.by, futures=futures, horizon=horizon, iterations=args.iterations, batch=args.batch,
                         sampling_steps=args.sampling_steps, goal=args.goal, actions=args.actions,
-                        elite=args.elite)
+                        elite=args.elite, goal_hand=args.hand)
             for futures, horizon in pairs]  # fmt: skip
 
 
@@ -135,7 +135,11 @@ def score(args: argparse.Namespace) -> dict[str, Any]:
 def named(contest: Contest) -> Contest:
     """The contest under a name that also holds the iterations."""
     plan = contest.identity["plan"]
-    return replace(contest, name=f"{contest.name}-{plan['iterations']}it-{plan['sampling_steps']}ev")
+    return replace(
+        contest,
+        name=f"{contest.name}-{plan['iterations']}it-{plan['sampling_steps']}ev"
+        + (f"-hand{plan['goal_hand']:g}" if plan.get("goal_hand") else ""),
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -153,6 +157,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--sampling-steps", type=int, default=2)
         p.add_argument("--batch", type=int, default=2048)
         p.add_argument("--goal", default="reward", help="reward, latents or state")
+        p.add_argument("--hand", type=float, default=PlanOptions().goal_hand, help="as goal_hand")
         p.add_argument("--elite", type=float, default=PlanOptions().elite, help="share of the courses that cem takes")
         p.add_argument("--actions", default="auto", help="auto, named or box")
         p.add_argument("--device")

@@ -2,6 +2,7 @@
 
     python benchmarks/robots.py judge RUN [RUN ...] --episodes 100 --frames 160 --workers 16 --out judged.json
     python benchmarks/robots.py picture RUN --goal state --out futures.png
+    python benchmarks/robots.py drift RUN [RUN ...] --episodes 24 --futures 16 --out drift.json
     python benchmarks/robots.py near scores/pusht --out near.json
     python benchmarks/robots.py physics --futures 1 4 16 64 --episodes 100 --workers 16 --out physics.json
 
@@ -13,6 +14,10 @@ bootstrap over starts. Several runs, such as those of a sweep, show them against
 not played again.
 
 `picture` shows a moment, the goal, and how some of the imagined futures end; the framed one is taken.
+
+`drift` compares dreamed pushes with the table's own from the same moments, by latent step: the driver's, a planner's
+first draws, and straight ones through the T. It says how far finger and T are missed, and by how much if nothing moved.
+The gain is the share of the true movement that the dream follows. A planner's futures are ranked by both.
 
 `near` plays the games of a folder of scores again, and says in how many the T came within 20 units and 20 degrees of
 its goal. That is what stable-worldmodel calls a success; 95 % of the area is a success here.
@@ -33,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pushes import copied, drift, poses, unlike
 from scipy.stats import rankdata
 
 from videowm.agents import tally
@@ -54,21 +60,12 @@ from videowm.record import RunRecord
 from videowm.vae.codec import to_uint8
 from videowm.worlds.pusht import GOAL, PushT, coverage, pushes
 
-POSE = ("finger_x", "finger_y", "block_x", "block_y", "block_cos", "block_sin")
 NOISES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MEASURES = {"earned, by heads": ("earned", "earned"), "covered, as read": ("covered", "earned"),
             "most covered, as read": ("most", "most"), "solved, by heads": ("solved", "solved")}  # fmt: skip
 DRAWS = 1000
 ELITE = 0.001  # the best course alone: those to the left and to the right of the T have no mean that is any good
 HELD, SPREAD = 4, 0.64  # frames of a decision, and deviation of the recorded actions, where no model says them
-
-
-@torch.no_grad()
-def poses(heads: Heads, latents: torch.Tensor) -> np.ndarray:
-    """Finger x, y, block x, y, cos, sin "n 6" in the table's units, read off latents "n c h w"."""
-    about, state = heads.config, heads.see(latents).cpu().numpy()
-    columns = [list(about.state).index(name) for name in POSE]
-    return (state * about.state_std + about.state_mean)[:, columns]
 
 
 def split(pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -343,27 +340,27 @@ def foreseen(seed: int, futures: int, horizon: int, frames: int) -> tuple[float,
 
 def nearness(world: PushT, inner: PushT, course: np.ndarray) -> float:
     """Minus the mean distance of the T from its goal, as a `StateGoal` has it, over the steps of a course "h 2"."""
-    copy_body(world.finger, inner.finger)
-    copy_body(world.block, inner.block)
-    weight, wanted, missed = 1 / np.array(list(PushT.GOAL.values())), [*GOAL[:2], np.cos(GOAL[2]), np.sin(GOAL[2])], []
+    copied(world, inner)
+    missed = []
     for action in course:
         for _ in range(HELD):
             inner.move(action)
-        missed.append(np.linalg.norm(weight * (inner.state()[2:6] - wanted)))
+        missed.append(unlike(inner.state()))
     return -float(np.mean(missed))
 
 
-def copy_body(body: Any, other: Any) -> None:
-    """Put one body of a space where another one is; the angle first, since it turns about the middle of mass."""
-    other.angle = body.angle
-    other.position, other.velocity, other.angular_velocity = body.position, body.velocity, body.angular_velocity
+def drifts(args: argparse.Namespace) -> dict[str, Any]:
+    """How far the dreams of runs lead away from the table."""
+    plan = plan_of(args, args.futures[0])
+    return drift(args, lambda run: Planner.open(run, plan, device=args.device, seed=args.seed))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = top.add_subparsers(dest="verb", required=True)
-    for name, function in (("judge", judge), ("picture", picture), ("near", near), ("physics", physics)):
+    does = {"judge": judge, "picture": picture, "drift": drifts, "near": near, "physics": physics}
+    for name, function in does.items():
         p = verbs.add_parser(name)
         p.set_defaults(function=function)
         p.add_argument("runs", type=Path, nargs="*" if name == "physics" else "+")
@@ -380,6 +377,9 @@ def parser() -> argparse.ArgumentParser:
             p.add_argument("--episodes", type=int, default=100)
             p.add_argument("--frames", type=int, default=160)
             p.add_argument("--workers", type=int, default=1)
+        elif name == "drift":
+            p.add_argument("--episodes", type=int, default=24, help="moments")
+            p.add_argument("--begin", type=int, default=32, help="frames that the driver plays before")
         elif name == "picture":
             p.add_argument("--game", type=int, default=0)
             p.add_argument("--begin", type=int, default=40, help="frames that the planner plays before")

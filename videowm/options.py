@@ -203,6 +203,7 @@ class PlanOptions:
     beyond: NonNegative = 32.0  # frames that a game alive at the horizon still earns the mean of, if that is positive
     goal: Literal["reward", "latents", "state"] = "reward"  # judge by heads' rewards, or nearness to a goal picture
     goal_picture: str | None = None  # an image file, to come near to (default: the world's own goal)
+    goal_hand: NonNegative = 0.02  # of a state: what the hand's distance from the thing counts beside the thing's own
     temperature: NonNegative = 1.0  # factor of the starting noise; 0 imagines what is most expected
     sampling_steps: Count | None = 4  # Euler's steps of an imagined latent step
     batch: Count = 2048  # futures computed at once

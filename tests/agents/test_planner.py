@@ -7,6 +7,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import planning
 
 from videowm.agents.courses import Numbers
 from videowm.agents.entry import Entry
+from videowm.agents.goal import StateGoal, hand_of, weights_of
 from videowm.agents.imagine import Imagination, tree
 from videowm.agents.plan import Delayed, Planner
 from videowm.agents.player import Seen
@@ -131,6 +133,23 @@ def test_nearness_to_a_goal_is_that_of_courses_dreamed_one_by_one(imagination, s
             near += planner.goal.nearness(made[:, 0]).item() / 3
         assert found[1, course].item() == pytest.approx(near, rel=1e-3)
     assert planner.act(seen).shape == (2, 1)
+
+
+def test_a_hand_comes_near_by_hand(imagination):
+    """Guards a hand that is judged in standard deviations, counts more than its share, or goes on when it is near."""
+    names = ("finger_x", "finger_y", "block_x", "block_y", "block_cos", "block_sin")
+    about = {"state": names, "state_mean": (250.0, 260, 240, 255, 0, 0), "state_std": (80.0, 90, 70, 60, 1, 1)}
+    raw = torch.tensor([[100.0, 200, 400, 200, 1, 0], [300, 200, 250, 200, 1, 0]])
+    state = (raw - torch.tensor(about["state_mean"])) / torch.tensor(about["state_std"])
+    heads = SimpleNamespace(config=SimpleNamespace(**about), device="cpu", see=lambda latents: state)
+    hand = hand_of("pusht", heads)
+    torch.testing.assert_close(hand.lacking(state), torch.tensor([200 / 60, 0]), atol=1e-5, rtol=0)
+    wanted, weight = state[1], weights_of("pusht", heads)
+    near = StateGoal(heads, wanted, weight, hand, 0.5).nearness(state[..., None, None])
+    torch.testing.assert_close(near, torch.tensor([-150 / 60 - 0.5 * 200 / 60, 0]), atol=1e-4, rtol=0)
+    without = StateGoal(heads, wanted, weight).nearness(state[..., None, None])
+    assert without[0].item() == pytest.approx(-150 / 60, abs=1e-4)
+    assert hand_of("three", imagination.heads) is None and hand_of(None, heads) is None
 
 
 def test_goals_that_cannot_be_used(imagination, monkeypatch, tmp_path):

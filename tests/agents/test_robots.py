@@ -12,6 +12,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import pushes
 import pusht_package
 import robots
 
@@ -36,7 +37,7 @@ def pushing(codec, vae_run, world_sizes, tmp_path_factory) -> Path:
             "rollout.clips=0", *small])  # fmt: skip
     launch(ROOT / "configs/heads/base.yaml",
            [f"out={folder / 'heads'}", f"world={folder / 'world'}", "hidden=16", "width=4", "context=2", "clips=2",
-            f"state=[{','.join(robots.POSE)}]", *small])  # fmt: skip
+            f"state=[{','.join(pushes.POSE)}]", *small])  # fmt: skip
     return folder / "world"
 
 
@@ -68,6 +69,40 @@ def test_policies_are_judged_and_futures_drawn(pushing, tmp_path, capsys):
         out = tmp_path / f"{goal}.png"
         robots.main(["picture", str(pushing), "--begin", "8", "--goal", goal, "--out", str(out), *small])
         assert np.asarray(Image.open(out)).shape[1] > 500
+
+
+def test_drift_is_measured_against_the_table(pushing, tmp_path, monkeypatch):
+    """Guards dreams and tables that stand at other moments, steps or futures: a dream of true poses misses nothing."""
+    kept, played, dreamed = [], pushes.played, pushes.dreamed
+    monkeypatch.setattr(pushes, "played", lambda *given: kept.append(tuple(played(*given))) or kept[-1])
+    command = ["drift", str(pushing), "--episodes", "2", "--begin", "8", "--horizon", "8", "--futures", "3"]
+    robots.main([*command, "--sampling-steps", "1", "--device", "cpu", "--out", str(tmp_path / "drift.json")])
+    found = json.loads((tmp_path / "drift.json").read_text())["world"]
+    assert len(found["straight"]["finger"]) == 2 and found["straight"]["finger"][0] > 0
+    assert found["planner"]["rank"] is None or abs(found["planner"]["rank"]) <= 1
+    monkeypatch.setattr(
+        pushes, "dreamed", lambda *given: kept[-1][1] if dreamed(*given).shape == kept[-1][1].shape else 0
+    )
+    robots.main([*command, "--sampling-steps", "1", "--device", "cpu", "--out", str(tmp_path / "true.json")])
+    for kind in ("driver", "planner", "straight"):
+        true = json.loads((tmp_path / "true.json").read_text())["world"][kind]
+        assert true["finger"] == true["block"] == true["turn_degrees"] == [0, 0] and true["finger_gain"] == [1, 1]
+        assert min(true["finger_if_still"]) > 1
+
+
+def test_where_a_push_leads_by_hand():
+    """Guards errors of another step, a gain upside down, and a T that is moved by nothing."""
+    now, true = np.zeros((1, 1, 1, 6)), np.zeros((1, 2, 2, 6))
+    now[..., 4] = true[..., 4] = 1
+    true[0, :, :, 0], true[0, 0, :, 2] = [10, 20], [0, 8]
+    dream = true.copy()
+    dream[0, :, :, 0], dream[0, 1, 1, 3], dream[0, 0, 0, 4:] = [5, 10], 3, [0, 1]
+    found = pushes.compared(now, true, dream)
+    assert found["finger"] == [5, 10] and found["finger_if_still"] == [10, 20] and found["finger_gain"] == [0.5, 0.5]
+    assert found["block"] == [0, 1.5] and found["turn_degrees"] == [45, 0] and found["pushed"] == 0.5
+    assert found["block_moved_by_nothing"] == [0, 3]
+    ranks = pushes.ranked(np.array([[1.0, 2, 3]]), np.array([[3.0, 2, 1]]), np.array([[3.0, 2, 1]]))
+    assert ranks["rank"] == -1 and ranks["gained_of_best"] == -1 and ranks["planner_reads_otherwise_by"] == 0
 
 
 def test_correlations_by_hand():

@@ -21,6 +21,7 @@ from videowm.worlds import BUILT_IN, open_world, world_class
 from videowm.worlds.carracing import CarRacing
 from videowm.worlds.doom import area_average
 from videowm.worlds.doomrooms import PASSAGE, PLACES, VEST, DoomRooms, towards
+from videowm.worlds.pusht import PushT, pushes
 from videowm.worlds.takecover import FIRST_SLOT, TakeCover, escape
 
 ROOT = Path(__file__).parents[2]
@@ -525,6 +526,28 @@ def test_pusht_has_the_physics_of_gym_pusht():
         world.step(np.float32(action))
         said.append([*world.finger.position, *world.block.position, world.block.angle, world.covered])
     np.testing.assert_allclose(np.array(said)[[0, 19, 39]], PUSHED, atol=1e-4)
+
+
+def test_pusht_explores_in_a_share_of_its_episodes():
+    """Guards a driver that changed where nothing explores, pushes that are not held, and a T that nobody meets."""
+    world, clumsy = PushT(explore=0.5), opened("pusht")
+    explored, met = [], []
+    for episode in range(24):
+        world.reset(episode)
+        before = world.look()[1]
+        player, taken = world.driver(np.random.default_rng(episode)), []
+        for _ in range(60):
+            taken.append(next(player))
+            world.move(taken[-1])
+        runs = np.diff(np.flatnonzero(np.any(np.diff(taken, axis=0) != 0, axis=1)))
+        explored.append(runs.min(initial=60) >= 4)
+        met += [np.hypot(*(world.look()[1] - before)[:2]) > 5] if explored[-1] else []
+    assert 6 < sum(explored) < 18 and sum(met) > len(met) / 2
+    clumsy.reset(3)
+    expected = pushes(clumsy.look, rng := np.random.default_rng(3), rng.uniform())
+    assert np.array_equal(next(clumsy.driver(np.random.default_rng(3))), next(expected))
+    with pytest.raises(UserError, match="explore 2 cannot be used: give 0 to 1"):
+        PushT(explore=2)
 
 
 def test_pusht_is_solved_by_its_expert_and_earns_what_is_covered():

@@ -41,16 +41,37 @@ class LatentGoal:
 
 
 @dataclass(frozen=True)
+class Hand:
+    """What moves the thing that a goal is about: how far it is from being near enough, of states as heads read them."""
+
+    way: Float[Tensor, "d k"]  # what a state times this, and the next, makes its way to the thing
+    offset: Float[Tensor, " d"]
+    near: float
+
+    def lacking(self, state: Float[Tensor, "m k"]) -> Float[Tensor, " m"]:
+        """The distance that is left."""
+        return ((state @ self.way.T + self.offset).norm(dim=1) - self.near).clamp_min(0)
+
+
+@dataclass(frozen=True)
 class StateGoal:
-    """Nearness in the state that heads read off a moment."""
+    """Nearness in the state that heads read off a moment; a little of it is how near the hand is to the thing.
+
+    Without that, whatever the hand does far from the thing is worth the same but for errors of the dream. A planner
+    would follow these errors, to wherever they are largest.
+    """
 
     heads: Heads
     wanted: Float[Tensor, " k"]
     weight: Float[Tensor, " k"]  # of each column's difference
+    hand: Hand | None = None
+    share: float = 0.0  # that the hand's distance counts
 
     def nearness(self, latents: Float[Tensor, "m c h w"]) -> Float[Tensor, " m"]:
-        """Minus the distance of the states."""
-        return -((self.heads.see(latents) - self.wanted) * self.weight).norm(dim=1)
+        """Minus the distance of the states, and some of the hand's."""
+        state = self.heads.see(latents)
+        far = ((state - self.wanted) * self.weight).norm(dim=1)
+        return -far if self.hand is None else -far - self.share * self.hand.lacking(state)
 
 
 @torch.no_grad()
@@ -65,7 +86,9 @@ def goal_of(options: PlanOptions, pipeline: WorldModelPipeline, heads: Heads) ->
     wanted = encoded(goal_picture(options.goal_picture, pipeline), pipeline)
     if options.goal == "latents":
         return LatentGoal(wanted)
-    return StateGoal(heads, heads.see(wanted[None])[0], weights_of(pipeline.trained_on.world, heads).to(wanted.device))
+    name, seen = pipeline.trained_on.world, heads.see(wanted[None])[0]
+    hand = hand_of(name, heads) if options.goal_hand else None
+    return StateGoal(heads, seen, weights_of(name, heads).to(seen.device), hand, options.goal_hand)
 
 
 def weights_of(name: str | None, heads: Heads) -> Float[Tensor, " k"]:
@@ -76,6 +99,20 @@ def weights_of(name: str | None, heads: Heads) -> Float[Tensor, " k"]:
         return torch.ones(len(about.state))
     return torch.tensor([std / alike[column] if column in alike else 0.0
                          for column, std in zip(about.state, about.state_std)])  # fmt: skip
+
+
+def hand_of(name: str | None, heads: Heads) -> Hand | None:
+    """The world's hand, in the units in which a goal's columns count; None: it has none, or heads do not read it."""
+    world, about = find_world(name) if name else None, heads.config
+    columns, pairs = list(about.state), list(world.HAND.items()) if world else []
+    if not pairs or not {name for pair in pairs for name in pair} <= set(columns):
+        return None
+    way, offset = torch.zeros(len(pairs), len(columns)), torch.zeros(len(pairs))
+    for row, pair in enumerate(pairs):
+        for column, sign in zip(map(columns.index, pair), (1, -1)):
+            way[row, column] = sign * about.state_std[column] / world.GOAL[pair[1]]
+            offset[row] += sign * about.state_mean[column] / world.GOAL[pair[1]]
+    return Hand(way.to(heads.device), offset.to(heads.device), world.NEAR / world.GOAL[pairs[0][1]])
 
 
 def encoded(picture: UInt8[np.ndarray, "H W 3"], pipeline: WorldModelPipeline) -> Float[Tensor, "c h w"]:

@@ -61,6 +61,8 @@ class World:
     earned: float = 0.0  # reward of what `reset` played before the first picture, which counts in a scored game
     state_names: tuple[str, ...] = ()  # of `state`
     GOAL: dict[str, float] = {}  # what `goal` is about of the state, and differences that count alike; empty: all of it
+    HAND: dict[str, str] = {}  # column of what moves things -> column of `GOAL` that it must come near to move that
+    NEAR: float = 0.0  # distance of the two at which it is near enough
     NAMED_ACTIONS: dict[str, tuple[float, ...]] = {}  # what users write, as in left*8
     FORCED: tuple[str, ...] = ()  # named actions that evaluations force; without any, the first three
     FACTS: tuple[Fact, ...] = ()  # facts of captions that can be changed and read off frames

@@ -21,6 +21,7 @@ BARS = (
 MIDDLE = np.array([0.0, 45.0])  # of its mass, in its own axes
 FINGER, EDGE = 15.0, 15.0  # radius; how near its middle may come to the table's edge
 REACH = 30.0  # how far ahead of the finger the action 1 puts its target
+A_FRAME = 15.0  # how far a held push of 1 moves the finger in a frame
 TICKS, SECONDS = 10, 0.01  # physics steps of a frame, and of each
 STIFF, DAMPED = 100.0, 20.0  # of the controller
 SOLVED = 0.95  # share of the painted T that must be covered
@@ -42,6 +43,7 @@ class PushT(World):
 
     Args:
         noise: how clumsy the driver is, from 0 to 1; None: another number in each episode.
+        explore: the share of a driver's episodes that only explore: straight pushes that no state lets one guess.
     """
 
     name = "pusht"
@@ -61,12 +63,15 @@ class PushT(World):
         "down": (0.0, 0.8),
     }
     GOAL = {"block_x": 60.0, "block_y": 60.0, "block_cos": 1.0, "block_sin": 1.0}  # a turn moves the T's ends so far
+    HAND = {"finger_x": "block_x", "finger_y": "block_y"}
+    NEAR = 100.0
     FORCED = ("left", "right", "up", "down")
 
-    def __init__(self, noise: float | None = None) -> None:
-        if noise is not None and not 0 <= noise <= 1:
-            raise UserError(f"noise {noise} cannot be used: give 0 to 1")
-        self.noise, self.space = noise, None
+    def __init__(self, noise: float | None = None, explore: float = 0.0) -> None:
+        for name, share in (("noise", noise), ("explore", explore)):
+            if share is not None and not 0 <= share <= 1:
+                raise UserError(f"{name} {share} cannot be used: give 0 to 1")
+        self.noise, self.explore, self.space = noise, explore, None
 
     def reset(self, seed: int) -> None:
         """As `World.reset`; the same seed begins as gym-pusht does.
@@ -127,7 +132,12 @@ class PushT(World):
         return pushes(self.look, rng, STEADY)
 
     def driver(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Goes behind the T and pushes where it helps most, more or less clumsily; now and then it wanders about."""
+        """Goes behind the T and pushes where it helps most, more or less clumsily; now and then it wanders about.
+
+        In the episodes that explore it does not care what helps.
+        """
+        if self.explore and rng.random() < self.explore:
+            return explorations(self.look, rng)
         return pushes(self.look, rng, rng.uniform() if self.noise is None else self.noise)
 
     def look(self) -> tuple[np.ndarray, np.ndarray]:
@@ -246,6 +256,23 @@ def pushes(look: Look, rng: np.random.Generator, noise: float) -> Iterator[np.nd
         action = towards(finger, place, points[chosen], inward[chosen], float(gain[chosen]))
         left -= 1
         yield np.clip(action + 0.6 * noise * rng.normal(size=2), -1, 1).astype(np.float32)
+
+
+def explorations(look: Look, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Endless straight pushes float32 "2", each held for some frames: as many through the T as anywhere else.
+
+    Args:
+        look: as of `pushes`.
+        rng: of all that is drawn.
+    """
+    while True:
+        finger, place = look()
+        size, frames, push = rng.uniform(0.3, 1), int(rng.integers(4, 17)), rng.uniform(-1, 1, 2)
+        if rng.random() < 0.5:
+            way = rng.choice(sides(place)[0]) - finger
+            far = max(float(np.linalg.norm(way)), 1e-6)
+            push, frames = size * way / far, min(24, frames + int(far / (A_FRAME * size)))
+        yield from [push.astype(np.float32)] * frames
 
 
 def best(finger: np.ndarray, points: np.ndarray, inward: np.ndarray, gain: np.ndarray) -> int:
