@@ -52,10 +52,14 @@ def copied(world: PushT, inner: PushT) -> PushT:
     return inner
 
 
-def unlike(state: np.ndarray) -> np.ndarray:
-    """How far the T lies from its goal, as a `StateGoal` has it, of states "… 6 or more"."""
-    wanted = [*GOAL[:2], np.cos(GOAL[2]), np.sin(GOAL[2])]
-    return np.linalg.norm((state[..., 2:6] - wanted) / list(PushT.GOAL.values()), axis=-1)
+def unlike(state: np.ndarray, hand: float = 0.0) -> np.ndarray:
+    """How far the T lies from its goal, and the finger from the T, as a `StateGoal` has it, of states "… 6 or more"."""
+    weight, wanted = np.array(list(PushT.GOAL.values())), [*GOAL[:2], np.cos(GOAL[2]), np.sin(GOAL[2])]
+    apart = np.linalg.norm(state[..., :2] - state[..., 2:4], axis=-1)
+    return (
+        np.linalg.norm((state[..., 2:6] - wanted) / weight, axis=-1)
+        + hand * np.maximum(0, apart - PushT.NEAR) / weight[0]
+    )
 
 
 def moments(eyes: Eyes, seeds: list[int], frames: int) -> list[PushT]:
@@ -162,7 +166,7 @@ def of_run(run: Any, planner: Planner, args: argparse.Namespace) -> dict[str, An
         found[kind] = compared(now, true, dream)
         if kind == "planner":
             worth = imagination.returns(present, courses, noise, goal=planner.goal).numpy()
-            found[kind] |= ranked(-unlike(true).mean(2), -unlike(dream).mean(2), worth)
+            found[kind] |= ranked(*(-unlike(state, args.hand).mean(2) for state in (true, dream)), worth)
     return found
 
 

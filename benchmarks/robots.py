@@ -123,7 +123,7 @@ def policies(run: Path, heads: Heads, args: argparse.Namespace) -> dict[str, Pla
 def plan_of(args: argparse.Namespace, futures: int) -> PlanOptions:
     """How a planner of the command line searches."""
     return PlanOptions(futures=futures, horizon=args.horizon, iterations=1, sampling_steps=args.sampling_steps,
-                       actions="box", goal=args.goal, batch=args.batch, elite=ELITE)  # fmt: skip
+                       actions="box", goal=args.goal, goal_hand=args.hand, batch=args.batch, elite=ELITE)  # fmt: skip
 
 
 def really(eyes: Eyes, player: Player, seeds: Sequence[int], args: argparse.Namespace) -> dict[str, list[float]]:
@@ -306,29 +306,32 @@ def physics(args: argparse.Namespace) -> dict[str, Any]:
     found = json.loads(args.out.read_text()) if args.out.exists() else {}
     seeds = game_seeds(args.seed, args.episodes)
     for count in args.futures:
-        name = f"{count} futures, {args.horizon} frames, {args.frames} in all"
+        name = f"{count} futures, {args.horizon} frames, {args.frames} in all" + f", hand {args.hand:g}" * (
+            args.hand > 0
+        )
         if len(found.get(name, {}).get("earned", ())) >= len(seeds):
             continue
         with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-            played = np.array(pool.starmap(foreseen, [(seed, count, args.horizon, args.frames) for seed in seeds]))
+            played = np.array(pool.starmap(foreseen, [(seed, count, args) for seed in seeds]))
         found[name] = listed(dict(zip(("earned", "most", "solved"), played.T)))
         print(name, {key: tally.about(values) for key, values in zip(found[name], played.T)}, flush=True)
         write_atomic(args.out, as_json(found))
     return found
 
 
-def foreseen(seed: int, futures: int, horizon: int, frames: int) -> tuple[float, float, bool]:
+def foreseen(seed: int, futures: int, args: argparse.Namespace) -> tuple[float, float, bool]:
     """One game of that planner: what is covered in the end, the most that was, and whether it was solved."""
-    world, inner, steps = PushT(), PushT(), -(-horizon // HELD)
+    world, inner, steps = PushT(), PushT(), -(-args.horizon // HELD)
     world.reset(seed)
     inner.reset(seed)
     torch.set_num_threads(1)
     courses, generator = Numbers(torch.zeros(2), torch.full((2,), SPREAD), PlanOptions().hold), torch.Generator()
     plan, best, over = courses.blank(1, steps), world.covered, False
     generator.manual_seed(seed)
-    for _ in range(frames // HELD):
+    for _ in range(args.frames // HELD):
         drawn = courses.draw(plan, futures, generator)
-        worth = torch.tensor([[nearness(world, inner, course) for course in courses.actions(drawn)[0].numpy()]])
+        acted = courses.actions(drawn)[0].numpy()
+        worth = torch.tensor([[nearness(world, inner, course, args.hand) for course in acted]])
         plan = courses.refit(drawn, WEIGHTS["cem"](worth, PlanOptions(elite=ELITE)))
         action, plan = courses.first(plan)[0].numpy(), courses.later(plan)
         for _ in range(HELD):
@@ -338,14 +341,14 @@ def foreseen(seed: int, futures: int, horizon: int, frames: int) -> tuple[float,
     return world.covered, best, over
 
 
-def nearness(world: PushT, inner: PushT, course: np.ndarray) -> float:
-    """Minus the mean distance of the T from its goal, as a `StateGoal` has it, over the steps of a course "h 2"."""
+def nearness(world: PushT, inner: PushT, course: np.ndarray, hand: float = 0.0) -> float:
+    """Minus the mean distance from the goal, as a `StateGoal` has it, over the steps of a course "h 2"."""
     copied(world, inner)
     missed = []
     for action in course:
         for _ in range(HELD):
             inner.move(action)
-        missed.append(unlike(inner.state()))
+        missed.append(unlike(inner.state(), hand))
     return -float(np.mean(missed))
 
 
@@ -369,6 +372,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--sampling-steps", type=int, default=2)
         p.add_argument("--batch", type=int, default=2048)
         p.add_argument("--goal", default="state", choices=["reward", "latents", "state"])
+        p.add_argument("--hand", type=float, default=PlanOptions().goal_hand, help="as goal_hand")
         p.add_argument("--seed", type=int, default=0)
         p.add_argument("--device")
         suffix = ".png" if name == "picture" else ".json"
