@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import pushes
 import pusht_package
 import robots
+import standin
+import torch
 
 from videowm.data.dataset import Dataset
 from videowm.data.encode import encode_dataset
@@ -103,6 +105,31 @@ def test_where_a_push_leads_by_hand():
     assert found["block_moved_by_nothing"] == [0, 3]
     ranks = pushes.ranked(np.array([[1.0, 2, 3]]), np.array([[3.0, 2, 1]]), np.array([[3.0, 2, 1]]))
     assert ranks["rank"] == -1 and ranks["gained_of_best"] == -1 and ranks["planner_reads_otherwise_by"] == 0
+
+
+def test_a_stand_in_foresees_pushes_and_plans(monkeypatch, tmp_path):
+    """Guards examples of another frame, and a push that is foreseen in the table's axes but moved in the T's.
+
+    The finger beside a T that it never meets: a network that says nothing moves lets everything lie.
+    """
+    states, actions = next(standin.recorded(1.0, 1))
+    state, before, pushed, after = standin.examples(iter([(states, actions)]))
+    assert len(state) == 156 and torch.equal(state[0], torch.from_numpy(states[1]))
+    assert torch.equal(before[5], torch.from_numpy(states[5, :2])) and torch.equal(
+        after[5], torch.from_numpy(states[10])
+    )
+    assert torch.equal(pushed[5], torch.from_numpy(actions[6:10]))
+    quarter = torch.tensor([[0.0, 0, 0, 0, 0, 1]])
+    torch.testing.assert_close(standin.turned(torch.tensor([[[0.0, 1]]]), quarter), torch.tensor([[[1.0, 0]]]))
+    model = standin.Standin(8)
+    torch.nn.init.zeros_(model[-1].weight), torch.nn.init.zeros_(model[-1].bias)
+    torch.testing.assert_close(model.dream(state[:3], before[:3], torch.ones(3, 2, 2))[:, 1], state[:3])
+    monkeypatch.setattr(standin, "FRAMES", 16)
+    out = ["--out", str(tmp_path / "standin.json")]
+    standin.main(["--explore", "1", "--episodes", "2", "--steps", "2", "--games", "2", "--futures", "3", *out])
+    (found,) = json.loads((tmp_path / "standin.json").read_text()).values()
+    assert set(found["hand 0.02, 3 futures"]) == {"covered", "solved", "finger_to_block", "at_the_edge"}
+    assert -1 <= found["rank"] <= 1
 
 
 def test_correlations_by_hand():
