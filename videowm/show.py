@@ -213,6 +213,7 @@ def encode_figure(figure: Figure, kind: str = "png", *, dpi: int = 150) -> bytes
 
 
 def encode_png(picture: np.ndarray) -> bytes:
+    """A PNG of uint8 "H W 3" at the usual compression: the best takes 10 times as long for 5 % fewer bytes."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()

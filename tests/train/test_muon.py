@@ -10,7 +10,7 @@ import torch
 
 from videowm.dit import DiT
 from videowm.train.config import TrainConfig
-from videowm.train.muon import Muon, orthogonal
+from videowm.train.muon import Muon, orthogonal, orthogonal_on_cpu
 from videowm.train.optim import Guard, make_optimizer
 from videowm.types import UserError
 
@@ -45,6 +45,16 @@ def test_orthogonal():
         u, _, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
         values = torch.linalg.svdvals(orthogonal(u * torch.linspace(0.05, 1, 16) @ v).float())
         assert values.min() > 0.6 and values.max() < 1.3
+
+
+def test_orthogonal_on_a_cpu():
+    """Guards the products of polynomials: as step by step, of one matrix and of several; a zero matrix stays one."""
+    torch.manual_seed(0)
+    for shape in ((2, 16, 16), (2, 24, 16), (1, 96, 16), (3, 16, 48)):
+        matrices = torch.randn(shape) * torch.logspace(-3, 3, shape[0])[:, None, None]
+        expected, found = orthogonal(matrices).float(), orthogonal_on_cpu(matrices.bfloat16()).float()
+        assert (found - expected).norm() < 0.06 * expected.norm()
+    assert not orthogonal_on_cpu(torch.zeros(2, 8, 32, dtype=torch.bfloat16)).any()
 
 
 def test_an_update_that_is_not_finite_is_left_out():
