@@ -79,7 +79,7 @@ def test_updates_find_the_best_action(run, monkeypatch):
     practice, agent = planted(run, observation="memory", dreams=16)
     learner = Improvement(agent, practice)
     first = learner.advance()["return"]
-    for _ in range(5):
+    for _ in range(7):
         learner.advance()
     learner.finish()
     assert first < 5 and measured(agent, practice)["return"] > 7

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from videowm.config import build, read
 from videowm.data.outcomes import Targets
@@ -125,12 +126,16 @@ def test_scores_of_hand_made_readings():
 
 
 def test_what_heads_are_refused_for(three_heads, three_run, world_run, tmp_path):
-    """Guards tracebacks: no heads, those of another world model, and a block that is not there."""
+    """Guards tracebacks and heads that are half untrained: none, of another world model or version, no such block."""
     with pytest.raises(UserError, match="has no heads that read rewards and ends: train them with videowm train"):
         Heads.open(world_run, None)
     shutil.copytree(three_run / FOLDER, tmp_path / FOLDER)
     other = WorldModelPipeline.open(world_run).config.transformer_hash
     with pytest.raises(UserError, match="was trained on another world model"):
         Heads.open(tmp_path, other)
+    weights = tmp_path / FOLDER / "diffusion_pytorch_model.safetensors"
+    save_file({key: value for key, value in load_file(weights).items() if not key.startswith("look.maps")}, weights)
+    with pytest.raises(UserError, match="was written by another version of videowm"):
+        Heads.open(tmp_path, WorldModelPipeline.open(three_run).config.transformer_hash)
     with pytest.raises(UserError, match="block 7 is not in"):
         launch("configs/heads/base.yaml", [f"out={tmp_path / 'x'}", f"world={three_run}", "block=7"])

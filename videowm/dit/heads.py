@@ -26,6 +26,7 @@ from videowm.files import share
 from videowm.types import UserError
 
 FOLDER = "heads"  # beside the other parts in a world model's folder
+LOOK_WIDTH, LOOK_LAYERS, POINTS = 64, 3, 32  # of what reads a state
 
 
 class Reading(NamedTuple):
@@ -40,16 +41,30 @@ class Reading(NamedTuple):
         return 1 - self.logits.softmax(-1)[..., 0]
 
 
-class Look(nn.Sequential):
-    """The standardised state "n k" of latent steps "n c h w"."""
+class Look(nn.Module):
+    """The standardised state "n k" of latent steps "n c h w", from points that it finds in them.
+
+    A point is where a map of the picture is high on average, a spatial softmax (arXiv 1504.00702, section 5.1). So what
+    is learned of a thing in one place holds in all others. A layer for each place learns the training data by heart.
+    """
 
     def __init__(self, channels: int, height: int, width: int, states: int, hidden: int) -> None:
-        halves = -(-height // 2) * -(-width // 2)
-        super().__init__(
-            nn.Conv2d(channels, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.SiLU(),
-            nn.Conv2d(64, 64, 3, stride=2, padding=1), nn.GroupNorm(8, 64), nn.SiLU(),
-            nn.Flatten(), nn.Linear(64 * halves, hidden), nn.SiLU(), nn.Linear(hidden, states),
-        )  # fmt: skip
+        super().__init__()
+        wide = (channels, *[LOOK_WIDTH] * LOOK_LAYERS)
+        self.seen = nn.Sequential(*(layer for before, after in zip(wide, wide[1:]) for layer in (
+            nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(8, after), nn.SiLU())))  # fmt: skip
+        self.maps, self.values = (nn.Conv2d(LOOK_WIDTH, POINTS, 1) for _ in range(2))
+        grid = torch.cartesian_prod(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width))
+        self.register_buffer("grid", grid, persistent=False)
+        self.out = nn.Sequential(nn.Linear(3 * POINTS, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
+                                 nn.Linear(hidden, states))  # fmt: skip
+
+    def forward(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Never in 16 bits, where a thousandth of the picture is lost."""
+        with torch.autocast(latents.device.type, enabled=False):
+            seen = self.seen(latents.float())
+            where, value = self.maps(seen).flatten(2).softmax(-1), self.values(seen).flatten(2)
+            return self.out(torch.cat([(where @ self.grid).flatten(1), (where * value).sum(-1)], dim=1))
 
 
 class Heads(ModelMixin, ConfigMixin):
@@ -119,7 +134,7 @@ class Heads(ModelMixin, ConfigMixin):
         if self.look is None:
             raise UserError("these heads read no state: train them with state=[...], on latents that were encoded with "
                             "--states")  # fmt: skip
-        return self.look(latents.float())
+        return self.look(latents)
 
     def save(self, run: Path) -> None:
         """Put the heads into a world model's folder, in the place of others."""
@@ -135,14 +150,17 @@ class Heads(ModelMixin, ConfigMixin):
         """The heads in a world model's folder.
 
         Raises:
-            UserError: it has none, or they are damaged or of another world model.
+            UserError: it has none, or they are damaged, of another version or of another world model.
         """
         folder = Path(run) / FOLDER
         if not (folder / "config.json").exists():
             raise UserError(f"{run} has no heads that read rewards and ends: train them with videowm train "
                             f"configs/heads/base.yaml world={run}")  # fmt: skip
         with loading(folder):
-            heads = cls.from_pretrained(folder, low_cpu_mem_usage=False)
+            heads, about = cls.from_pretrained(folder, low_cpu_mem_usage=False, output_loading_info=True)
+        if about["missing_keys"]:
+            raise UserError(f"{folder} was written by another version of videowm, whose heads had other layers: train "
+                            "them anew")  # fmt: skip
         if heads.config.transformer_hash != transformer_hash:
             raise UserError(f"{folder} was trained on another world model (hash {heads.config.transformer_hash}, this "
                             f"one has {transformer_hash}): train heads of this one")  # fmt: skip
