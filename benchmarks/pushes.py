@@ -34,7 +34,7 @@ LAY = 1.0  # units; a T that was moved by less was not pushed
 @torch.no_grad()
 def poses(heads: Heads, latents: torch.Tensor) -> np.ndarray:
     """Finger x, y, block x, y, cos, sin "n 6" in the table's units, read off latents "n c h w"."""
-    about, state = heads.config, heads.see(latents).float().cpu().numpy()
+    about, state = heads.config, heads.see(latents).cpu().numpy()
     columns = [list(about.state).index(name) for name in POSE]
     return (state * about.state_std + about.state_mean)[:, columns]
 
